@@ -1,0 +1,183 @@
+"""What has to be mended before other people's packages import together, each part only where its cause is present.
+
+Every function looks for its cause first, does nothing where that is absent (or already mended), and returns whether
+it acted. Nothing here changes a class or function of another library: a missing module or operator gets a stand-in,
+and what is present stays as it is. This file needs torch only.
+
+- `ensure_torchvision`, before `import timm` or mmengine's Runner: a CUDA build of torchvision beside a CPU build of
+  torch (mmengine#1655).
+- `ensure_mmcv`, before `import mmseg` or `import mmpose`: mmcv-lite, which has no compiled operators (mmengine#1655).
+- `ensure_xtcocotools`, before `import mmpose`: no xtcocotools that works with numpy 2 (mmpose#3218).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+from types import ModuleType
+
+import torch
+
+from mmseg_tr.errors import MissingExtraError
+
+_OPERATORS = (
+    'nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
+    'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
+)
+_libraries: list[torch.library.Library] = []  # an operator exists as long as the library that defined it
+
+
+def ensure_openmmlab() -> None:
+    """Everything that mmengine, mmcv, mmseg and mmpose need, as far as they are installed."""
+    ensure_torchvision()
+    ensure_mmcv()
+    if importlib.util.find_spec('mmpose') is not None:
+        ensure_xtcocotools()
+
+
+def ensure_torchvision() -> bool:
+    """Make `import torchvision` work where its compiled operators do not load.
+
+    The registry's torchvision is built for CUDA. Beside a CPU build of torch its library does not load, and the
+    import stops at `operator torchvision::nms does not exist`. Declaring the operators lets the import pass (image
+    transforms and models work); calling one of them still fails in torch, as there is no kernel behind it.
+    """
+    if 'torchvision' in sys.modules or importlib.util.find_spec('torchvision') is None:
+        return False
+    try:
+        importlib.import_module('torchvision')
+        return False
+    except RuntimeError as error:
+        if 'torchvision::nms' not in str(error):
+            raise
+    _forget('torchvision')
+    library = torch.library.Library('torchvision', 'FRAGMENT')
+    for schema in _OPERATORS:
+        library.define(schema)
+    _libraries.append(library)
+    importlib.import_module('torchvision')
+    return True
+
+
+def ensure_mmcv() -> bool:
+    """Make `import mmcv.ops` work with mmcv-lite; its compiled operators raise when one is called.
+
+    mmseg, mmdet and mmpose import `mmcv.ops` for a few optional models; the rest of them never calls an operator.
+    """
+    if importlib.util.find_spec('mmcv') is None or importlib.util.find_spec('mmcv._ext') is not None:
+        return False
+    _provide(
+        'mmcv._ext',
+        __getattr__=_missing_operator,
+        get_compiler_version=_not_built,
+        get_compiling_cuda_version=_not_built,
+    )
+    return True
+
+
+def _missing_operator(name: str):
+    if name.startswith('__'):
+        raise AttributeError(name)
+
+    def operator(*args, **kwargs):
+        raise MissingExtraError(
+            f'the compiled operator {name!r} needs full mmcv, and mmcv-lite is installed: '
+            "pip uninstall mmcv-lite, then pip install 'mmseg_tr[seg-full]'",
+            name='mmcv._ext',
+        )
+
+    operator.__name__ = name
+    return operator
+
+
+def _not_built() -> str:  # mmcv.utils.collect_env asks which compilers built the operators
+    return 'not available (mmcv-lite)'
+
+
+def ensure_xtcocotools() -> bool:
+    """Serve mmpose's imports of xtcocotools from pycocotools where xtcocotools is absent or does not import.
+
+    Its newest wheels are built for numpy 1 and end at Python 3.11. Annotations, masks and the metrics of types
+    'keypoints', 'bbox' and 'segm' are served; 'keypoints_crowd' is refused when it is asked for. Without pycocotools
+    nothing is done.
+    """
+    if 'xtcocotools' in sys.modules or importlib.util.find_spec('pycocotools') is None:
+        return False
+    try:
+        importlib.import_module('xtcocotools.cocoeval')
+        return False
+    except (ImportError, ValueError, AttributeError, RuntimeError):  # absent, or built for another numpy
+        _forget('xtcocotools')
+    from pycocotools import coco, cocoeval, mask
+
+    annotations, evaluation = _coco_class(coco.COCO), _cocoeval_class(cocoeval.COCOeval)
+    _provide('xtcocotools', __path__=[], __version__='0+pycocotools')
+    _provide('xtcocotools.coco', COCO=annotations)
+    _provide('xtcocotools.cocoeval', COCOeval=evaluation, Params=cocoeval.Params)
+    sys.modules['xtcocotools.mask'] = sys.modules['xtcocotools'].mask = mask
+    return True
+
+
+def _coco_class(base: type) -> type:
+    class COCO(base):
+        """pycocotools' COCO with xtcocotools' arguments and its default of `iscrowd`."""
+
+        def __init__(self, annotation_file=None, test_index=None, ann_data=None):
+            if test_index is not None:
+                raise ValueError('test_index is known to xtcocotools only, which is not installed')
+            super().__init__(annotation_file if ann_data is None else None)
+            if ann_data is not None:
+                self.dataset = ann_data
+                self.createIndex()
+            self.anno_file = [annotation_file]
+            for annotation in self.dataset.get('annotations', ()):
+                annotation.setdefault('iscrowd', 0)
+
+    return COCO
+
+
+def _cocoeval_class(base: type) -> type:
+    import numpy as np
+
+    allowed = ('keypoints', 'bbox', 'segm')
+
+    class COCOeval(base):
+        """pycocotools' COCOeval with xtcocotools' arguments: keypoint sigmas, and areas taken from boxes."""
+
+        def __init__(self, cocoGt=None, cocoDt=None, iouType='keypoints', sigmas=None, use_area=True):
+            if iouType not in allowed:
+                raise ValueError(f'iouType {iouType!r} needs xtcocotools, which is not installed; allowed: {allowed}')
+            super().__init__(cocoGt, cocoDt, iouType)
+            self.use_area = use_area
+            if sigmas is not None:
+                self.params.kpt_oks_sigmas = np.asarray(sigmas)
+
+        def _prepare(self):
+            super()._prepare()
+            for labels in self._gts.values():
+                for i, label in enumerate(labels):
+                    if 'area' not in label or not self.use_area:
+                        width, height = label['bbox'][2:]
+                        labels[i] = dict(label, area=width * height * 0.53)  # xtcocotools' share of a box
+
+    return COCOeval
+
+
+def _forget(package: str) -> None:
+    """Take a half-imported package out of sys.modules, so that the next import starts afresh."""
+    for name in [name for name in sys.modules if name.split('.')[0] == package]:
+        del sys.modules[name]
+
+
+def _provide(name: str, **attributes) -> None:
+    """Put a stand-in module into sys.modules and, for a submodule, on its parent."""
+    module = ModuleType(name, 'A stand-in made by mmseg_tr.compat.')
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package='__path__' in attributes)
+    module.__file__ = f'<{name} by mmseg_tr.compat>'
+    vars(module).update(attributes)
+    sys.modules[name] = module
+    parent, _, child = name.rpartition('.')
+    if parent:
+        setattr(sys.modules[parent], child, module)

@@ -1,0 +1,1 @@
+"""Datasets and transforms. Importing this package registers them."""

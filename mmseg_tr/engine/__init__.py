@@ -1,0 +1,1 @@
+"""Hooks and schedules of the training loop. Importing this package registers them."""

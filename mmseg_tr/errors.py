@@ -1,0 +1,42 @@
+"""What this package raises when its input is wrong: one clear sentence, under a type that a caller can catch.
+
+Each type derives from the builtin that a reader of Python would expect, so `except ValueError` works as well.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+
+class ConfigError(ValueError):
+    """A setting that does not exist, does not fit its neighbours, or is out of range."""
+
+
+class CheckpointError(ValueError):
+    """A weights file that is damaged, unsafe to load, or belongs to another model."""
+
+
+class DatasetError(ValueError):
+    """A dataset that is missing, empty, or holds a file that cannot be read."""
+
+
+class DeviceError(ValueError):
+    """More or other devices asked for than this machine has."""
+
+
+class MissingExtraError(ImportError):
+    """A part of the package whose optional requirements are not installed."""
+
+
+def require_extra(extra: str, module: str, purpose: str) -> None:
+    """Check that `module` can be imported, without importing it.
+
+    extra: which of this package's extras brings the module, as in ``pip install 'mmseg_tr[seg]'``.
+    module: a top-level module, e.g. 'mmseg'.
+    purpose: what it is needed for, as the end of "... is needed"; e.g. 'to train a segmentation model'.
+    Raises MissingExtraError when the module is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise MissingExtraError(
+            f"{module} is needed {purpose} and is not installed: run pip install 'mmseg_tr[{extra}]'", name=module
+        )

@@ -1,0 +1,1 @@
+"""Metrics. Importing this package registers them."""

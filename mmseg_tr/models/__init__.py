@@ -1,0 +1,16 @@
+"""What OpenMMLab needs around the networks of mmseg_tr.nn. Importing this package fills the MODELS registry.
+
+Plain networks are registered as they are. `seg` (heads, segmentors) is imported only where mmseg is installed.
+"""
+
+import importlib.util
+
+from mmseg_tr.nn import ViT
+from mmseg_tr.registry import MODELS
+
+__all__ = ['ViT']
+
+MODELS.register_module(module=ViT)
+
+if importlib.util.find_spec('mmseg') is not None:
+    from mmseg_tr.models import seg  # noqa: F401 (registers its classes)

@@ -1,0 +1,40 @@
+"""This package's registries: children of mmengine's, so that a config of mmseg or of mmpose can say `mmseg_tr.ViT`.
+
+`default_scope` stays 'mmseg' or 'mmpose'. A config that says
+``custom_imports = dict(imports=['mmseg_tr.registry'], allow_failed_imports=False)`` runs under mmseg's own tools too:
+importing this file is what makes the OpenMMLab packages import together (mmseg_tr/compat.py).
+"""
+
+from mmseg_tr.compat import ensure_openmmlab
+from mmseg_tr.errors import require_extra
+
+require_extra('seg', 'mmengine', "to use this package's registries")
+ensure_openmmlab()
+
+from mmengine import registry as _root  # noqa: E402 (torchvision has to import first)
+from mmengine.registry import Registry  # noqa: E402
+
+SCOPE = 'mmseg_tr'
+
+
+def _child(name: str, parent: Registry, *locations: str) -> Registry:
+    return Registry(name, parent=parent, scope=SCOPE, locations=[f'{SCOPE}.{location}' for location in locations])
+
+
+MODELS = _child('model', _root.MODELS, 'models')
+MODEL_WRAPPERS = _child('model_wrapper', _root.MODEL_WRAPPERS, 'models')
+DATASETS = _child('dataset', _root.DATASETS, 'datasets')
+DATA_SAMPLERS = _child('data sampler', _root.DATA_SAMPLERS, 'datasets')
+TRANSFORMS = _child('transform', _root.TRANSFORMS, 'datasets')
+METRICS = _child('metric', _root.METRICS, 'evaluation')
+EVALUATOR = _child('evaluator', _root.EVALUATOR, 'evaluation')
+HOOKS = _child('hook', _root.HOOKS, 'engine')
+LOOPS = _child('loop', _root.LOOPS, 'engine')
+OPTIMIZERS = _child('optimizer', _root.OPTIMIZERS, 'engine')
+OPTIM_WRAPPERS = _child('optim_wrapper', _root.OPTIM_WRAPPERS, 'engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _child('optim_wrapper_constructor', _root.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
+PARAM_SCHEDULERS = _child('parameter scheduler', _root.PARAM_SCHEDULERS, 'engine')
+LOG_PROCESSORS = _child('log_processor', _root.LOG_PROCESSORS, 'engine')
+TASK_UTILS = _child('task util', _root.TASK_UTILS, 'models')
+VISUALIZERS = _child('visualizer', _root.VISUALIZERS, 'visualization')
+VISBACKENDS = _child('vis_backend', _root.VISBACKENDS, 'visualization')

@@ -1,0 +1,1 @@
+"""Visualisers. Importing this package registers them."""
