@@ -1,0 +1,63 @@
+# `make demo` and `make test` do everything from a fresh clone, the set-up included: an environment in .venv.
+#
+#   make demo PYTHON=python3.12     the Python that makes the environment (3.10 or newer; default: python3)
+#   make demo TORCH='torch==2.6.0 torchvision==0.21.0 --index-url URL'
+#                                   another build of torch, in pip's words; the default is the one in requirements/
+#   make demo TORCH=system          keep the torch (and torchvision) that PYTHON already has
+#   make demo ARGS='...'            arguments of tools/demo.py; for `make test` arguments of pytest
+#
+# The environment is made once, and again when pyproject.toml or the constraints change. `make distclean` removes it,
+# which is needed before another PYTHON or TORCH is named.
+
+PYTHON ?= python3
+TORCH ?=
+VENV ?= .venv
+ARGS ?=
+WORKERS ?= 2
+# A variable given on the command line would reach the tests' own subprocesses, where it means something else.
+unexport PYTHON TORCH ARGS
+
+CONSTRAINTS := requirements/constraints.txt
+STAMP := $(VENV)/.installed
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+RUFF := $(VENV)/bin/ruff
+
+.PHONY: demo test lint format setup clean distclean
+
+demo: $(STAMP)
+	$(VENV)/bin/python tools/demo.py $(ARGS)
+
+test: lint
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(STAMP)
+	$(RUFF) format --check .
+	$(RUFF) check .
+
+format: $(STAMP)
+	$(RUFF) format .
+	$(RUFF) check --fix .
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml $(CONSTRAINTS) requirements/mmpose.txt requirements/installed_torch.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed: name one, as in 'make PYTHON=python3.11'" >&2; exit 2; }
+	@$(PYTHON) -m venv $(if $(filter system,$(TORCH)),--system-site-packages) $(VENV) || \
+		{ echo "$(PYTHON) cannot make an environment: on Debian and Ubuntu install the package python3-venv" >&2; exit 2; }
+ifeq ($(strip $(TORCH)),)
+	$(PIP) install -c $(CONSTRAINTS) torch torchvision
+else ifneq ($(strip $(TORCH)),system)
+	$(PIP) install $(TORCH)
+endif
+	$(VENV)/bin/python requirements/installed_torch.py $(CONSTRAINTS) > $(VENV)/constraints.txt
+	$(PIP) install -c $(VENV)/constraints.txt -e '.[pose,dev]'
+	$(PIP) install --no-deps -r requirements/mmpose.txt
+	@touch $@
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis work_dirs/demo
+	find mmseg_tr tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
