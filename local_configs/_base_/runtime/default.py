@@ -1,0 +1,19 @@
+# Registers this package; mmsegmentation's own tools can run these configs too.
+custom_imports = dict(imports=['mmseg_tr.registry'], allow_failed_imports=False)
+default_scope = 'mmseg'
+
+env_cfg = dict(
+    cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl')
+)
+randomness = dict(seed=0)
+
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+log_processor = dict(by_epoch=False)
+log_level = 'INFO'
+
+load_from = None
+resume = False
+
+# Mean of the softmax maps over scales and flips.
+tta_model = dict(type='SegTTAModel')

@@ -1,0 +1,11 @@
+_base_ = './segmenter_deit-b16_ade20k-512x512.py'
+
+model = dict(
+    decode_head=dict(
+        _delete_=True,
+        type='mmseg_tr.SegmenterLinearHead',
+        in_channels=768,
+        num_classes=150,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, avg_non_ignore=True, loss_weight=1.0),
+    )
+)
