@@ -1,0 +1,113 @@
+"""Inference as published with Segmenter: windows, small images, flips and scales. Plain functions on tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pad_to_multiple(image: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """Zeros at the bottom and right, up to multiples of the patch: (B, C, H, W) -> (B, C, H', W')."""
+    (height, width), (ph, pw) = image.shape[-2:], patch_size
+    bottom, right = -height % ph, -width % pw
+    return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
+
+
+def window_size_of_image(height: int, width: int, window: int) -> tuple[int, int]:
+    """Size at which an image is cut into windows: its short side at least the window, its shape kept.
+
+    The long side is truncated, as published. Images are never made smaller.
+    """
+    if min(height, width) >= window:
+        return height, width
+    long_side = int(max(height, width) / min(height, width) * window)
+    return (window, long_side) if height <= width else (long_side, window)
+
+
+def enlarge_to_window(image: Tensor, window: int) -> Tensor:
+    """Enlarge an image whose short side is below the window, bilinearly: (B, C, H, W) -> (B, C, H', W')."""
+    size = window_size_of_image(*image.shape[-2:], window)
+    if size == tuple(image.shape[-2:]):
+        return image
+    return F.interpolate(image, size=size, mode='bilinear', align_corners=False)
+
+
+def axis_anchors(length: int, window: int, stride: int) -> list[int]:
+    """Starts of windows along one axis: multiples of the stride that leave room, then the last one that fits."""
+    last = max(length - window, 0)
+    return [*range(0, last, stride), last]
+
+
+def window_anchors(
+    image_size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]
+) -> list[tuple[int, int]]:
+    """(y, x) of the top-left corner of every window, row by row."""
+    ys, xs = (axis_anchors(*axis) for axis in zip(image_size, window, stride, strict=True))
+    return [(y, x) for y in ys for x in xs]
+
+
+def average_windows(
+    windows: Iterable[Tensor], anchors: Iterable[tuple[int, int]], image_size: tuple[int, int]
+) -> Tensor:
+    """Mean of the windows that cover each pixel: windows of (B, K, wh, ww) in anchor order -> (B, K, H, W)."""
+    total = count = None
+    for logits, (y, x) in zip(windows, anchors, strict=True):
+        if total is None:
+            total = logits.new_zeros(*logits.shape[:2], *image_size)
+            count = logits.new_zeros(image_size)
+        height, width = logits.shape[-2:]
+        total[..., y : y + height, x : x + width] += logits
+        count[y : y + height, x : x + width] += 1
+    return total / count
+
+
+def slide(
+    predict: Callable[[Tensor], Tensor],
+    image: Tensor,
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    window_batch: int = 1,
+) -> Tensor:
+    """Logits of an image from overlapping windows (Segmenter, section 4): (B, C, H, W) -> (B, K, H, W).
+
+    predict: crops (n, C, wh, ww) -> logits (n, K, wh, ww), called with up to window_batch windows of each image.
+    A window larger than the image shrinks to it.
+    """
+    image_size = tuple(image.shape[-2:])
+    window = tuple(min(side, length) for side, length in zip(window, image_size, strict=True))
+    anchors = window_anchors(image_size, window, stride)
+    crops = [image[..., y : y + window[0], x : x + window[1]] for y, x in anchors]
+    windows = []
+    for start in range(0, len(crops), window_batch):
+        chunk = crops[start : start + window_batch]
+        windows += predict(torch.cat(chunk)).split(len(image))
+    return average_windows(windows, anchors, image_size)
+
+
+def view_probabilities(logits: Tensor, size: tuple[int, int], flip: bool = False) -> Tensor:
+    """Class probabilities of one view at the size asked for: resized, then unflipped, then softmax over classes."""
+    logits = F.interpolate(logits, size=size, mode='bilinear', align_corners=False)
+    return (logits.flip(-1) if flip else logits).softmax(dim=1)
+
+
+def predict_views(
+    predict: Callable[[Tensor], Tensor],
+    views: Iterable[tuple[Tensor, bool]],
+    size: tuple[int, int],
+    window: int,
+    stride: int,
+    window_batch: int = 1,
+) -> Tensor:
+    """Mean class probabilities over scales and flips of one image, as published: (1, K, *size).
+
+    views: (image (1, C, H, W), flipped) for every scale and flip. Images smaller than the window are enlarged.
+    """
+    maps = []
+    for image, flip in views:
+        image = enlarge_to_window(image, window)
+        logits = slide(predict, image, (window, window), (stride, stride), window_batch)
+        maps.append(view_probabilities(logits, size, flip))
+    return torch.stack(maps).mean(0)

@@ -1,0 +1,161 @@
+"""Segmenter (Strudel et al., ICCV 2021): decoders over tokens, reduced or not, and the whole network."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from timm.layers import trunc_normal_
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.nn.blocks import run_block
+from mmseg_tr.nn.vit import ViT
+from mmseg_tr.reduction.tokens import Tokens
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-5)
+
+
+def check_positive(**values) -> None:
+    """Raise ConfigError unless every value is a whole number from 1 on."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f'{name}={value!r} must be a whole number from 1 on.')
+
+
+def restored_scores(tokens: Tokens, scores: Tensor) -> Tensor:
+    """Class scores per token, laid out as tokens.x, as a contiguous map (B, K, h, w)."""
+    with record_function('mmseg_tr::restore'):
+        return tokens.to_map(scores)
+
+
+class LinearDecoder(nn.Module):
+    """One linear layer per token (Segmenter, section 3.2, "Seg/linear"). Tokens -> (B, K, h, w) class scores."""
+
+    def __init__(self, num_classes: int, embed_dim: int) -> None:
+        super().__init__()
+        check_positive(num_classes=num_classes, embed_dim=embed_dim)
+        self.head = nn.Linear(embed_dim, num_classes)
+        init_decoder(self)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        tokens = tokens.patches()
+        return restored_scores(tokens, self.head(tokens.x))
+
+
+class MaskTransformer(nn.Module):
+    """Patches and class embeddings attend to one another; masks are their cosines (Segmenter, section 3.2).
+
+    Works on reduced tokens: class scores are restored to the patch grid at the end (ALGM, section 3.3).
+    num_heads: embed_dim // 64 by default. Tokens -> (B, K, h, w) class scores. Raises ConfigError for dimensions that
+    do not divide.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embed_dim: int,
+        depth: int = 2,
+        num_heads: int | None = None,
+        dropout: float = 0.1,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        num_heads = max(embed_dim // 64, 1) if num_heads is None else num_heads
+        check_positive(num_classes=num_classes, embed_dim=embed_dim, depth=depth, num_heads=num_heads)
+        if embed_dim % num_heads:
+            raise ConfigError(f'embed_dim={embed_dim} does not divide into num_heads={num_heads} heads.')
+        rates = torch.linspace(0, drop_path, depth, device='cpu').tolist()
+        self.num_classes = num_classes
+        self.cls_emb = nn.Parameter(torch.empty(1, num_classes, embed_dim))
+        self.proj_dec = nn.Linear(embed_dim, embed_dim)
+        self.blocks = nn.ModuleList(
+            Block(
+                embed_dim,
+                num_heads,
+                qkv_bias=True,
+                proj_drop=dropout,
+                attn_drop=dropout,
+                drop_path=rate,
+                norm_layer=LayerNorm,
+            )
+            for rate in rates
+        )
+        self.decoder_norm = LayerNorm(embed_dim)
+        self.proj_patch = nn.Parameter(torch.empty(embed_dim, embed_dim))
+        self.proj_classes = nn.Parameter(torch.empty(embed_dim, embed_dim))
+        self.mask_norm = LayerNorm(num_classes)
+        init_decoder(self)
+        trunc_normal_(self.cls_emb, std=0.02)
+        for matrix in (self.proj_patch, self.proj_classes):
+            nn.init.normal_(matrix, std=embed_dim**-0.5)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        tokens = tokens.patches()
+        joint = self.embed(tokens)
+        for layer, block in enumerate(self.blocks, 1):
+            joint = run_block(block, joint, layer)
+        return restored_scores(tokens, self.masks(tokens, joint))
+
+    def embed(self, tokens: Tokens) -> Tokens:
+        """Projected patch tokens with the class embeddings behind them, image by image."""
+        groups = tokens.groups(self.proj_dec(tokens.x))
+        joint = [torch.cat([group, self.cls_emb.expand(len(group), -1, -1).to(group.dtype)], 1) for group in groups]
+        lengths = tokens.lengths and tuple(n + self.num_classes for n in tokens.lengths)
+        joint = torch.cat(joint, 1) if lengths else joint[0]
+        return tokens.replace(x=joint, lengths=lengths, size=None, index=None, trace=(), steps=())
+
+    def masks(self, tokens: Tokens, joint: Tokens) -> Tensor:
+        """Cosine of every patch token with every class, then LayerNorm over classes; laid out as tokens.x."""
+        normed = joint.replace(x=self.decoder_norm(joint.x))
+        scores = []
+        for group in normed.groups():
+            patches = group[:, : -self.num_classes] @ self.proj_patch
+            classes = group[:, -self.num_classes :] @ self.proj_classes
+            scores.append(F.normalize(patches, dim=-1) @ F.normalize(classes, dim=-1).transpose(1, 2))
+        return self.mask_norm(tokens.join(scores))
+
+
+def init_decoder(decoder: nn.Module) -> None:
+    """Truncated normal weights of deviation 0.02 and zero biases for every linear layer, as published."""
+    for module in decoder.modules():
+        if isinstance(module, nn.Linear):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def enlarge_scores(scores: Tensor, image_size: tuple[int, int], patch_size: tuple[int, int] | None) -> Tensor:
+    """Bilinear enlargement of patch scores to pixels: to the padded size, then cropped (Segmenter's rule).
+
+    scores: (B, K, h, w) -> (B, K, H, W). With patch_size=None straight to the image size (Expedite's rule).
+    """
+    size = image_size
+    if patch_size is not None:
+        size = (scores.shape[-2] * patch_size[0], scores.shape[-1] * patch_size[1])
+    logits = F.interpolate(scores, size=size, mode='bilinear', align_corners=False)
+    return logits[..., : image_size[0], : image_size[1]]
+
+
+class Segmenter(nn.Module):
+    """Encoder, decoder, enlargement: image (B, 3, H, W) -> logits (B, K, H, W).
+
+    The encoder gives tokens (ViT(..., out='tokens')); keys are the published ones, `encoder.*` and `decoder.*`.
+    """
+
+    def __init__(self, encoder: ViT, decoder: nn.Module) -> None:
+        super().__init__()
+        if encoder.out != 'tokens':
+            raise ConfigError(f"Segmenter decodes tokens, but its encoder gives {encoder.out!r}: set out='tokens'.")
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def scores(self, image: Tensor) -> Tensor:
+        """Class scores on the patch grid, (B, 3, H, W) -> (B, K, h, w)."""
+        return self.decoder(self.encoder.forward_tokens(image))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return enlarge_scores(self.scores(image), tuple(image.shape[-2:]), self.encoder.patch_size)

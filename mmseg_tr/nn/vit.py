@@ -1,0 +1,159 @@
+"""The one ViT backbone: timm's blocks, any patch grid, any token-reduction method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.nn.blocks import PLAIN, run_block
+from mmseg_tr.nn.encoders import SEGMENTER_ENCODERS, build_encoder
+from mmseg_tr.nn.inference import pad_to_multiple
+from mmseg_tr.nn.pos_embed import check_resize_rule, resize_pos_embed
+from mmseg_tr.nn.pretrained import pretrained_state
+from mmseg_tr.reduction import Reduction, Tokens, build_reduction
+
+
+class ViT(nn.Module):
+    """A plain vision transformer for dense prediction, (B, 3, H, W) -> maps or tokens.
+
+    arch: timm model name, or dict(embed_dim=, depth=, num_heads=, patch_size=, ...) (see nn.encoders).
+    img_size: side or (H, W) in pixels that the position embedding is made for; default: the one in the name.
+    reduction: settings of a token-reduction method, dict(type='ALGM', ...); None for the plain model.
+    out: 'maps' gives a restored (B, C, h, w) map per level, for any head; 'tokens' gives Tokens, for Segmenter's heads.
+    out_indices: blocks (from 0, negative from the end) whose output leaves; the final norm belongs to the last block.
+    norm_eps, pos_resize: LayerNorm eps and rule for resizing the position embedding; by default 1e-5 and 'bilinear' for
+    Segmenter's encoders and for encoders given by dimensions, timm's 'bicubic_antialias' and its eps for others.
+    drop_rate: dropout of position embedding, attention and MLP. drop_path_rate: stochastic depth, rising over blocks.
+    pretrained: True for timm's weights of that name, or a file; loaded by init_weights().
+    with_cp: recompute blocks in the backward pass to save memory.
+    Parameters and keys are timm's. Raises ConfigError for settings that do not exist or do not fit.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict,
+        img_size: int | tuple[int, int] | None = None,
+        *,
+        reduction: dict | Reduction | None = None,
+        out: str = 'maps',
+        out_indices: Sequence[int] = (-1,),
+        drop_path_rate: float = 0.0,
+        drop_rate: float = 0.0,
+        norm_eps: float | None = None,
+        pos_resize: str | None = None,
+        in_chans: int = 3,
+        pretrained: bool | str | None = None,
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        if out not in ('maps', 'tokens'):
+            raise ConfigError(f"out={out!r} is unknown: it is 'maps' or 'tokens'.")
+        if pretrained is True and isinstance(arch, dict):
+            raise ConfigError('pretrained=True needs an arch by name: give a weights file for an arch by dimensions.')
+        drops = dict(proj_drop_rate=drop_rate, attn_drop_rate=drop_rate, pos_drop_rate=drop_rate)
+        model = build_encoder(arch, img_size, in_chans=in_chans, drop_path_rate=drop_path_rate, **drops)
+        self.arch, self.in_chans, self.out, self.with_cp = arch, in_chans, out, with_cp
+        self.pretrained = pretrained
+        self.patch_embed = model.patch_embed
+        self.cls_token = model.cls_token
+        self.dist_token = getattr(model, 'dist_token', None)
+        self.reg_token = model.reg_token
+        self.pos_embed = model.pos_embed
+        self.pos_drop = model.pos_drop
+        self.norm_pre = model.norm_pre
+        self.blocks = model.blocks
+        self.norm = model.norm
+        self.embed_dim = model.embed_dim
+        self.num_prefix = model.num_prefix_tokens
+        self.pos_embed_prefix = 0 if model.no_embed_class else self.num_prefix
+        self.patch_size: tuple[int, int] = tuple(model.patch_embed.patch_size)
+        self.grid: tuple[int, int] = tuple(model.patch_embed.grid_size)
+        self.out_indices = check_out_indices(out_indices, len(self.blocks))
+        published = isinstance(arch, dict) or arch.split('.')[0] in SEGMENTER_ENCODERS
+        self.pos_resize = check_resize_rule(pos_resize or ('bilinear' if published else 'bicubic_antialias'))
+        if norm_eps is not None or published:
+            set_norm_eps(self, 1e-5 if norm_eps is None else norm_eps)
+        self.reduction = build_reduction(reduction)
+        if self.reduction is not None:
+            self.reduction.check(len(self.blocks), self.grid, self.num_prefix)
+
+    def init_weights(self) -> None:
+        """Load the weights named by `pretrained`, once. Raises CheckpointError when they cannot be had or do not fit."""
+        if self.pretrained:
+            state = pretrained_state(self.arch, self.pretrained, self.in_chans, self.grid, self.pos_resize)
+            own = self.state_dict()
+            own.update({key: value for key, value in state.items() if key in own})
+            self.load_state_dict(own)
+            self.pretrained = None
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...] | tuple[Tokens, ...]:
+        levels = self.levels(image)
+        return levels if self.out == 'tokens' else tuple(tokens.to_map() for tokens in levels)
+
+    def forward_tokens(self, image: Tensor) -> Tokens:
+        """Tokens that leave the last block, behind the final norm; prefix tokens included."""
+        tokens = self.embed(image)
+        for layer in range(1, len(self.blocks) + 1):
+            tokens = self.run(tokens, layer)
+        return self.finish(tokens)
+
+    def levels(self, image: Tensor) -> tuple[Tokens, ...]:
+        """Tokens of every level of out_indices, in the order of out_indices."""
+        tokens, found, last = self.embed(image), {}, len(self.blocks)
+        for layer in range(1, max(self.out_indices) + 2):
+            tokens = self.run(tokens, layer)
+            if layer - 1 in self.out_indices:
+                found[layer - 1] = self.finish(tokens) if layer == last else tokens
+        return tuple(found[index] for index in self.out_indices)
+
+    def embed(self, image: Tensor) -> Tokens:
+        """Padded patches, prefix tokens and position embedding: (B, C, H, W) -> Tokens of (B, E + h*w, d)."""
+        if image.dim() != 4 or image.shape[1] != self.in_chans:
+            raise ConfigError(f'an image of shape {tuple(image.shape)} came in: this ViT takes (B, {self.in_chans}, H, W).')
+        padded = pad_to_multiple(image, self.patch_size)
+        patches = self.patch_embed.proj(padded)
+        grid = tuple(patches.shape[-2:])
+        x = self.patch_embed.norm(patches.flatten(2).transpose(1, 2))  # (B, d, h, w) -> (B, h*w, d)
+        pos = resize_pos_embed(self.pos_embed, self.grid, grid, self.pos_embed_prefix, self.pos_resize)
+        prefix = [token for token in (self.cls_token, self.dist_token, self.reg_token) if token is not None]
+        prefix = [token.expand(len(x), -1, -1).to(x.dtype) for token in prefix]
+        if self.pos_embed_prefix == 0:
+            x = torch.cat([*prefix, x + pos], 1)
+        else:
+            x = torch.cat([*prefix, x], 1) + pos
+        x = self.norm_pre(self.pos_drop(x))
+        return Tokens(x, grid, self.num_prefix, image_size=tuple(image.shape[-2:]), patch_size=self.patch_size)
+
+    def run(self, tokens: Tokens, layer: int) -> Tokens:
+        """One block; layer counts from 1."""
+        block, reduction = self.blocks[layer - 1], self.reduction or PLAIN
+        if self.with_cp and self.training and torch.is_grad_enabled():
+            return checkpoint(run_block, block, tokens, layer, reduction, use_reentrant=False)
+        return run_block(block, tokens, layer, reduction)
+
+    def finish(self, tokens: Tokens) -> Tokens:
+        """The final norm, and what the method does behind it."""
+        return (self.reduction or PLAIN).after_norm(tokens.replace(x=self.norm(tokens.x)))
+
+
+def check_out_indices(out_indices: Sequence[int], depth: int) -> tuple[int, ...]:
+    """Block numbers from 0, negative ones counted from the end. Raises ConfigError."""
+    if isinstance(out_indices, int):
+        out_indices = (out_indices,)
+    indices = tuple(index + depth if index < 0 else index for index in out_indices)
+    if not indices or any(not 0 <= index < depth for index in indices) or len(set(indices)) < len(indices):
+        raise ConfigError(
+            f'out_indices={tuple(out_indices)} must name different blocks from {-depth} to {depth - 1}, at least one.'
+        )
+    return indices
+
+
+def set_norm_eps(module: nn.Module, eps: float) -> None:
+    """Give every LayerNorm of a network this eps."""
+    for norm in module.modules():
+        if isinstance(norm, nn.LayerNorm):
+            norm.eps = eps

@@ -1,0 +1,173 @@
+"""ALGM: adaptive local-then-global token merging (Norouzi et al., CVPR 2024)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.reduction.base import Reduction, check_batch_rule, check_layers
+from mmseg_tr.reduction.matching import Merge, best_partners, bipartite_index, descending_rank, unit
+from mmseg_tr.reduction.tokens import Tokens
+
+
+def window_similarity(x: Tensor, grid: tuple[int, int], window: tuple[int, int], num_prefix: int = 1) -> Tensor:
+    """Mean cosine similarity of the n tokens of every window, over all ordered pairs (section 3.1, CLAP).
+
+    x: (B, E + h*w, C), patches in raster order behind E prefix tokens. Windows tile the top-left part of the grid that
+    they fit into. Returns (B, nW) in raster order, float32 at least. Raises ValueError when grid and tokens disagree.
+    """
+    (h, w), (wh, ww) = grid, window
+    if x.shape[1] != num_prefix + h * w:
+        raise ValueError(f'{x.shape[1]} tokens do not fill a grid of {h} x {w} behind {num_prefix} prefix tokens.')
+    gh, gw, n = h // wh, w // ww, wh * ww
+    with torch.autocast(x.device.type, enabled=False):
+        u = unit(x[:, num_prefix:]).unflatten(1, (h, w))[:, : gh * wh, : gw * ww]
+        u = u.unflatten(2, (gw, ww)).unflatten(1, (gh, wh))  # (B, gh, wh, gw, ww, C)
+        of_sum = u.sum((2, 4)).square().sum(-1)  # sum over all pairs, i = j included, of cos(i, j)
+        of_self = u.square().sum((2, 4, 5))
+        return ((of_sum - of_self) / (n * (n - 1))).flatten(1)
+
+
+@torch.no_grad()
+def local_merge(
+    x: Tensor,
+    grid: tuple[int, int],
+    window: tuple[int, int],
+    threshold: float,
+    num_prefix: int = 1,
+    batch: str = 'per_image',
+) -> Merge:
+    """Join every window whose patches agree (conditional local average pooling, section 3.1).
+
+    x: (B, E + h*w, C). A window joins when its similarity reaches the threshold; with batch='joint' every image joins
+    as many windows as the image with the fewest, its most similar ones. Merged order: prefix, joined windows from the
+    most similar on, remaining patches in raster order.
+    """
+    (h, w), (wh, ww) = grid, window
+    gh, gw = h // wh, w // ww
+    similarity = window_similarity(x, grid, window, num_prefix)
+    joins = similarity >= torch.tensor(threshold, dtype=torch.float32).item()
+    counts = joins.sum(1)
+    r = counts.amin().expand_as(counts) if batch == 'joint' else counts
+    rank = descending_rank(similarity)  # (B, nW)
+    joined = rank < r[:, None]
+    # what holds for a window holds for its patches; -1 marks patches outside every window
+    place = rank.new_full((len(x), h, w), -1)
+    of_patch = torch.where(joined, rank, -1).view(-1, gh, gw).repeat_interleave(wh, 1).repeat_interleave(ww, 2)
+    place[:, : gh * wh, : gw * ww] = of_patch
+    place = place.flatten(1)
+    alone = place < 0
+    place = torch.where(alone, alone.cumsum(1) - 1 + r[:, None], place) + num_prefix
+    prefix = torch.arange(num_prefix, device=x.device).expand(len(x), -1)
+    lengths = tuple(x.shape[1] - (wh * ww - 1) * count for count in r.tolist())
+    return Merge(torch.cat([prefix, place], 1), lengths, (similarity,))
+
+
+def automatic_threshold(score: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    """Mean and deviation part of the global threshold, per image: mean(v), std(v) / layer (section 3.2, GBM).
+
+    score: (B, n) best similarity of each source, protected ones left out. Empty or single rows give NaN, which no
+    score reaches, so that nothing merges.
+    """
+    return score.mean(1), score.std(1, unbiased=True) / layer
+
+
+@torch.no_grad()
+def global_merge(tokens: Tokens, layer: int, batch: str = 'per_image') -> Merge:
+    """Join tokens anywhere in the image with their best partner, as many as the image allows (section 3.2, GBM).
+
+    The count is adaptive: sources whose best similarity reaches mean + std / layer. With batch='joint' the threshold
+    is the mean over the batch and the count its minimum.
+    """
+    groups = tokens.groups()
+    leave_out = max((tokens.num_prefix + 1) // 2, 1)  # the first source never enters the statistics
+    found = [best_partners(group, tokens.num_prefix) for group in groups if group.shape[1] > 1 + tokens.num_prefix // 2]
+    if len(found) < len(groups):  # an image is down to its last token: nothing is left to match
+        return _identity(tokens)
+    parts = [automatic_threshold(score[:, leave_out:], layer) for score, _ in found]
+    mean, deviation = (torch.cat(part) for part in zip(*parts, strict=True))
+    theta = (mean.mean() + deviation.mean()).expand_as(mean) if batch == 'joint' else mean + deviation
+    starts = theta.split([len(score) for score, _ in found])
+    counts = torch.cat(
+        [((score >= t[:, None]) & score.isfinite()).sum(1) for (score, _), t in zip(found, starts, strict=True)]
+    )
+    r = counts.amin().expand_as(counts) if batch == 'joint' else counts
+    rs = r.split([len(score) for score, _ in found])
+    index = [
+        bipartite_index(descending_rank(score), partner, r_group, group.shape[1], tokens.num_prefix)
+        for group, (score, partner), r_group in zip(groups, found, rs, strict=True)
+    ]
+    lengths = tuple(n - gone for n, gone in zip(tokens.counts, r.tolist(), strict=True))
+    return Merge(tokens.join(index), lengths, tuple(score for score, _ in found))
+
+
+def _identity(tokens: Tokens) -> Merge:
+    places = [torch.arange(group.shape[1], device=group.device).expand(len(group), -1) for group in tokens.groups()]
+    return Merge(tokens.join(places), tokens.counts)
+
+
+class ALGM(Reduction):
+    """Merge similar neighbours in an early layer, then similar tokens anywhere in later ones.
+
+    layers: layer numbers from 1; the first merges inside windows, each later one globally (published: 1 and 5 of 12).
+    window: (height, width) of the local windows, in patches. threshold: cosine similarity that joins a window, -1 or
+    more; above 1 no window joins. batch: 'per_image' (an image's result does not depend on its batch mates) or 'joint'
+    (the published rule: minimum count and mean threshold of the batch).
+    Raises ConfigError for settings outside these.
+    """
+
+    def __init__(self, layers=(1, 5), window=(2, 2), threshold: float = 0.88, batch: str = 'per_image') -> None:
+        self.layers = check_layers(layers)
+        self.window = _check_window(window)
+        self.threshold = _check_threshold(threshold)
+        self.batch = check_batch_rule(batch)
+
+    def check(self, depth: int, grid: tuple[int, int], num_prefix: int) -> None:
+        check_layers(self.layers, depth)
+        if self.window[0] > grid[0] or self.window[1] > grid[1]:
+            raise ConfigError(
+                f'window={self.window} is larger than the patch grid {tuple(grid)}: choose one that fits into it.'
+            )
+
+    def after_attention(self, tokens: Tokens, layer: int) -> Tokens:
+        if layer not in self.layers:
+            return tokens
+        with record_function('mmseg_tr::merge'):
+            if layer != self.layers[0]:
+                return tokens.merge(global_merge(tokens, layer, self.batch), layer)
+            if min(tokens.grid[0] // self.window[0], tokens.grid[1] // self.window[1]) < 1:
+                warnings.warn(f'ALGM: no {self.window} window fits grid {tokens.grid}: no local merge.', stacklevel=2)
+                return tokens
+            merge = local_merge(
+                tokens.x, tokens.grid, self.window, self.threshold, num_prefix=tokens.num_prefix, batch=self.batch
+            )
+            return tokens.merge(merge, layer)
+
+
+def _check_window(window) -> tuple[int, int]:
+    try:
+        wh, ww = window
+        whole = all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in (wh, ww))
+    except (TypeError, ValueError):
+        whole = False
+    if not whole or wh * ww < 2:
+        raise ConfigError(
+            f'window={window!r} is no window: give (height, width) in patches, holding two patches or more, as (2, 2).'
+        )
+    return wh, ww
+
+
+def _check_threshold(threshold) -> float:
+    number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
+    if not number or not math.isfinite(threshold) or threshold < -1:
+        raise ConfigError(f'threshold={threshold!r} is no cosine similarity: give a finite number from -1 on, as 0.88.')
+    if threshold > 1:
+        warnings.warn(
+            f'ALGM threshold={threshold} is above 1: no window is that similar, so nothing merges locally.', stacklevel=3
+        )
+    return float(threshold)

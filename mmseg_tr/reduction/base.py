@@ -1,0 +1,72 @@
+"""The contract between a token-reduction method and the backbone that carries it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor
+
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.reduction.tokens import Tokens
+
+
+class Reduction:
+    """A token-reduction method, given to a ViT as its `reduction`.
+
+    The backbone owns the loop over blocks and calls these methods at fixed points, in this order for every layer
+    (layers count from 1). A strategy holds settings only: whatever belongs to one forward travels in the Tokens.
+    """
+
+    BATCH_RULES: ClassVar[tuple[str, ...]] = ('per_image', 'joint')
+
+    def check(self, depth: int, grid: tuple[int, int], num_prefix: int) -> None:
+        """Refuse settings that a backbone of this depth, patch grid and number of prefix tokens cannot follow.
+
+        Raises ConfigError. Called once, when the model is built.
+        """
+
+    def attention(self, attend: Callable[[Tensor, Tokens], Tensor], y: Tensor, tokens: Tokens, layer: int) -> Tensor:
+        """Attention of one block on the normed tokens y, laid out as tokens.x; returns its branch of the residual."""
+        return attend(y, tokens)
+
+    def after_attention(self, tokens: Tokens, layer: int) -> Tokens:
+        """Between the attention residual and the MLP."""
+        return tokens
+
+    def mlp(self, mlp: Callable[[Tensor], Tensor], y: Tensor, tokens: Tokens, layer: int) -> Tensor:
+        """MLP of one block on the normed tokens y; returns its branch of the residual."""
+        return mlp(y)
+
+    def after_block(self, tokens: Tokens, layer: int) -> Tokens:
+        """After the MLP residual of a block."""
+        return tokens
+
+    def after_norm(self, tokens: Tokens) -> Tokens:
+        """After the backbone's final norm."""
+        return tokens
+
+
+def check_batch_rule(batch: str) -> str:
+    """Return a batch rule that is one of Reduction.BATCH_RULES. Raises ConfigError."""
+    if batch not in Reduction.BATCH_RULES:
+        raise ConfigError(f'batch={batch!r} is unknown: it is one of {", ".join(map(repr, Reduction.BATCH_RULES))}.')
+    return batch
+
+
+def check_layers(layers, depth: int | None = None) -> tuple[int, ...]:
+    """Return layer numbers (from 1) as an ascending tuple. Raises ConfigError when one is no layer or comes twice."""
+    if isinstance(layers, int) or isinstance(layers, str):
+        raise ConfigError(f'layers={layers!r} is no list of layer numbers: write for example layers=(1, 5).')
+    layers = tuple(layers)
+    for layer in layers:
+        if isinstance(layer, bool) or not isinstance(layer, int) or layer < 1 or (depth is not None and layer > depth):
+            top = f'1 to {depth}, the depth of the backbone' if depth else '1 or more'
+            raise ConfigError(f'layers={layers} holds {layer!r}: layer numbers are whole numbers from {top}.')
+    if not layers:
+        raise ConfigError('layers=() names no layer: leave reduction=None for the plain model.')
+    if len(set(layers)) < len(layers):
+        raise ConfigError(f'layers={layers} names a layer twice: name each once.')
+    if list(layers) != sorted(layers):
+        raise ConfigError(f'layers={layers} must ascend: write layers={tuple(sorted(layers))}.')
+    return layers

@@ -1,0 +1,122 @@
+"""Bipartite soft matching (Bolya et al., ToMe, section 3) and the merges it leads to, as pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Which tokens join: the place of every input token in the merged order of its image.
+
+    index: (B, T) int64, or (1, sum of T) when images differ in length; places count from 0 in each image, prefix included.
+    lengths: tokens left in each image, prefix included; one entry per image.
+    similarity: what was compared, for reports: (B, windows) or one row per image of best scores.
+    """
+
+    index: Tensor
+    lengths: tuple[int, ...]
+    similarity: tuple[Tensor, ...] = ()
+
+    @property
+    def packed(self) -> bool:
+        """Whether the merged images differ in length, and so lie one behind another in one row."""
+        return len(set(self.lengths)) > 1
+
+    def target(self, in_lengths: tuple[int, ...]) -> Tensor:
+        """Row of the flattened output for each row of the flattened input, (sum of T,) int64."""
+        starts = torch.tensor(running_starts(self.lengths), device=self.index.device)
+        if self.index.shape[0] == len(in_lengths):
+            return (self.index + starts[:, None]).flatten()
+        counts = torch.tensor(in_lengths, device=self.index.device)
+        return self.index.flatten() + starts.repeat_interleave(counts, output_size=self.index.numel())
+
+    def apply(self, x: Tensor, size: Tensor | None, in_lengths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Average the tokens that join, weighted by their sizes (ALGM, section 3.2; ToMe, equation 3).
+
+        x: (B, T, C) or (1, sum of T, C); size: same without C, float32 patches per token, None for all ones.
+        Returns x and size of the merged tokens, packed where the lengths differ. Differentiable in x.
+        """
+        target = self.target(in_lengths)
+        total = sum(self.lengths)
+        weight = torch.ones(target.shape, device=x.device, dtype=_stat_dtype(x)) if size is None else size.flatten()
+        weighted = x.flatten(0, 1) if size is None else x.flatten(0, 1) * weight[:, None]
+        sums = weighted.new_zeros(total, x.shape[-1]).index_add(0, target, weighted)
+        new_size = weight.new_zeros(total).index_add(0, target, weight)
+        shape = (1, total) if self.packed else (len(self.lengths), self.lengths[0])
+        return (sums / new_size[:, None]).to(x.dtype).view(*shape, -1), new_size.view(shape)
+
+    def reduce(self, x: Tensor, in_lengths: tuple[int, ...], mode: str) -> Tensor:
+        """Join tokens with a plain reduction instead: mode 'mean', 'sum', 'prod', 'amax' or 'amin', sizes ignored."""
+        target = self.target(in_lengths)[:, None].expand(-1, x.shape[-1])
+        out = x.new_zeros(sum(self.lengths), x.shape[-1])
+        out = out.scatter_reduce(0, target, x.flatten(0, 1), mode, include_self=False)
+        shape = (1, -1) if self.packed else (len(self.lengths), self.lengths[0])
+        return out.view(*shape, x.shape[-1])
+
+
+def running_starts(lengths: tuple[int, ...]) -> list[int]:
+    """Where each image begins in a packed row of images of these lengths."""
+    starts = [0]
+    for length in lengths[:-1]:
+        starts.append(starts[-1] + length)
+    return starts
+
+
+def _stat_dtype(x: Tensor) -> torch.dtype:
+    """float32 for similarities and sizes of half-precision tokens, the tokens' own precision otherwise."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows of x divided by their length, in float32 at least; a zero row stays zero, so that its similarity is 0."""
+    x = x.to(_stat_dtype(x))
+    return x / x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def best_partners(metric: Tensor, num_prefix: int) -> tuple[Tensor, Tensor]:
+    """Most similar destination of every source: sources stand at even places, destinations at odd ones.
+
+    metric: (B, T, C). The first num_prefix tokens (class, distillation, registers) neither leave nor receive.
+    Returns score (B, ceil(T/2)), -inf for protected sources, and partner (B, ceil(T/2)) int64 among the destinations.
+    Autocast is off inside: scores are float32 at least.
+    """
+    with torch.autocast(metric.device.type, enabled=False):
+        normed = unit(metric)
+        scores = normed[:, ::2] @ normed[:, 1::2].transpose(1, 2)
+    protected_a, protected_b = (num_prefix + 1) // 2, num_prefix // 2
+    scores[:, :protected_a] = -torch.inf
+    scores[..., :protected_b] = -torch.inf
+    return scores.max(dim=-1)
+
+
+def descending_rank(score: Tensor) -> Tensor:
+    """Place of each entry in the descending order of its row, lower index first among equals. (..., n) -> (..., n)."""
+    order = score.argsort(dim=-1, descending=True, stable=True)
+    return torch.empty_like(order).scatter_(-1, order, torch.arange(score.shape[-1], device=score.device).expand_as(order))
+
+
+def bipartite_index(rank: Tensor, partner: Tensor, r: Tensor, num_tokens: int, num_prefix: int) -> Tensor:
+    """Place of every token once the r[b] best-ranked sources have joined their partners.
+
+    rank, partner: (B, ceil(T/2)) int64; r: (B,) int64. The merged order is: prefix, remaining sources, destinations,
+    each in their old order. Returns (B, T) int64.
+    """
+    protected_a, protected_b = (num_prefix + 1) // 2, num_prefix // 2
+    num_b = num_tokens // 2
+    merged = rank < r[:, None]  # (B, nA)
+    kept_place = (~merged).cumsum(-1) - 1
+    kept_place[:, protected_a:] += protected_b
+    dst_place = torch.arange(num_b, device=rank.device) + (rank.shape[1] - r)[:, None]  # (B, nB)
+    if num_prefix:
+        prefix = torch.arange(num_prefix, device=rank.device)
+        kept_place[:, :protected_a] = prefix[::2]
+        dst_place[:, :protected_b] = prefix[1::2]
+    src_place = torch.where(merged, dst_place.gather(1, partner), kept_place)
+    index = rank.new_empty(rank.shape[0], num_tokens)
+    index[:, ::2] = src_place
+    index[:, 1::2] = dst_place
+    return index

@@ -1,0 +1,138 @@
+"""Tokens: what travels through a transformer whose tokens are being reduced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mmseg_tr.reduction.matching import Merge, running_starts
+
+
+@dataclass(frozen=True)
+class Step:
+    """One merge, for those who want to see it: the layer (from 1), what was decided, and what it led to.
+
+    assignment: (B, N) int64, the token that stands for each patch after this step (prefix not counted).
+    size: patches per token after this step, laid out as Tokens.size.
+    """
+
+    layer: int
+    merge: Merge
+    assignment: Tensor
+    size: Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a batch of images, with all that is needed to put them back on the patch grid.
+
+    x: (B, E+T, C): E prefix tokens (class, distillation, registers), then T tokens for patches.
+       When images keep different numbers of tokens, x is packed: (1, sum of lengths, C), image behind image.
+    grid: (h, w) of the patch grid, N = h*w patches in raster order.
+    lengths: tokens of each image, prefix included, when packed; None otherwise.
+    size: (B, E+T) or (1, sum of lengths) float, patches each token stands for; None means one each.
+    index: (B, N) int64, the token (prefix not counted) that stands for each patch; None means the patch's own.
+    image_size, patch_size: (H, W) in pixels before padding and (ph, pw), where known.
+    trace: per layer the numbers of tokens that left it, one per image, prefix included.
+    steps: the merges so far.
+    """
+
+    x: Tensor
+    grid: tuple[int, int]
+    num_prefix: int = 0
+    lengths: tuple[int, ...] | None = None
+    size: Tensor | None = None
+    index: Tensor | None = None
+    image_size: tuple[int, int] | None = None
+    patch_size: tuple[int, int] | None = None
+    trace: tuple[tuple[int, ...], ...] = ()
+    steps: tuple[Step, ...] = ()
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        raise TypeError(
+            f'Reduced tokens reached {getattr(func, "__name__", func)!r}, which needs a feature map: '
+            "set out='maps' on the backbone, or use a head that decodes tokens (SegmenterMaskHead, SegmenterLinearHead)."
+        )
+
+    @classmethod
+    def from_map(cls, features: Tensor) -> Tokens:
+        """Tokens of a plain feature map, (B, C, h, w) -> one token per position."""
+        return cls(features.flatten(2).transpose(1, 2), grid=tuple(features.shape[-2:]))
+
+    @property
+    def num_images(self) -> int:
+        return self.x.shape[0] if self.lengths is None else len(self.lengths)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Tokens of each image, prefix included."""
+        return self.lengths or (self.x.shape[1],) * self.x.shape[0]
+
+    def replace(self, **changes) -> Tokens:
+        return replace(self, **changes)
+
+    def groups(self, values: Tensor | None = None) -> list[Tensor]:
+        """Images of one length together: [(B, T, C)] when all agree, else one (1, T_b, C) per image."""
+        values = self.x if values is None else values
+        return [values] if self.lengths is None else list(values.split(self.lengths, dim=1))
+
+    def join(self, groups: list[Tensor]) -> Tensor:
+        """Undo groups()."""
+        return groups[0] if self.lengths is None else torch.cat(groups, dim=1)
+
+    def traced(self) -> Tokens:
+        """The same tokens with their counts noted as having left one more layer."""
+        return self.replace(trace=(*self.trace, self.counts))
+
+    def merge(self, merge: Merge, layer: int) -> Tokens:
+        """Join tokens as decided: sizes add up, features are averaged by size, the index follows."""
+        x, size = merge.apply(self.x, self.size, self.counts)
+        index = self._places(merge)
+        step = Step(layer, merge, index, size)
+        lengths = merge.lengths if merge.packed else None
+        return self.replace(x=x, size=size, lengths=lengths, index=index, steps=(*self.steps, step))
+
+    def _places(self, merge: Merge) -> Tensor:
+        """Compose the patches' index with a merge: (B, N) int64."""
+        rows = self.groups(merge.index)
+        if self.lengths is None:
+            new = rows[0][:, self.num_prefix :] - self.num_prefix
+            return new if self.index is None else new.gather(1, self.index)
+        places = [row[0, self.num_prefix :] - self.num_prefix for row in rows]
+        return torch.stack([place[old] for place, old in zip(places, self.index, strict=True)])
+
+    def patches(self) -> Tokens:
+        """The same tokens without their prefix."""
+        if not self.num_prefix:
+            return self
+        x = self.join([group[:, self.num_prefix :] for group in self.groups()])
+        size = self.size
+        if size is not None:
+            size = self.join([group[:, self.num_prefix :] for group in self.groups(size)])
+        lengths = self.lengths and tuple(n - self.num_prefix for n in self.lengths)
+        return self.replace(x=x, size=size, lengths=lengths, num_prefix=0)
+
+    def restore(self, values: Tensor) -> Tensor:
+        """Give every patch the values of the token that stands for it.
+
+        values: (B, T, K), or (1, sum of T, K) when packed: one row per token, prefix dropped. Returns (B, N, K).
+        """
+        if self.index is None:
+            return values
+        index = self.index
+        if self.lengths is not None:
+            starts = running_starts(tuple(n - self.num_prefix for n in self.lengths))
+            index = index + torch.tensor(starts, device=index.device)[:, None]
+        else:
+            index = index + values.shape[1] * torch.arange(len(index), device=index.device)[:, None]
+        rows = values.flatten(0, 1).index_select(0, index.flatten())
+        return rows.view(*index.shape, values.shape[-1])
+
+    def to_map(self, values: Tensor | None = None) -> Tensor:
+        """Restored values (default: the tokens' features) as a contiguous map, (B, K, h, w)."""
+        restored = self.restore(self.patches().x if values is None else values)
+        # a transposed view would make every later interpolation about ten times slower
+        return restored.transpose(1, 2).reshape(self.num_images, -1, *self.grid)
