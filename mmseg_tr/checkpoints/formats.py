@@ -1,0 +1,24 @@
+"""What every source format returns."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A checkpoint in this package's layout, not yet written.
+
+    what: what the source was recognised as. config: text of the config that goes with it, None where the source says
+    too little to write one. dropped: keys of the source left out. notes: what the user should know.
+    testable: whether the config names a dataset, so that tools/test.py can run it.
+    """
+
+    what: str
+    state_dict: dict[str, Tensor]
+    meta: dict[str, Any] = field(default_factory=dict)
+    config: str | None = None
+    dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    testable: bool = False

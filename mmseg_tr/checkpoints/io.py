@@ -1,0 +1,142 @@
+"""Read and write checkpoint files safely.
+
+Reading never runs code from the file unless the caller says that the file is trusted; writing leaves either the
+finished files or nothing.
+"""
+
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmseg_tr.errors import CheckpointError
+
+_ZIP_START = b'PK\x03\x04'
+_PICKLE_START = b'\x80'
+
+
+def few(names: Iterable[object], limit: int = 3) -> str:
+    """The first names of a long list, and how many more there are: ``'a, b, c and 40 more'``."""
+    names = [str(name) for name in names]
+    shown = ', '.join(names[:limit])
+    return shown if len(names) <= limit else f'{shown} and {len(names) - limit} more'
+
+
+def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
+    """What the torch file `path` holds, on the CPU.
+
+    trust: unpickle freely, which runs whatever code the file asks for. Without it only tensors and plain values are
+    read, and a file that needs more is refused by naming what it asks for.
+    Raises CheckpointError for a missing, empty, truncated or foreign file and for blocked globals.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f'{path} is a folder: name the checkpoint file in it.')
+    if not path.exists():
+        raise CheckpointError(f'There is no checkpoint file {path}: check the path.')
+    try:
+        _check_kind(path)
+        return torch.load(path, map_location='cpu', weights_only=not trust)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f'{path} cannot be read: {error.strerror or error}.') from error
+    except Exception as error:
+        # torch reports a damaged file as RuntimeError, EOFError, UnpicklingError, UnicodeDecodeError, KeyError ...
+        raise CheckpointError(_why_unreadable(path, error, trust)) from error
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what is not a file of torch.save before the unpickler sees it."""
+    with path.open('rb') as file:
+        start = file.read(4)
+    if not start:
+        raise CheckpointError(f'{path} is empty (0 bytes): copy or download it again.')
+    if start == _ZIP_START:
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(
+                f'{path} is truncated or damaged ({path.stat().st_size} bytes, the end of the '
+                'archive is missing): copy or download it again.'
+            )
+        with zipfile.ZipFile(path) as archive:
+            inside = {name.rpartition('/')[2] for name in archive.namelist()}
+        if 'constants.pkl' in inside:
+            raise CheckpointError(f'{path} is a TorchScript archive, not a checkpoint: give the file of torch.save.')
+        if 'data.pkl' not in inside:
+            raise CheckpointError(f'{path} is a zip archive that torch.save did not write, so it is no checkpoint.')
+    elif not start.startswith(_PICKLE_START):
+        raise CheckpointError(f'{path} is not a torch file (it starts with {start!r}): give a file of torch.save.')
+
+
+def _why_unreadable(path: Path, error: Exception, trust: bool) -> str:
+    """One sentence for a file that looks like a torch file and still does not load."""
+    blocked = [] if trust else _blocked_globals(path, str(error))
+    if blocked:
+        return (
+            f'{path} is refused because it is not plain data: reading it would call {few(blocked)}; nothing of it '
+            'was run, and if you trust whoever made the file say --trust (trust=True in Python).'
+        )
+    if trust and isinstance(error, ImportError | AttributeError):
+        return f'{path} needs something that is not installed here: {error}.'
+    return f'{path} is truncated, damaged or not a checkpoint of torch.save: copy or download it again.'
+
+
+def _blocked_globals(path: Path, message: str) -> list[str]:
+    """The functions and classes, as 'module.name', which a pickle asks for and torch does not allow."""
+    list_all = getattr(torch.serialization, 'get_unsafe_globals_in_checkpoint', None)  # torch 2.6 and newer, zip only
+    if list_all is not None:
+        with suppress(Exception):
+            return sorted(list_all(path))
+    return sorted(set(re.findall(r'GLOBAL ([\w.]+)', message)))
+
+
+def contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that own their memory: published files hold overlapping strided views of one storage."""
+    return {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
+
+
+def check_destination(paths: Iterable[Path], *, force: bool = False) -> None:
+    """Raise CheckpointError where one of `paths` is a folder, or is there already and `force` is not set."""
+    for path in paths:
+        if path.is_dir():
+            raise CheckpointError(f'{path} is a folder: name the file to write, such as {path / "model.pth"}.')
+        if path.exists() and not force:
+            raise CheckpointError(f'{path} exists and is kept: choose another name, or say --force to replace it.')
+
+
+def write_together(files: Mapping[Path, Any], *, force: bool = False) -> None:
+    """Write all of `files` or none: text for a str, torch.save for anything else.
+
+    Each is written beside its place under a temporary name; only when all are complete are they moved there.
+    Raises CheckpointError when a file exists already (without `force`) or cannot be written.
+    """
+    check_destination(files, force=force)
+    temporary = {path: path.with_name(f'.{path.name}.{os.getpid()}.tmp') for path in files}
+    replaced: list[Path] = []
+    fresh = [path for path in files if not path.exists()]
+    try:
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, str):
+                temporary[path].write_text(content, encoding='utf-8')
+            else:
+                torch.save(content, temporary[path])
+        for path, ready in temporary.items():
+            os.replace(ready, path)
+            replaced.append(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        for path in replaced:
+            if path in fresh:
+                path.unlink(missing_ok=True)
+        why = getattr(error, 'strerror', None) or str(error).splitlines()[0]
+        raise CheckpointError(f'{few(files)} cannot be written: {why}; nothing was written.') from error
+    finally:
+        for ready in temporary.values():
+            with suppress(OSError):
+                ready.unlink(missing_ok=True)

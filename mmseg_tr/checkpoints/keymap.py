@@ -1,0 +1,34 @@
+"""Tables of renamed keys that read in both directions."""
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Prefixes = tuple[tuple[str, str], ...]  # (name on the left, name on the right), tried in this order
+Value = TypeVar('Value')
+
+# a plain Segmenter beside its registered form: the same modules, hung at other places
+SEGMENTER_TO_SEGMENTOR: Prefixes = (('encoder.', 'backbone.'), ('decoder.', 'decode_head.decoder.'))
+
+
+def rename(state: Mapping[str, Value], table: Prefixes) -> dict[str, Value]:
+    """Exchange the prefix of every key by `table`; a key that begins with none of its prefixes stays as it is."""
+
+    def new_name(key: str) -> str:
+        for old, new in table:
+            if key.startswith(old):
+                return new + key[len(old) :]
+        return key
+
+    return {new_name(key): value for key, value in state.items()}
+
+
+def backwards(table: Prefixes) -> Prefixes:
+    """The same table read from right to left."""
+    return tuple((new, old) for old, new in table)
+
+
+def split(state: Mapping[str, Value], prefixes: Iterable[str]) -> tuple[dict[str, Value], tuple[str, ...]]:
+    """Part `state` into the entries without any of `prefixes`, and the names of those with one."""
+    prefixes = tuple(prefixes)
+    kept = {key: value for key, value in state.items() if not key.startswith(prefixes)}
+    return kept, tuple(key for key in state if key.startswith(prefixes))

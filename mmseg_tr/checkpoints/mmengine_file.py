@@ -1,0 +1,65 @@
+"""Checkpoints that mmengine wrote, made readable without trusting them: weights, plain facts and the config.
+
+mmengine keeps its training curves in them as objects that torch does not load by default; those, the optimiser and
+whatever else belongs to training is left behind.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmseg_tr.checkpoints import fit, io
+from mmseg_tr.checkpoints.formats import Converted
+from mmseg_tr.errors import CheckpointError
+
+NAME = 'mmengine checkpoint'
+
+_FACTS = ('epoch', 'iter', 'seed', 'experiment_name', 'time', 'mmengine_version')
+
+
+def recognise(payload: Any) -> bool:
+    """Whether a file's content is laid out as mmengine saves it."""
+    return isinstance(payload, Mapping) and isinstance(payload.get('state_dict'), Mapping)
+
+
+def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLike | None = None) -> Converted:
+    """Keep the weights, the plain part of `meta` and the config inside; see `mmseg_tr.checkpoints.convert`."""
+    if variant is not None:
+        raise CheckpointError(f'{path} is an {NAME}, which carries its config itself: leave --variant out.')
+    fit.check_tensors(payload['state_dict'], f'state_dict of {path}')
+    given = payload.get('meta')
+    given = given if isinstance(given, Mapping) else {}
+    # exact types: numpy's numbers count as floats and would make the new file unreadable again
+    meta = {key: given[key] for key in _FACTS if type(given.get(key)) in (int, float, str)}
+    classes = _class_names(given.get('dataset_meta'))
+    if classes:
+        meta['dataset_meta'] = classes
+    config = str(given['cfg']) if isinstance(given.get('cfg'), str) else None
+    if config is not None:
+        note = 'the config was kept inside the file; a config can run code, so read it before you use it.'
+    else:
+        note = 'no config is kept inside this file: use the one it was trained with.'
+    dropped = tuple(str(key) for key in payload if key not in ('state_dict', 'meta'))
+    return Converted(
+        what=NAME,
+        state_dict=io.contiguous(payload['state_dict']),
+        meta=meta,
+        config=config,
+        dropped=dropped,
+        notes=(note,),
+        testable=config is not None and 'test_dataloader' in config,
+    )
+
+
+def _class_names(dataset_meta: Any) -> dict[str, Any]:
+    """Classes and palette as plain lists, as far as they are there."""
+    if not isinstance(dataset_meta, Mapping):
+        return {}
+    plain = {}
+    classes, palette = dataset_meta.get('classes'), dataset_meta.get('palette')
+    if isinstance(classes, list | tuple):
+        plain['classes'] = [str(name) for name in classes]
+    if isinstance(palette, list | tuple):
+        plain['palette'] = [[int(channel) for channel in colour] for colour in palette]
+    return plain

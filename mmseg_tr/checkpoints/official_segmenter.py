@@ -1,0 +1,159 @@
+"""Official releases of Segmenter and ALGM: `checkpoint.pth` with `variant.yml` beside it.
+
+Both have the same keys, since ALGM adds no parameters; a release of ALGM names its settings in dataset_kwargs.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmseg_tr.checkpoints import fit, io, keymap
+from mmseg_tr.checkpoints.formats import Converted
+from mmseg_tr.checkpoints.variant import Network, algm_reduction, normalization, read_variant, section
+from mmseg_tr.errors import CheckpointError, ConfigError
+
+NAME = 'official Segmenter or ALGM release'
+
+# the ImageNet classifiers, which the published networks carry along without using them
+UNUSED = ('encoder.head.', 'encoder.head_dist.')
+
+
+def recognise(payload: Any) -> bool:
+    """Whether a file's content is laid out as the published training code saves it."""
+    model = payload.get('model') if isinstance(payload, Mapping) else None
+    return isinstance(model, Mapping) and any(str(key).startswith(('encoder.', 'decoder.')) for key in model)
+
+
+def build_segmenter(net_kwargs: Mapping[str, Any], reduction: Mapping[str, Any] | None = None) -> nn.Module:
+    """The plain `mmseg_tr.nn.Segmenter` that net_kwargs of a variant.yml describes, with fresh weights.
+
+    Raises CheckpointError where net_kwargs describe no network, ConfigError where `reduction` does not suit it.
+    """
+    from mmseg_tr.nn import LinearDecoder, MaskTransformer, Segmenter, ViT
+
+    net = Network.from_net_kwargs(net_kwargs)
+    encoder = ViT(
+        net.arch,
+        img_size=net.image_size,
+        out='tokens',
+        drop_rate=net.drop_rate,
+        drop_path_rate=net.drop_path_rate,
+        reduction=None if reduction is None else dict(reduction),
+    )
+    if net.decoder == 'linear':
+        decoder = LinearDecoder(net.num_classes, net.embed_dim)
+    else:
+        decoder = MaskTransformer(
+            net.num_classes,
+            net.embed_dim,
+            depth=net.decoder_depth,
+            dropout=net.decoder_dropout,
+            drop_path=net.decoder_drop_path,
+        )
+    return Segmenter(encoder, decoder)
+
+
+def needed_shapes(net_kwargs: Mapping[str, Any]) -> dict[str, fit.Shape]:
+    """Key and shape of every tensor of the network that net_kwargs describe, without allocating it."""
+    try:
+        with torch.device('meta'):
+            return fit.shapes(build_segmenter(net_kwargs))
+    except ConfigError as error:
+        raise CheckpointError(f'net_kwargs of variant.yml describe no network that can be built: {error}') from error
+
+
+def official_to_segmenter(
+    model_state: Mapping[str, Tensor], net_kwargs: Mapping[str, Any], *, where: str = 'The checkpoint'
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The weights of `mmseg_tr.nn.Segmenter` from the `model` entry of an official checkpoint.
+
+    where: what messages call the checkpoint.
+    Returns the state dict, every tensor with memory of its own, and the keys that were dropped (`UNUSED`).
+    Raises CheckpointError unless every key that net_kwargs imply is there in its shape, and no other.
+    """
+    fit.check_tensors(model_state, where)
+    kept, dropped = keymap.split(model_state, UNUSED)
+    found = fit.difference(kept, needed_shapes(net_kwargs))
+    if found:
+        raise CheckpointError(f'{where} does not fit the network that its variant.yml describes: {found}.')
+    return io.contiguous(kept), dropped
+
+
+def load_official(
+    release: str | os.PathLike, reduction: Mapping[str, Any] | None = None, *, variant: str | os.PathLike | None = None
+) -> nn.Module:
+    """The network of an official release, in eval mode, with its weights loaded strictly.
+
+    release: its folder, or its checkpoint file. variant: the description, by default variant.yml beside the checkpoint.
+    reduction: switched on in the encoder; the settings that an ALGM release names are not taken by themselves.
+    Raises CheckpointError for a release that cannot be read or contradicts itself.
+    """
+    path = checkpoint_path(release)
+    payload = io.read_file(path)
+    if not recognise(payload):
+        raise CheckpointError(f'{path} is no {NAME}: it needs an entry model with keys encoder.* and decoder.*.')
+    net_kwargs = section(read_variant(variant or path.with_name('variant.yml')), 'net_kwargs')
+    state, _ = official_to_segmenter(payload['model'], net_kwargs, where=str(path))
+    model = build_segmenter(net_kwargs, reduction)
+    model.load_state_dict(state, strict=True)
+    return model.eval()
+
+
+def checkpoint_path(release: str | os.PathLike) -> Path:
+    """The checkpoint of a release given as its folder or as the file itself."""
+    path = Path(release)
+    return path / 'checkpoint.pth' if path.is_dir() else path
+
+
+def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLike | None = None) -> Converted:
+    """Turn a release into weights and config of this package; see `mmseg_tr.checkpoints.convert`."""
+    from mmseg_tr.checkpoints.segmenter_config import segmenter_config
+
+    variant_path = Path(variant) if variant else path.with_name('variant.yml')
+    settings = read_variant(variant_path)
+    net_kwargs = section(settings, 'net_kwargs', variant_path)
+    state, dropped = official_to_segmenter(payload['model'], net_kwargs, where=str(path))
+    net = Network.from_net_kwargs(net_kwargs)
+    reduction = algm_reduction(settings)
+    if reduction is not None:
+        _check_reduction(net_kwargs, reduction)
+    config = segmenter_config(
+        net,
+        normalization(settings),
+        section(settings, 'inference_kwargs', variant_path),
+        section(settings, 'dataset_kwargs', variant_path),
+        reduction,
+    )
+    method = 'ALGM' if reduction else 'Segmenter'
+    return Converted(
+        what=f'official {method} release, {net.backbone} with {net.decoder} decoder, {net.num_classes} classes',
+        state_dict=keymap.rename(state, keymap.SEGMENTER_TO_SEGMENTOR),
+        meta={**config.meta, 'source': _source(method, net, payload)},
+        config=config.text,
+        dropped=dropped,
+        notes=config.notes,
+        testable=config.has_dataset,
+    )
+
+
+def _check_reduction(net_kwargs: Mapping[str, Any], reduction: Mapping[str, Any]) -> None:
+    """Refuse ALGM settings that the network of the same variant.yml cannot run, before anything is written."""
+    try:
+        with torch.device('meta'):
+            build_segmenter(net_kwargs, reduction)
+    except ConfigError as error:
+        raise CheckpointError(
+            f'dataset_kwargs of variant.yml ask for a reduction that does not suit the network: {error}'
+        ) from error
+
+
+def _source(method: str, net: Network, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """What is worth remembering about where the weights come from."""
+    source = {'format': f'official {method}', 'backbone': net.backbone}
+    if isinstance(payload.get('epoch'), int):
+        source['epoch'] = payload['epoch']
+    return source

@@ -1,0 +1,199 @@
+"""The mmengine config of a converted Segmenter: one flat file that needs no other."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mmseg_tr
+from mmseg_tr.checkpoints.variant import Network, pair, whole
+from mmseg_tr.errors import ConfigError, require_extra
+
+# mean and deviation of 0-255 RGB images; the published pipeline rounds the ImageNet values to two decimals
+STATISTICS = {
+    'vit': ([127.5, 127.5, 127.5], [127.5, 127.5, 127.5]),
+    'deit': ([123.68, 116.28, 103.53], [58.4, 57.12, 57.38]),
+}
+
+
+@dataclass(frozen=True)
+class KnownDataset:
+    """Where the sections of a published dataset are in local_configs/_base_."""
+
+    dataset: str
+    schedule: str
+    max_ratio: int  # the long side may have this many times the length of the short side
+
+
+DATASETS = {
+    'ade20k': KnownDataset('ade20k_512x512', 'ade20k_64e', 4),
+    'pascal_context': KnownDataset('pascal_context_480x480', 'pascal_context_256e', 8),
+    'cityscapes': KnownDataset('cityscapes_768x768', 'cityscapes_216e', 2),
+}
+ALIASES = {'ade20k_large': 'ade20k'}  # ALGM's name of ADE20K at 640
+
+# variables of the base files that have done their work once the values stand where they are used
+_HELPERS = ('data_root', 'img_scale', 'img_ratios', 'train_pipeline', 'test_pipeline')
+
+
+@dataclass(frozen=True)
+class ConfigText:
+    """A config as text, what it lets the checkpoint say about its classes, and what the user should know."""
+
+    text: str
+    meta: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    has_dataset: bool = False
+
+
+def segmenter_config(
+    net: Network,
+    normalization: str,
+    inference_kwargs: Mapping[str, Any],
+    dataset_kwargs: Mapping[str, Any],
+    reduction: Mapping[str, Any] | None = None,
+) -> ConfigText:
+    """Write the config of an official release: model and test settings, and its dataset and schedule where known.
+
+    inference_kwargs, dataset_kwargs: sections of variant.yml.
+    Raises CheckpointError for entries that cannot be used, MissingExtraError without the OpenMMLab stack.
+    """
+    require_extra('seg', 'mmseg', 'to write the config of a checkpoint')
+    importlib.import_module('mmseg_tr.registry')  # makes the OpenMMLab packages import together
+    from mmengine.config import Config
+
+    window = whole(inference_kwargs, 'window_size', 'inference_kwargs')
+    stride = whole(inference_kwargs, 'window_stride', 'inference_kwargs')
+    crop = whole(dataset_kwargs, 'crop_size', 'dataset_kwargs') if 'crop_size' in dataset_kwargs else window
+    name = str(dataset_kwargs.get('dataset'))
+    known = DATASETS.get(ALIASES.get(name, name))
+    content, meta, notes = _base('runtime', 'default'), {}, []
+    if known:
+        content |= _base('datasets', known.dataset) | _base('schedules', known.schedule)
+        test_size = whole(inference_kwargs, 'im_size', 'inference_kwargs')
+        train_size = pair(dataset_kwargs, 'image_size', 'dataset_kwargs') if 'image_size' in dataset_kwargs else None
+        _resize(content, known.max_ratio, train_size and min(train_size), test_size, crop)
+        meta, note = _classes(content, net.num_classes, name)
+        notes += note
+    else:
+        notes.append(
+            f'dataset {name!r} is not one of {", ".join(DATASETS)}, so the config holds no dataset: add your '
+            'own train_dataloader, test_dataloader and test_evaluator before testing or training.'
+        )
+    content['model'] = _model(net, normalization, crop, window, stride, reduction)
+    for helper in _HELPERS:
+        content.pop(helper, None)
+    header = (
+        f'# Converted from an official release: {net.backbone}, {net.decoder} decoder, {net.num_classes} classes.\n'
+    )
+    return ConfigText(header + Config(content).pretty_text, meta, tuple(notes), has_dataset=known is not None)
+
+
+def _model(
+    net: Network, normalization: str, crop: int, window: int, stride: int, reduction: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The `model` section, every dimension written out."""
+    mean, std = STATISTICS[normalization]
+    backbone = {
+        'type': 'mmseg_tr.ViT',
+        'arch': net.arch,
+        'img_size': net.image_size,
+        'out': 'tokens',
+        'drop_path_rate': net.drop_path_rate,
+    }
+    if net.drop_rate:
+        backbone['drop_rate'] = net.drop_rate
+    if reduction is not None:
+        backbone['reduction'] = dict(reduction)
+    head = {
+        'type': 'mmseg_tr.SegmenterLinearHead',
+        'in_channels': net.embed_dim,
+        'num_classes': net.num_classes,
+        'loss_decode': {
+            'type': 'CrossEntropyLoss',
+            'use_sigmoid': False,
+            'avg_non_ignore': True,
+            'loss_weight': 1.0,
+        },
+    }
+    if net.decoder == 'mask_transformer':
+        head |= {
+            'type': 'mmseg_tr.SegmenterMaskHead',
+            'depth': net.decoder_depth,
+            'dropout': net.decoder_dropout,
+            'drop_path': net.decoder_drop_path,
+        }
+    return {
+        'type': 'mmseg_tr.TokenSegmentor',
+        'data_preprocessor': {
+            'type': 'SegDataPreProcessor',
+            'mean': mean,
+            'std': std,
+            'bgr_to_rgb': True,
+            'pad_val': 0,
+            'seg_pad_val': 255,
+            'size': (crop, crop),
+        },
+        'backbone': backbone,
+        'decode_head': head,
+        'train_cfg': {},
+        'test_cfg': {
+            'mode': 'slide',
+            'crop_size': (window, window),
+            'stride': (stride, stride),
+            'small_images': 'enlarge',
+        },
+    }
+
+
+def _base(room: str, name: str) -> dict[str, Any]:
+    """A file of local_configs/_base_, its own bases merged in and its environment variables left for whoever loads it.
+
+    Raises ConfigError where the package's configs are not installed.
+    """
+    from mmengine.config import Config
+
+    path = Path(mmseg_tr.__file__).resolve().parents[1] / 'local_configs' / '_base_' / room / f'{name}.py'
+    if not path.is_file():
+        raise ConfigError(f'There is no {path}: run from a checkout of mmseg_tr, which holds local_configs.')
+    return Config.fromfile(path, use_environment_variables=False, import_custom_modules=False).to_dict()
+
+
+def _resize(content: dict[str, Any], ratio: int, train_size: int | None, test_size: int, crop: int) -> None:
+    """Set image and crop sizes in every pipeline of `content`, in place."""
+    short_side = {'train': train_size or test_size, 'val': test_size, 'test': test_size}
+    for phase, size in short_side.items():
+        for transform in _transforms(content[f'{phase}_dataloader']['dataset']['pipeline']):
+            if transform['type'] in ('Resize', 'RandomResize'):
+                transform['scale'] = (ratio * size, size)
+            if transform['type'] == 'RandomCrop':
+                transform['crop_size'] = (crop, crop)
+    resizes = [step for step in _transforms(content['tta_pipeline']) if step['type'] == 'Resize']
+    for step, scale in zip(resizes, content['img_ratios']):
+        step['scale'] = (int(ratio * test_size * scale), int(test_size * scale))
+
+
+def _transforms(pipeline: Any) -> Iterator[dict[str, Any]]:
+    """Every transform of a pipeline, those inside of others too."""
+    if isinstance(pipeline, dict):
+        yield pipeline
+        yield from _transforms(pipeline.get('transforms', ()))
+    else:
+        for part in pipeline:
+            yield from _transforms(part)
+
+
+def _classes(content: Mapping[str, Any], num_classes: int, name: str) -> tuple[dict[str, Any], list[str]]:
+    """Names and colours of the classes for the checkpoint's meta, or a note where the model has another number."""
+    datasets = importlib.import_module('mmseg.datasets')
+    info = getattr(datasets, content['test_dataloader']['dataset']['type']).METAINFO
+    if len(info['classes']) != num_classes:
+        return {}, [
+            f'the model tells {num_classes} classes apart and {name} has {len(info["classes"])}: change the dataset '
+            'section of the config before testing or training.'
+        ]
+    palette = [[int(channel) for channel in colour] for colour in info['palette']]
+    return {'dataset_meta': {'classes': list(info['classes']), 'palette': palette}}, []

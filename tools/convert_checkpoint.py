@@ -1,0 +1,57 @@
+"""Turn a published checkpoint into one of this package, with the config that goes with it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
+
+from mmseg_tr.checkpoints import FORMATS, convert_file
+from mmseg_tr.checkpoints.io import few
+from mmseg_tr.errors import CheckpointError, ConfigError, MissingExtraError
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    known = ', '.join(form.NAME for form in FORMATS)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=f'Known formats: {known}.')
+    parser.add_argument('src', help='checkpoint file, or the folder of an official release')
+    parser.add_argument('dst', help='checkpoint to write, such as model.pth; its config goes beside it as model.py')
+    parser.add_argument('--variant', help='description of an official release (default: variant.yml beside SRC)')
+    parser.add_argument(
+        '--trust', action='store_true', help='read files that are not plain data, which runs code from them'
+    )
+    parser.add_argument('--force', action='store_true', help='replace files that exist already')
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert; return the exit status, 2 for input that cannot be used."""
+    args = parse_args(argv)
+    try:
+        written = convert_file(args.src, args.dst, variant=args.variant, trust=args.trust, force=args.force)
+    except (CheckpointError, ConfigError, MissingExtraError) as error:
+        print(f'convert_checkpoint: {error}', file=sys.stderr)
+        return 2
+    converted = written.converted
+    print(f'Recognised  {converted.what}')
+    print(f'Tensors     {len(converted.state_dict)} written')
+    print(f'Dropped     {few(converted.dropped, limit=8) if converted.dropped else "nothing"}')
+    print(f'Checkpoint  {written.checkpoint}')
+    if written.config:
+        print(f'Config      {written.config}')
+    for note in converted.notes:
+        print(f'Note        {note}')
+    if written.config:
+        tools = Path(__file__).resolve().parent
+        command = (
+            f'{tools / "test.py"} {written.config} {written.checkpoint} --eval mIoU'
+            if converted.testable
+            else f'{tools / "get_fps_flops.py"} {written.config} --checkpoint {written.checkpoint}'
+        )
+        print(f'Next        python {command}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
