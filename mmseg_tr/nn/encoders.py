@@ -100,10 +100,14 @@ def _refuse_unsupported(model: nn.Module, arch) -> None:
         raise ConfigError(f'arch={arch!r} is a timm {type(model).__name__}, not a plain VisionTransformer.')
     for block in model.blocks:
         if type(block) is not Block:
-            raise ConfigError(f'arch={arch!r} has blocks of type {type(block).__name__}: only plain blocks are supported.')
+            raise ConfigError(
+                f'arch={arch!r} has blocks of type {type(block).__name__}: only plain blocks are supported.'
+            )
         if type(block.attn) is not Attention:
             raise ConfigError(f'arch={arch!r} has {type(block.attn).__name__}: only plain Attention is supported.')
     if not hasattr(model.patch_embed.proj, 'kernel_size'):
-        raise ConfigError(f'arch={arch!r} embeds patches with {type(model.patch_embed.proj).__name__}, not a convolution.')
+        raise ConfigError(
+            f'arch={arch!r} embeds patches with {type(model.patch_embed.proj).__name__}, not a convolution.'
+        )
     if model.pos_embed is None:
         raise ConfigError(f'arch={arch!r} has no learned position embedding: only learned ones are supported.')

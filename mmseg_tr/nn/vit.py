@@ -113,7 +113,9 @@ class ViT(nn.Module):
     def embed(self, image: Tensor) -> Tokens:
         """Padded patches, prefix tokens and position embedding: (B, C, H, W) -> Tokens of (B, E + h*w, d)."""
         if image.dim() != 4 or image.shape[1] != self.in_chans:
-            raise ConfigError(f'an image of shape {tuple(image.shape)} came in: this ViT takes (B, {self.in_chans}, H, W).')
+            raise ConfigError(
+                f'an image of shape {tuple(image.shape)} came in: this ViT takes (B, {self.in_chans}, H, W).'
+            )
         padded = pad_to_multiple(image, self.patch_size)
         patches = self.patch_embed.proj(padded)
         grid = tuple(patches.shape[-2:])

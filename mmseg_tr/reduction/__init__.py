@@ -21,7 +21,9 @@ def build_reduction(cfg: dict | Reduction | None) -> Reduction | None:
     if cfg is None or isinstance(cfg, Reduction):
         return cfg
     if not isinstance(cfg, dict):
-        raise ConfigError(f"reduction={cfg!r} is no dict: write for example reduction=dict(type='ALGM', layers=(1, 5)).")
+        raise ConfigError(
+            f"reduction={cfg!r} is no dict: write for example reduction=dict(type='ALGM', layers=(1, 5))."
+        )
     settings = dict(cfg)
     name = settings.pop('type', None)
     if name not in REDUCTIONS:

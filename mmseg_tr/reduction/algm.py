@@ -168,6 +168,7 @@ def _check_threshold(threshold) -> float:
         raise ConfigError(f'threshold={threshold!r} is no cosine similarity: give a finite number from -1 on, as 0.88.')
     if threshold > 1:
         warnings.warn(
-            f'ALGM threshold={threshold} is above 1: no window is that similar, so nothing merges locally.', stacklevel=3
+            f'ALGM threshold={threshold} is above 1: no window is that similar, so nothing merges locally.',
+            stacklevel=3,
         )
     return float(threshold)

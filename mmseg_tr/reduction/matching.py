@@ -96,7 +96,9 @@ def best_partners(metric: Tensor, num_prefix: int) -> tuple[Tensor, Tensor]:
 def descending_rank(score: Tensor) -> Tensor:
     """Place of each entry in the descending order of its row, lower index first among equals. (..., n) -> (..., n)."""
     order = score.argsort(dim=-1, descending=True, stable=True)
-    return torch.empty_like(order).scatter_(-1, order, torch.arange(score.shape[-1], device=score.device).expand_as(order))
+    return torch.empty_like(order).scatter_(
+        -1, order, torch.arange(score.shape[-1], device=score.device).expand_as(order)
+    )
 
 
 def bipartite_index(rank: Tensor, partner: Tensor, r: Tensor, num_tokens: int, num_prefix: int) -> Tensor:

@@ -1,0 +1,86 @@
+"""Segmenter's decoders as mmseg decode heads: losses, samplers and enlargement through BaseDecodeHead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from torch import Tensor, nn
+
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.nn.segmenter import LinearDecoder, MaskTransformer, enlarge_scores
+from mmseg_tr.reduction.tokens import Tokens
+from mmseg_tr.registry import MODELS
+
+
+class TokenHead(BaseDecodeHead):
+    """A decode head over tokens, reduced or not; feature maps are taken as one token per position.
+
+    in_channels, num_classes: width of the tokens and number of classes.
+    enlarge: 'padded' enlarges scores to the padded image and crops (Segmenter's rule), 'straight' to the image size
+    (the Expedite repository's). Further arguments are BaseDecodeHead's. Raises ConfigError for other values.
+    """
+
+    takes_tokens = True
+
+    def __init__(self, in_channels: int, num_classes: int, *, enlarge: str = 'padded', **kwargs) -> None:
+        if enlarge not in ('padded', 'straight'):
+            raise ConfigError(f"enlarge={enlarge!r} is unknown: it is 'padded' or 'straight'.")
+        kwargs = dict(channels=in_channels, dropout_ratio=0.0, init_cfg=None) | kwargs
+        super().__init__(in_channels, num_classes=num_classes, **kwargs)
+        del self.conv_seg  # BaseDecodeHead's classifier, which the decoder replaces
+        self.enlarge = enlarge
+        self.decoder: nn.Module
+
+    def tokens(self, inputs: Sequence[Tokens | Tensor]) -> Tokens:
+        features = inputs[self.in_index]
+        return features if isinstance(features, Tokens) else Tokens.from_map(features)
+
+    def forward(self, inputs: Sequence[Tokens | Tensor]) -> Tensor:
+        """Class scores on the patch grid, (B, K, h, w)."""
+        return self.decoder(self.tokens(inputs))
+
+    def loss(self, inputs, batch_data_samples, train_cfg) -> dict[str, Tensor]:
+        return self.loss_by_feat(self.padding_cut(self.forward(inputs), self.tokens(inputs)), batch_data_samples)
+
+    def predict(self, inputs, batch_img_metas: list[dict], test_cfg) -> Tensor:
+        """Logits at the size of the image that entered the backbone, (B, K, H, W)."""
+        tokens, scores = self.tokens(inputs), self.forward(inputs)
+        if tokens.image_size is None:
+            return self.predict_by_feat(scores, batch_img_metas)
+        return enlarge_scores(scores, tokens.image_size, tokens.patch_size if self.enlarge == 'padded' else None)
+
+    def padding_cut(self, scores: Tensor, tokens: Tokens) -> Tensor:
+        """Scores whose extent is that of the image: enlarged and cropped where the backbone padded it."""
+        if self.enlarge == 'straight' or tokens.image_size is None:
+            return scores
+        covered = tuple(side * patch for side, patch in zip(tokens.grid, tokens.patch_size))
+        # without padding BaseDecodeHead's own enlargement to the label is the same, once instead of twice
+        return scores if covered == tokens.image_size else enlarge_scores(scores, tokens.image_size, tokens.patch_size)
+
+
+@MODELS.register_module()
+class SegmenterMaskHead(TokenHead):
+    """Mask transformer (nn.MaskTransformer) as a decode head; depth, num_heads, dropout, drop_path are its own."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        depth: int = 2,
+        num_heads: int | None = None,
+        dropout: float = 0.1,
+        drop_path: float = 0.0,
+        **kwargs,
+    ) -> None:
+        super().__init__(in_channels, num_classes, **kwargs)
+        self.decoder = MaskTransformer(self.out_channels, in_channels, depth, num_heads, dropout, drop_path)
+
+
+@MODELS.register_module()
+class SegmenterLinearHead(TokenHead):
+    """Linear decoder (nn.LinearDecoder) as a decode head."""
+
+    def __init__(self, in_channels: int, num_classes: int, **kwargs) -> None:
+        super().__init__(in_channels, num_classes, **kwargs)
+        self.decoder = LinearDecoder(self.out_channels, in_channels)

@@ -1,0 +1,89 @@
+"""mmseg's EncoderDecoder with Segmenter's inference, and a check that its head can take what its backbone gives."""
+
+from __future__ import annotations
+
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
+
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.nn.inference import enlarge_to_window, slide
+from mmseg_tr.registry import MODELS
+
+TEST_KEYS = ('mode', 'crop_size', 'stride', 'small_images', 'window_batch')
+
+
+@MODELS.register_module()
+class TokenSegmentor(EncoderDecoder):
+    """Segmentor for backbones that may give reduced tokens.
+
+    test_cfg: dict(mode='whole'), or dict(mode='slide', crop_size=(h, w), stride=(h, w)) with
+        small_images='enlarge' (Segmenter: an image whose short side is below the window is enlarged to it) or 'shrink'
+        (the window shrinks), and window_batch, the number of windows of an image that run together.
+    Raises ConfigError for other settings, and for a neck or head that cannot take the backbone's tokens.
+    """
+
+    def __init__(self, backbone, decode_head, neck=None, auxiliary_head=None, test_cfg=None, **kwargs) -> None:
+        test_cfg = check_test_cfg(dict(mode='whole') if test_cfg is None else test_cfg)
+        super().__init__(backbone, decode_head, neck, auxiliary_head, test_cfg=test_cfg, **kwargs)
+        refuse_tokens_in_front_of_maps(self)
+
+    def predict(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> list[SegDataSample]:
+        """Predictions at the size that each sample names as its own (ori_shape), by default that of the input."""
+        if data_samples is None:  # mmseg would leave predictions at the size that was cut into windows
+            size = tuple(inputs.shape[2:])
+            data_samples = [SegDataSample(metainfo=dict(ori_shape=size, img_shape=size)) for _ in inputs]
+        return super().predict(inputs, data_samples)
+
+    def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Mean logits of overlapping windows (Segmenter, section 4), at the size that was cut into windows."""
+        crop_size, stride = tuple(self.test_cfg.crop_size), tuple(self.test_cfg.stride)
+        if self.test_cfg.get('small_images', 'enlarge') == 'enlarge':
+            inputs = enlarge_to_window(inputs, max(crop_size))
+
+        def predict(crops: Tensor) -> Tensor:
+            return self.encode_decode(crops, [dict(img_shape=crops.shape[2:])] * len(crops))
+
+        return slide(predict, inputs, crop_size, stride, self.test_cfg.get('window_batch', 1))
+
+
+def check_test_cfg(test_cfg: dict) -> dict:
+    """Return a test_cfg that can be followed. Raises ConfigError."""
+    unknown = [key for key in test_cfg if key not in TEST_KEYS]
+    if unknown:
+        raise ConfigError(f'test_cfg has no setting {unknown[0]!r}: its settings are {", ".join(TEST_KEYS)}.')
+    mode, small = test_cfg.get('mode', 'whole'), test_cfg.get('small_images', 'enlarge')
+    if mode not in ('whole', 'slide'):
+        raise ConfigError(f"test_cfg mode={mode!r} is unknown: it is 'whole' or 'slide'.")
+    if small not in ('enlarge', 'shrink'):
+        raise ConfigError(f"test_cfg small_images={small!r} is unknown: it is 'enlarge' or 'shrink'.")
+    if mode == 'whole':
+        return test_cfg
+    for key in ('crop_size', 'stride'):
+        pair = test_cfg.get(key)
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or any(side < 1 for side in pair):
+            raise ConfigError(f"test_cfg {key}={pair!r}: mode='slide' needs (height, width) in pixels.")
+    if any(step > side for step, side in zip(test_cfg['stride'], test_cfg['crop_size'])):
+        raise ConfigError(
+            f'test_cfg stride={tuple(test_cfg["stride"])} exceeds crop_size={tuple(test_cfg["crop_size"])}: pixels '
+            'between windows would have no prediction.'
+        )
+    if test_cfg.get('window_batch', 1) < 1:
+        raise ConfigError(f'test_cfg window_batch={test_cfg["window_batch"]!r} must be 1 or more.')
+    return test_cfg
+
+
+def refuse_tokens_in_front_of_maps(segmentor: EncoderDecoder) -> None:
+    """Raise ConfigError when a backbone gives tokens to a neck or head that needs feature maps."""
+    if getattr(segmentor.backbone, 'out', 'maps') != 'tokens':
+        return
+    auxiliary = getattr(segmentor, 'auxiliary_head', None)
+    behind: list[nn.Module] = [segmentor.decode_head]
+    behind += list(auxiliary) if isinstance(auxiliary, nn.ModuleList) else [auxiliary] if auxiliary else []
+    behind += [segmentor.neck] if segmentor.with_neck else []
+    for module in behind:
+        if not getattr(module, 'takes_tokens', False):
+            raise ConfigError(
+                f"the backbone gives tokens (out='tokens'), which {type(module).__name__} cannot take: set out='maps' on "
+                'the backbone, or use SegmenterMaskHead or SegmenterLinearHead.'
+            )
