@@ -16,7 +16,7 @@ def scaled_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None
 
 
 def project_qkv(attn: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of tokens x (B, N, C), each (B, H, N, d), behind their norms where the model has them."""
+    """Queries, keys and values of tokens x (B, N, C), each (B, H, N, d), normed where the model does."""
     qkv = attn.qkv(x).unflatten(-1, (3, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4)
     q, k, v = qkv.unbind(0)
     return attn.q_norm(q), attn.k_norm(k), v

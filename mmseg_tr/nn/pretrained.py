@@ -59,8 +59,8 @@ def fit_state(checkpoint: dict, reference: torch.nn.Module, grid: tuple[int, int
     wrong += [key for key in state if key != 'pos_embed' and state[key].shape != wanted[key].shape]
     if wrong:
         raise CheckpointError(
-            f'the pretrained weights belong to another encoder: {len(wrong)} of {len(wanted)} entries are missing or of '
-            f'another shape, {", ".join(wrong[:3])} first.'
+            f'the pretrained weights belong to another encoder: {len(wrong)} of {len(wanted)} entries are missing or '
+            f'of another shape, {", ".join(wrong[:3])} first.'
         )
     return state
 

@@ -82,7 +82,7 @@ class ViT(nn.Module):
             self.reduction.check(len(self.blocks), self.grid, self.num_prefix)
 
     def init_weights(self) -> None:
-        """Load the weights named by `pretrained`, once. Raises CheckpointError when they cannot be had or do not fit."""
+        """Load the weights named by `pretrained`, once. Raises CheckpointError when that cannot be done."""
         if self.pretrained:
             state = pretrained_state(self.arch, self.pretrained, self.in_chans, self.grid, self.pos_resize)
             own = self.state_dict()
@@ -123,10 +123,8 @@ class ViT(nn.Module):
         pos = resize_pos_embed(self.pos_embed, self.grid, grid, self.pos_embed_prefix, self.pos_resize)
         prefix = [token for token in (self.cls_token, self.dist_token, self.reg_token) if token is not None]
         prefix = [token.expand(len(x), -1, -1).to(x.dtype) for token in prefix]
-        if self.pos_embed_prefix == 0:
-            x = torch.cat([*prefix, x + pos], 1)
-        else:
-            x = torch.cat([*prefix, x], 1) + pos
+        covers_prefix = self.pos_embed_prefix > 0
+        x = torch.cat([*prefix, x], 1) + pos if covers_prefix else torch.cat([*prefix, x + pos], 1)
         x = self.norm_pre(self.pos_drop(x))
         return Tokens(x, grid, self.num_prefix, image_size=tuple(image.shape[-2:]), patch_size=self.patch_size)
 

@@ -29,7 +29,7 @@ def build_reduction(cfg: dict | Reduction | None) -> Reduction | None:
     if name not in REDUCTIONS:
         raise ConfigError(f'reduction type {name!r} is unknown: it is one of {", ".join(sorted(REDUCTIONS))}.')
     method = REDUCTIONS[name]
-    allowed = [key for key in inspect.signature(method).parameters]
+    allowed = list(inspect.signature(method).parameters)
     for key in settings:
         if key not in allowed:
             raise ConfigError(f'reduction {name} has no setting {key!r}: its settings are {", ".join(allowed)}.')

@@ -56,7 +56,7 @@ def check_batch_rule(batch: str) -> str:
 
 def check_layers(layers, depth: int | None = None) -> tuple[int, ...]:
     """Return layer numbers (from 1) as an ascending tuple. Raises ConfigError when one is no layer or comes twice."""
-    if isinstance(layers, int) or isinstance(layers, str):
+    if isinstance(layers, (int, str)):
         raise ConfigError(f'layers={layers!r} is no list of layer numbers: write for example layers=(1, 5).')
     layers = tuple(layers)
     for layer in layers:

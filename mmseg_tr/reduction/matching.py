@@ -12,7 +12,8 @@ from torch import Tensor
 class Merge:
     """Which tokens join: the place of every input token in the merged order of its image.
 
-    index: (B, T) int64, or (1, sum of T) when images differ in length; places count from 0 in each image, prefix included.
+    index: (B, T) int64, or (1, sum of T) when images differ in length; places count from 0 in each image, prefix
+        included.
     lengths: tokens left in each image, prefix included; one entry per image.
     similarity: what was compared, for reports: (B, windows) or one row per image of best scores.
     """

@@ -54,7 +54,7 @@ class Tokens:
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         raise TypeError(
             f'Reduced tokens reached {getattr(func, "__name__", func)!r}, which needs a feature map: '
-            "set out='maps' on the backbone, or use a head that decodes tokens (SegmenterMaskHead, SegmenterLinearHead)."
+            "set out='maps' on the backbone, or use a head that decodes tokens (SegmenterMaskHead)."
         )
 
     @classmethod

@@ -84,6 +84,6 @@ def refuse_tokens_in_front_of_maps(segmentor: EncoderDecoder) -> None:
     for module in behind:
         if not getattr(module, 'takes_tokens', False):
             raise ConfigError(
-                f"the backbone gives tokens (out='tokens'), which {type(module).__name__} cannot take: set out='maps' on "
-                'the backbone, or use SegmenterMaskHead or SegmenterLinearHead.'
+                f"the backbone gives tokens (out='tokens'), which {type(module).__name__} cannot take: set out='maps' "
+                'on the backbone, or use SegmenterMaskHead or SegmenterLinearHead.'
             )
