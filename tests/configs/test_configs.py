@@ -1,0 +1,166 @@
+"""Every config under local_configs: it loads, agrees with itself and its data set, builds and runs."""
+
+import math
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mmseg_tr.registry  # noqa: F401  # isort: skip (makes the OpenMMLab packages import)
+import mmcv
+from mmengine import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
+from mmseg.registry import DATASETS, MODELS
+from mmseg.structures import SegDataSample
+
+from mmseg_tr.nn import ViT
+
+ROOT = Path(__file__).parents[2] / 'local_configs'
+CONFIGS = sorted(path for path in ROOT.glob('*/*.py') if path.parent.name != '_base_')
+SEGMENTER = [path for path in CONFIGS if path.parent.name == 'segmenter']
+ALGM = [path for path in CONFIGS if path.parent.name == 'algm']
+PUBLISHED = [path for path in CONFIGS if 'photo-mosaic' not in path.name]
+# training images, batch of the whole world, epochs, learning rate, epochs between evaluations; cap of the long side
+SCHEDULES = {
+    'ADE20KDataset': (20210, 8, 64, 1e-3, 2),
+    'PascalContextDataset': (4998, 16, 256, 1e-3, 8),
+    'CityscapesDataset': (2975, 8, 216, 1e-2, 4),
+}
+SIZES = {512: (2048, 512), 640: (2560, 640), 480: (4160, 520), 768: (2048, 1024)}
+STRIDES = {512: 480, 640: 608, 480: 448, 768: 512, 128: 96}
+
+
+def each(paths):
+    return pytest.mark.parametrize('path', paths, ids=[path.stem for path in paths])
+
+
+@cache
+def load(path):
+    return Config.fromfile(path)
+
+
+@pytest.fixture(autouse=True)
+def mmseg_scope():
+    init_default_scope('mmseg')
+
+
+def find(pipeline, kind):
+    return next(step for step in pipeline if step['type'] == kind)
+
+
+def reduced(model, name):
+    """The model's settings, with as few encoder blocks as they allow where the encoder is wide."""
+    backbone = {key: value for key, value in model.backbone.items() if key != 'type'}
+    with torch.device('meta'):
+        vit = ViT(**backbone)
+    if vit.embed_dim < 768:
+        return model
+    depth = max(backbone.get('reduction', {}).get('layers', (2,)))
+    print(f'{name}: {depth} of {len(vit.blocks)} blocks are run, to keep the test short')
+    arch = dict(embed_dim=vit.embed_dim, depth=depth, num_heads=vit.blocks[0].attn.num_heads)
+    arch |= dict(patch_size=vit.patch_size[0], distilled=vit.dist_token is not None)
+    model = model.copy()
+    model.backbone = dict(model.backbone, arch=arch, pretrained=None)
+    return model
+
+
+@each(CONFIGS)
+def test_pretty_text_reads_back_as_the_same_config(path, tmp_path):
+    config = load(path)
+    copy = tmp_path / 'copy.py'
+    copy.write_text(config.pretty_text)
+    assert Config.fromfile(copy).to_dict() == config.to_dict()
+
+
+@each(CONFIGS)
+def test_model_builds_trains_and_runs(path):
+    """Two small random images; weights are random too, since building a model downloads nothing."""
+    torch.manual_seed(0)
+    settings = reduced(load(path).model, path.stem)
+    model = MODELS.build(settings)
+    patch, classes = model.backbone.patch_size[0], settings.decode_head.num_classes
+    images = torch.randn(2, 3, 8 * patch, 6 * patch)
+    labels = torch.randint(0, classes, (2, 1, 8 * patch, 6 * patch))
+    samples = [
+        SegDataSample(gt_sem_seg=PixelData(data=label), metainfo=dict(img_shape=label.shape[-2:])) for label in labels
+    ]
+    losses = model(images, samples, mode='loss')
+    sum(value for key, value in losses.items() if 'loss' in key).backward()
+    assert all(torch.isfinite(value).all() for value in losses.values())
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    model.eval()
+    with torch.no_grad():
+        scores = model(images, mode='tensor')
+    assert scores.shape[:2] == (2, classes)
+    assert torch.isfinite(scores).all()
+
+
+@each([path for path in CONFIGS if path not in PUBLISHED])
+def test_predicts_at_the_size_of_the_image(path):
+    model = MODELS.build(load(path).model).eval()
+    image = torch.randint(0, 256, (3, 100, 150), dtype=torch.uint8)
+    sample = SegDataSample(metainfo=dict(ori_shape=(100, 150), img_shape=(100, 150)))
+    with torch.no_grad():
+        (result,) = model.test_step(dict(inputs=[image], data_samples=[sample]))
+    assert result.pred_sem_seg.data.shape == (1, 100, 150)
+
+
+@each(CONFIGS)
+def test_crop_window_and_classes_agree(path):
+    config = load(path)
+    model, crop = config.model, config.model.backbone.img_size
+    heads = [model.decode_head] + ([model.auxiliary_head] if 'auxiliary_head' in model else [])
+    dataset = DATASETS.get(config.train_dataloader.dataset.type)
+    assert {head.num_classes for head in heads} == {len(dataset.METAINFO['classes'])}
+    assert f'{crop}x{crop}' in path.stem
+    assert model.data_preprocessor.size == model.test_cfg.crop_size == (crop, crop)
+    assert model.test_cfg.stride == (STRIDES[crop], STRIDES[crop])
+    assert all(head.loss_decode.avg_non_ignore for head in heads)
+
+
+@each(PUBLISHED)
+def test_pipelines_have_the_published_sizes(path):
+    config = load(path)
+    crop = config.model.backbone.img_size
+    train = config.train_dataloader.dataset.pipeline
+    assert find(train, 'RandomResize').scale == find(config.test_pipeline, 'Resize').scale == SIZES[crop]
+    assert find(train, 'RandomCrop') == dict(type='RandomCrop', crop_size=(crop, crop), cat_max_ratio=0.75)
+    long, short = SIZES[crop]
+    scales = [resize.scale for resize in find(config.tta_pipeline, 'TestTimeAug').transforms[0]]
+    assert scales == [(int(long * r), int(short * r)) for r in (0.5, 0.75, 1, 1.25, 1.5, 1.75)]
+
+
+@each(PUBLISHED)
+def test_schedule_has_the_published_length(path):
+    config = load(path)
+    images, batch, epochs, lr, every = SCHEDULES[config.train_dataloader.dataset.type]
+    epoch = math.ceil(images / batch)
+    assert config.train_dataloader.batch_size == batch
+    assert config.train_cfg.max_iters == config.param_scheduler[0].end == epochs * epoch
+    assert config.train_cfg.val_interval == every * epoch
+    assert config.optim_wrapper.optimizer == dict(type='SGD', lr=lr, momentum=0.9, nesterov=True, weight_decay=0.0)
+
+
+@each(ALGM)
+def test_algm_config_is_segmenter_plus_merging(path):
+    """Heads of mmsegmentation aside, only the reduction differs."""
+    model = load(path).model.copy()
+    assert model.backbone.reduction.type == 'ALGM'
+    plain = path.stem.replace('algm_', 'segmenter_').replace('fcn_', '').replace('upernet_', '')
+    base = load(ROOT / 'segmenter' / f'{plain}.py').model
+    shared = set(base) - ({'decode_head'} if plain[10:] != path.stem[5:] else set())
+    ours = {key: value for key, value in model.backbone.items() if key not in ('reduction', 'out', 'out_indices')}
+    assert ours == {key: value for key, value in base.backbone.items() if key != 'out'}
+    assert all(model[key] == base[key] for key in shared - {'backbone'})
+
+
+@pytest.mark.parametrize('size', [(683, 512), (511, 340), (2048, 1024), (500, 375), (333, 500), (1000, 97)])
+def test_keep_ratio_resize_rounds_as_published(size):
+    width, height = size
+    for long, short in SIZES.values():
+        factor = min(long / max(size), short / min(size))
+        resized = mmcv.imrescale(np.zeros((height, width), np.uint8), (long, short))
+        assert resized.shape == (int(height * factor + 0.5), int(width * factor + 0.5))
