@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from timm.layers import DropPath
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from mmseg_tr.nn.attention import self_attention
+from mmseg_tr.nn.attention import SelfAttention
 from mmseg_tr.reduction.base import Reduction
 from mmseg_tr.reduction.tokens import Tokens
 
@@ -19,7 +17,7 @@ PLAIN = Reduction()
 def run_block(block: Block, tokens: Tokens, layer: int, reduction: Reduction = PLAIN) -> Tokens:
     """x += Attn(LN1 x); x += MLP(LN2 x), LayerScale and stochastic depth included. layer counts from 1."""
     y = block.norm1(tokens.x)
-    y = reduction.attention(partial(self_attention, block.attn), y, tokens, layer)
+    y = reduction.attention(SelfAttention(block.attn), y, tokens, layer)
     tokens = tokens.replace(x=tokens.x + drop_path(block.drop_path1, block.ls1(y), tokens))
     tokens = reduction.after_attention(tokens, layer)
     y = reduction.mlp(block.mlp, block.norm2(tokens.x), tokens, layer)
