@@ -6,6 +6,7 @@ finished files or nothing.
 
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -42,7 +43,9 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
         raise CheckpointError(f'There is no checkpoint file {path}: check the path.')
     try:
         _check_kind(path)
-        return torch.load(path, map_location='cpu', weights_only=not trust)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', UserWarning)  # of the unpickler, about files that it goes on to refuse
+            return torch.load(path, map_location='cpu', weights_only=not trust)
     except CheckpointError:
         raise
     except OSError as error:
@@ -123,10 +126,13 @@ def write_together(files: Mapping[Path, Any], *, force: bool = False) -> None:
     try:
         for path, content in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, str):
-                temporary[path].write_text(content, encoding='utf-8')
-            else:
-                torch.save(content, temporary[path])
+            with temporary[path].open('wb') as file:
+                if isinstance(content, str):
+                    file.write(content.encode())
+                else:
+                    torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())  # a power cut must not leave the name over missing content
         for path, ready in temporary.items():
             os.replace(ready, path)
             replaced.append(path)

@@ -127,7 +127,8 @@ class Network:
             )
         mask = kind == 'mask_transformer'
         return cls(
-            backbone=str(net_kwargs.get('backbone', 'unnamed backbone')),
+            # on one line: the name is written into a comment of the config
+            backbone=' '.join(str(net_kwargs.get('backbone', 'unnamed backbone')).split()),
             image_size=pair(net_kwargs, 'image_size', 'net_kwargs'),
             patch_size=whole(net_kwargs, 'patch_size', 'net_kwargs'),
             embed_dim=whole(net_kwargs, 'd_model', 'net_kwargs'),
