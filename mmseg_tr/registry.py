@@ -23,9 +23,9 @@ def _child(name: str, parent: Registry, *locations: str) -> Registry:
 
 MODELS = _child('model', _root.MODELS, 'models')
 MODEL_WRAPPERS = _child('model_wrapper', _root.MODEL_WRAPPERS, 'models')
-DATASETS = _child('dataset', _root.DATASETS, 'datasets')
+DATASETS = _child('dataset', _root.DATASETS, 'datasets.mosaic')  # its neighbours are plain and import no framework
 DATA_SAMPLERS = _child('data sampler', _root.DATA_SAMPLERS, 'datasets')
-TRANSFORMS = _child('transform', _root.TRANSFORMS, 'datasets')
+TRANSFORMS = _child('transform', _root.TRANSFORMS, 'datasets.mosaic')
 METRICS = _child('metric', _root.METRICS, 'evaluation')
 EVALUATOR = _child('evaluator', _root.EVALUATOR, 'evaluation')
 HOOKS = _child('hook', _root.HOOKS, 'engine')
