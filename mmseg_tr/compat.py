@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.machinery
-import importlib.util
 import sys
 from types import ModuleType
 
 import torch
 
-from mmseg_tr.errors import MissingExtraError
+from mmseg_tr.errors import MissingExtraError, installed
 
 _OPERATORS = (
     'nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
@@ -33,7 +32,7 @@ def ensure_openmmlab() -> None:
     """Everything that mmengine, mmcv, mmseg and mmpose need, as far as they are installed."""
     ensure_torchvision()
     ensure_mmcv()
-    if importlib.util.find_spec('mmpose') is not None:
+    if installed('mmpose'):
         ensure_xtcocotools()
 
 
@@ -44,7 +43,7 @@ def ensure_torchvision() -> bool:
     import stops at `operator torchvision::nms does not exist`. Declaring the operators lets the import pass (image
     transforms and models work); calling one of them still fails in torch, as there is no kernel behind it.
     """
-    if 'torchvision' in sys.modules or importlib.util.find_spec('torchvision') is None:
+    if 'torchvision' in sys.modules or not installed('torchvision'):
         return False
     try:
         importlib.import_module('torchvision')
@@ -66,7 +65,7 @@ def ensure_mmcv() -> bool:
 
     mmseg, mmdet and mmpose import `mmcv.ops` for a few optional models; the rest of them never calls an operator.
     """
-    if importlib.util.find_spec('mmcv') is None or importlib.util.find_spec('mmcv._ext') is not None:
+    if not installed('mmcv') or installed('mmcv._ext'):
         return False
     _provide(
         'mmcv._ext',
@@ -103,7 +102,7 @@ def ensure_xtcocotools() -> bool:
     'keypoints', 'bbox' and 'segm' are served; 'keypoints_crowd' is refused when it is asked for. Without pycocotools
     nothing is done.
     """
-    if 'xtcocotools' in sys.modules or importlib.util.find_spec('pycocotools') is None:
+    if 'xtcocotools' in sys.modules or not installed('pycocotools'):
         return False
     try:
         importlib.import_module('xtcocotools.cocoeval')

@@ -28,6 +28,14 @@ class MissingExtraError(ImportError):
     """A part of the package whose optional requirements are not installed."""
 
 
+def installed(module: str) -> bool:
+    """Whether a module can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # an import hook that refuses it
+        return False
+
+
 def require_extra(extra: str, module: str, purpose: str) -> None:
     """Check that `module` can be imported, without importing it.
 
@@ -36,7 +44,7 @@ def require_extra(extra: str, module: str, purpose: str) -> None:
     purpose: what it is needed for, as the end of "... is needed"; e.g. 'to train a segmentation model'.
     Raises MissingExtraError when the module is not installed.
     """
-    if importlib.util.find_spec(module) is None:
+    if not installed(module):
         raise MissingExtraError(
             f"{module} is needed {purpose} and is not installed: run pip install 'mmseg_tr[{extra}]'", name=module
         )

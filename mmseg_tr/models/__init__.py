@@ -3,8 +3,7 @@
 Plain networks are registered as they are. `seg` (heads, segmentors) is imported only where mmseg is installed.
 """
 
-import importlib.util
-
+from mmseg_tr.errors import installed
 from mmseg_tr.nn import ViT
 from mmseg_tr.registry import MODELS
 
@@ -12,5 +11,5 @@ __all__ = ['ViT']
 
 MODELS.register_module(module=ViT)
 
-if importlib.util.find_spec('mmseg') is not None:
+if installed('mmseg'):
     from mmseg_tr.models import seg  # noqa: F401 (registers its classes)
