@@ -17,24 +17,26 @@ from mmengine.registry import Registry  # noqa: E402
 SCOPE = 'mmseg_tr'
 
 
-def _child(name: str, parent: Registry, *locations: str) -> Registry:
-    return Registry(name, parent=parent, scope=SCOPE, locations=[f'{SCOPE}.{location}' for location in locations])
+def _child(parent: Registry, *locations: str) -> Registry:
+    return Registry(
+        parent.name, parent=parent, scope=SCOPE, locations=[f'{SCOPE}.{location}' for location in locations]
+    )
 
 
-MODELS = _child('model', _root.MODELS, 'models')
-MODEL_WRAPPERS = _child('model_wrapper', _root.MODEL_WRAPPERS, 'models')
-DATASETS = _child('dataset', _root.DATASETS, 'datasets.mosaic')  # its neighbours are plain and import no framework
-DATA_SAMPLERS = _child('data sampler', _root.DATA_SAMPLERS, 'datasets')
-TRANSFORMS = _child('transform', _root.TRANSFORMS, 'datasets.mosaic')
-METRICS = _child('metric', _root.METRICS, 'evaluation')
-EVALUATOR = _child('evaluator', _root.EVALUATOR, 'evaluation')
-HOOKS = _child('hook', _root.HOOKS, 'engine')
-LOOPS = _child('loop', _root.LOOPS, 'engine')
-OPTIMIZERS = _child('optimizer', _root.OPTIMIZERS, 'engine')
-OPTIM_WRAPPERS = _child('optim_wrapper', _root.OPTIM_WRAPPERS, 'engine')
-OPTIM_WRAPPER_CONSTRUCTORS = _child('optim_wrapper_constructor', _root.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
-PARAM_SCHEDULERS = _child('parameter scheduler', _root.PARAM_SCHEDULERS, 'engine')
-LOG_PROCESSORS = _child('log_processor', _root.LOG_PROCESSORS, 'engine')
-TASK_UTILS = _child('task util', _root.TASK_UTILS, 'models')
-VISUALIZERS = _child('visualizer', _root.VISUALIZERS, 'visualization')
-VISBACKENDS = _child('vis_backend', _root.VISBACKENDS, 'visualization')
+MODELS = _child(_root.MODELS, 'models')
+MODEL_WRAPPERS = _child(_root.MODEL_WRAPPERS, 'models')
+DATASETS = _child(_root.DATASETS, 'datasets.mosaic')  # its neighbours are plain and import no framework
+DATA_SAMPLERS = _child(_root.DATA_SAMPLERS, 'datasets')
+TRANSFORMS = _child(_root.TRANSFORMS, 'datasets.mosaic')
+METRICS = _child(_root.METRICS, 'evaluation')
+EVALUATOR = _child(_root.EVALUATOR, 'evaluation')
+HOOKS = _child(_root.HOOKS, 'engine')
+LOOPS = _child(_root.LOOPS, 'engine')
+OPTIMIZERS = _child(_root.OPTIMIZERS, 'engine')
+OPTIM_WRAPPERS = _child(_root.OPTIM_WRAPPERS, 'engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(_root.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
+PARAM_SCHEDULERS = _child(_root.PARAM_SCHEDULERS, 'engine')
+LOG_PROCESSORS = _child(_root.LOG_PROCESSORS, 'engine')
+TASK_UTILS = _child(_root.TASK_UTILS, 'models')
+VISUALIZERS = _child(_root.VISUALIZERS, 'visualization')
+VISBACKENDS = _child(_root.VISBACKENDS, 'visualization')

@@ -1,0 +1,84 @@
+"""The package that pip builds holds what it should and asks for what it should."""
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+
+import pytest
+
+from mmseg_tr import __version__
+from tests.clean import ROOT
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('wheel')
+    build = ['wheel', '--quiet', '--no-deps', '--no-build-isolation', '--no-index', '--wheel-dir', str(folder)]
+    done = subprocess.run([sys.executable, '-m', 'pip', *build, str(source(folder))], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (file,) = folder.glob('*.whl')
+    return zipfile.ZipFile(file)
+
+
+def source(folder):
+    """A copy of what the wheel is built from, so that building leaves nothing in the checkout."""
+    copy = folder / 'source'
+    ignored = shutil.ignore_patterns('__pycache__')
+    shutil.copytree(ROOT / 'mmseg_tr', copy / 'mmseg_tr', ignore=ignored)
+    for name in ('pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md'):
+        shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope='module')
+def metadata(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith('.dist-info/METADATA')]
+    return Parser().parsestr(wheel.read(name).decode())
+
+
+def test_the_wheel_holds_every_module_and_nothing_else_at_the_top(wheel):
+    ours = {str(file.relative_to(ROOT)) for file in (ROOT / 'mmseg_tr').rglob('*.py')}
+    assert ours <= set(wheel.namelist())
+    assert {name.split('/')[0] for name in wheel.namelist()} == {'mmseg_tr', f'mmseg_tr-{__version__}.dist-info'}
+
+
+def test_the_version_has_one_place(metadata):
+    assert metadata['Version'] == __version__
+
+
+def test_the_licence_travels_with_it(wheel, metadata):
+    assert metadata['License-Expression'] == 'Apache-2.0'
+    assert any(name.endswith('LICENSE') for name in wheel.namelist())
+
+
+def test_the_base_package_needs_torch_and_timm_only(metadata):
+    base = [needed for needed in metadata.get_all('Requires-Dist') if 'extra ==' not in needed]
+    assert {name_of(needed) for needed in base} == {'torch', 'timm'}
+
+
+def test_the_extras_are_the_documented_ones(metadata):
+    assert {'seg', 'seg-full', 'pose', 'dev'} <= set(metadata.get_all('Provides-Extra'))
+
+
+def test_one_environment_never_gets_both_builds_of_mmcv(metadata):
+    needed = metadata.get_all('Requires-Dist')
+    assert [extra_of(line) for line in needed if name_of(line) == 'mmcv'] == ['seg-full']
+    assert [extra_of(line) for line in needed if name_of(line) == 'mmcv-lite'] == ['seg']
+
+
+def test_every_requirement_is_pinned_by_the_constraints(metadata):
+    lines = (ROOT / 'requirements' / 'constraints.txt').read_text().splitlines()
+    pinned = {name_of(line) for line in lines if not line.startswith('#')}
+    needed = {name_of(line) for line in metadata.get_all('Requires-Dist')}
+    assert needed - pinned <= {'mmseg-tr', 'mmcv'}
+
+
+def name_of(requirement: str) -> str:
+    return re.sub('[-_.]+', '-', re.match(r'[\w.-]+', requirement)[0].lower())
+
+
+def extra_of(requirement: str) -> str:
+    return re.search(r'extra == [\'"]([\w-]+)', requirement)[1]
