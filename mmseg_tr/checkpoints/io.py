@@ -83,7 +83,7 @@ def _why_unreadable(path: Path, error: Exception, trust: bool) -> str:
     if blocked:
         return (
             f'{path} is refused because it is not plain data: reading it would call {few(blocked)}; nothing of it '
-            'was run, and if you trust whoever made the file say --trust (trust=True in Python).'
+            'was run, and if you trust whoever made it, tools/convert_checkpoint.py --trust makes a plain file of it.'
         )
     if trust and isinstance(error, ImportError | AttributeError):
         return f'{path} needs something that is not installed here: {error}.'

@@ -36,7 +36,7 @@ DATASETS = {
 ALIASES = {'ade20k_large': 'ade20k'}  # ALGM's name of ADE20K at 640
 
 # variables of the base files that have done their work once the values stand where they are used
-_HELPERS = ('data_root', 'img_scale', 'img_ratios', 'train_pipeline', 'test_pipeline')
+_HELPERS = ('data_root', 'img_scale', 'img_ratios', 'train_pipeline')
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ def segmenter_config(
         meta, note = _classes(content, net.num_classes, name)
         notes += note
     else:
+        content['test_pipeline'] = [{'type': 'LoadImageFromFile'}, {'type': 'PackSegInputs'}]  # for single images
         notes.append(
             f'dataset {name!r} is not one of {", ".join(DATASETS)}, so the config holds no dataset: add your '
             'own train_dataloader, test_dataloader and test_evaluator before testing or training.'
@@ -171,6 +172,7 @@ def _resize(content: dict[str, Any], ratio: int, train_size: int | None, test_si
                 transform['scale'] = (ratio * size, size)
             if transform['type'] == 'RandomCrop':
                 transform['crop_size'] = (crop, crop)
+    content['test_pipeline'] = content['test_dataloader']['dataset']['pipeline']
     resizes = [step for step in _transforms(content['tta_pipeline']) if step['type'] == 'Resize']
     for step, scale in zip(resizes, content['img_ratios']):
         step['scale'] = (int(ratio * test_size * scale), int(test_size * scale))

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -129,3 +134,24 @@ def test_published_layout_loads_strictly(name):
     family, release = name.split('/')
     folder = next((golden_root() / family).rglob(f'{release}/checkpoint.pth')).parent
     load_official(folder)
+
+
+def test_releases_load_where_only_torch_and_timm_are_installed(tmp_path):
+    write_release(tmp_path / 'src')
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpose']))\n"
+        'from mmseg_tr.checkpoints import convert_file, load_official\n'
+        'from mmseg_tr.errors import MissingExtraError\n'
+        "load_official('src')\n"
+        'try:\n'
+        "    convert_file('src', 'out/model.pth')\n"
+        'except MissingExtraError as error:\n'
+        '    print(error)\n'
+    )
+    environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, '-c', program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'mmseg_tr[seg]' in done.stdout
+    assert not (tmp_path / 'out').exists()

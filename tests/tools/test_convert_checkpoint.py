@@ -155,6 +155,18 @@ def test_known_dataset_comes_with_the_sizes_of_the_release(tool, tmp_path, monke
     assert len(meta['dataset_meta']['classes']) == len(meta['dataset_meta']['palette']) == classes
 
 
+@pytest.mark.parametrize('dataset', ['ade20k', 'my_streets'])
+def test_mmseg_runs_the_converted_model_on_a_picture(tool, tmp_path, dataset):
+    source = write_release(tmp_path / 'src', variant(dataset=dataset))
+    tool.main([str(source), str(tmp_path / 'model.pth')])
+    read_config(tmp_path / 'model.py')
+    from mmseg.apis import inference_model, init_model
+
+    model = init_model(str(tmp_path / 'model.py'), str(tmp_path / 'model.pth'), device='cpu')
+    picture = torch.arange(25 * 40 * 3).reshape(25, 40, 3).to(torch.uint8).numpy()
+    assert inference_model(model, picture).pred_sem_seg.data.shape == (1, 25, 40)
+
+
 def test_unknown_dataset_is_left_out_and_said(tool, tmp_path, capsys):
     source = write_release(tmp_path / 'src', variant(dataset='my_streets'))
     assert tool.main([str(source), str(tmp_path / 'model.pth')]) == 0
