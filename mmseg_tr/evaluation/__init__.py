@@ -1,1 +1,6 @@
 """Metrics. Importing this package registers them."""
+
+from mmseg_tr.evaluation.metrics import SegmenterIoUMetric
+from mmseg_tr.evaluation.submission import resolve_format, to_submission
+
+__all__ = ['SegmenterIoUMetric', 'resolve_format', 'to_submission']

@@ -1,0 +1,117 @@
+"""Reading a config and fitting it to a command line and a machine."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.device import get_device
+
+import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
+from mmseg_tr.errors import ConfigError, MissingExtraError
+
+_runs = itertools.count(1)
+
+
+def load_config(path: str | Config, options: Mapping[str, Any] | None = None) -> Config:
+    """The config file `path`, its custom_imports done, with `options` ('a.b': value) merged into it.
+
+    Raises ConfigError when it is missing or cannot be read, MissingExtraError when what it imports is not installed.
+    """
+    config = path.copy() if isinstance(path, Config) else _read(Path(path))
+    if options:
+        try:
+            config.merge_from_dict(dict(options))
+        except (KeyError, TypeError, AssertionError, IndexError) as error:
+            raise ConfigError(f'--cfg-options {" ".join(options)} cannot be merged: {error}') from error
+    return config
+
+
+def _read(path: Path) -> Config:
+    if not path.is_file():
+        raise ConfigError(f'there is no config file {path}: check the path')
+    try:
+        return Config.fromfile(str(path))
+    except MissingExtraError:
+        raise
+    except Exception as error:  # whatever the Python of a config may raise
+        reason = (str(error).strip().splitlines() or ['no reason given'])[-1]
+        raise ConfigError(f'the config {path} cannot be read: {type(error).__name__}: {reason}') from error
+
+
+def require_sections(config: Config, *names: str) -> None:
+    """Raise ConfigError unless the config has every top-level section in `names`."""
+    missing = [name for name in names if config.get(name) is None]
+    if missing:
+        raise ConfigError(f'the config {config.filename} says nothing about {", ".join(missing)}: add it')
+
+
+def fit_to_run(config: Config, work_dir: str | None, launcher: str, seed: int | None = None) -> None:
+    """Set what the command line says and what the machine needs, in place.
+
+    On a CPU SyncBN has no implementation and becomes BN (the same state dict), and several processes are wrapped
+    without device ids.
+    """
+    stem = Path(config.filename).stem if config.filename else 'run'
+    config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / stem)
+    config.launcher = launcher
+    _name_run(config, stem)
+    if seed is not None:
+        config.randomness = {**config.get('randomness', {}), 'seed': seed}
+    if get_device() == 'cpu':
+        _replace_type(config.model, 'SyncBN', 'BN')
+        if launcher != 'none':
+            wrapper = config.get('model_wrapper_cfg') or {'type': 'MMDistributedDataParallel'}
+            find_unused = config.get('find_unused_parameters', False)
+            defaults = {'broadcast_buffers': False, 'find_unused_parameters': find_unused}  # mmengine's on a GPU
+            config.model_wrapper_cfg = {**defaults, **wrapper, 'device_ids': None}
+
+
+def _name_run(config: Config, stem: str) -> None:
+    """Give every run of this process a name of its own: mmengine hands a known name the logs of the run before."""
+    number = next(_runs)
+    suffix = f'_{number}' if number > 1 else ''
+    config.setdefault('experiment_name', f'{stem}_{time.strftime("%Y%m%d_%H%M%S")}{suffix}')
+    if config.get('visualizer'):
+        config.visualizer.name = config.experiment_name
+
+
+def use_amp_for_training(config: Config) -> None:
+    """Switch the optimiser's wrapper to mixed precision, in place.
+
+    Raises ConfigError for a wrapper of another kind, and on a device without autocast.
+    """
+    wrapper = config.optim_wrapper
+    kind = wrapper.get('type', 'OptimWrapper')
+    if kind in ('AmpOptimWrapper', 'mmseg_tr.BFloat16OptimWrapper'):
+        return
+    if kind != 'OptimWrapper':
+        raise ConfigError(f'--amp replaces an optim_wrapper of type OptimWrapper, the config has {kind}')
+    if check_autocast() == 'cpu':
+        wrapper.type = 'mmseg_tr.BFloat16OptimWrapper'
+    else:
+        wrapper.type, wrapper.loss_scale = 'AmpOptimWrapper', 'dynamic'
+
+
+def check_autocast() -> str:
+    """The device, 'cpu' or 'cuda'. Raises ConfigError where mixed precision is not available."""
+    device = get_device()
+    if device not in ('cpu', 'cuda'):
+        raise ConfigError(f'--amp is available on CUDA GPUs and CPUs, not on {device}: leave it out')
+    return device
+
+
+def _replace_type(node: Any, old: str, new: str) -> None:
+    """Replace type=old by type=new at any depth."""
+    if isinstance(node, Mapping):
+        if node.get('type') == old:
+            node['type'] = new
+        for child in node.values():
+            _replace_type(child, old, new)
+    elif isinstance(node, list | tuple):
+        for child in node:
+            _replace_type(child, old, new)

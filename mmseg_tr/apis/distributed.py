@@ -1,0 +1,101 @@
+"""One process a device: what the launchers say, and process groups where mmengine does not make them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from mmseg_tr.errors import ConfigError, DeviceError
+
+# what starts the processes, and where it says rank, number of processes, and both on this machine
+LAUNCHERS = {
+    'pytorch': (
+        'tools/dist_train.sh or tools/dist_test.sh',
+        ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE'),
+    ),
+    'slurm': (
+        'tools/slurm_train.sh or tools/slurm_test.sh',
+        ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID', 'SLURM_TASKS_PER_NODE'),
+    ),
+    'mpi': (
+        'mpirun',
+        tuple(f'OMPI_COMM_WORLD_{name}' for name in ('RANK', 'SIZE', 'LOCAL_RANK', 'LOCAL_SIZE')),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A process among its like: its number and how many there are, everywhere and on this machine."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_size: int
+
+
+def read_place(launcher: str) -> Place:
+    """What the environment of `launcher` ('pytorch', 'slurm' or 'mpi') says.
+
+    Raises ConfigError when the processes were not started by it.
+    """
+    how, names = LAUNCHERS[launcher]
+    for name in names[:3]:
+        if name not in os.environ:
+            raise ConfigError(f'--launcher {launcher} is for processes started with {how}: {name} is not set')
+    rank, world_size, local_rank = (int(os.environ[name]) for name in names[:3])
+    # Slurm writes 4(x2),1 for two nodes of four tasks and one of one; without a number, at least those seen
+    counts = [int(count) for count in re.findall(r'(?<!x)\d+', os.environ.get(names[3], ''))]
+    return Place(rank, world_size, local_rank, max(counts, default=local_rank + 1))
+
+
+def check_devices(place: Place) -> None:
+    """Raise DeviceError when this machine runs more processes than it has GPUs. Without any GPU the CPU serves."""
+    present = torch.cuda.device_count()
+    if 0 < present < place.local_size:
+        raise DeviceError(
+            f'{place.local_size} processes were started here for {present} GPU{"s" if present > 1 else ""}: start at '
+            f'most {present}, or set CUDA_VISIBLE_DEVICES="" to run on the CPU'
+        )
+
+
+@contextmanager
+def process_group(launcher: str) -> Iterator[None]:
+    """Join the processes that `launcher` started, and leave them when the work is done.
+
+    mmengine makes the group itself where there are GPUs; on a CPU it would ask for CUDA, so a gloo group is made first.
+    Raises ConfigError and DeviceError as `read_place` and `check_devices` do.
+    """
+    if launcher == 'none':
+        yield
+        return
+    place = read_place(launcher)
+    check_devices(place)
+    if not torch.cuda.is_available():
+        _export(launcher, place)
+        dist.init_process_group('gloo')
+    yield
+    # Not when the work failed: its neighbours may still wait in a collective, and the launcher ends them.
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _export(launcher: str, place: Place) -> None:
+    """Say what torch asks for in the words of torchrun; Slurm and MPI use their own."""
+    os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.world_size), LOCAL_RANK=str(place.local_rank))
+    os.environ.setdefault('MASTER_PORT', '29500')
+    if 'MASTER_ADDR' in os.environ:
+        return
+    address = '127.0.0.1'
+    nodes = os.environ.get('SLURM_NODELIST')
+    if launcher == 'slurm' and nodes:
+        found = subprocess.run(['scontrol', 'show', 'hostname', nodes], capture_output=True, text=True, check=False)
+        address = (found.stdout.split() or [address])[0]
+    os.environ['MASTER_ADDR'] = address

@@ -1,0 +1,64 @@
+"""mmengine's Runner, with datasets that say what is wrong with them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+from mmengine.config import Config
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
+from mmseg_tr.apis.datasets import build_dataset
+from mmseg_tr.errors import ConfigError
+
+FRACTION = 'fraction'  # a key of a dataloader's config that only ToolRunner knows
+
+
+class ToolRunner(Runner):
+    """Runner whose dataloaders refuse missing and empty datasets and name files that cannot be read.
+
+    A dataloader may say ``fraction=0.1`` for an even part of its dataset.
+    """
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """As mmengine's, with our own way of building the dataset."""
+        if isinstance(dataloader, DataLoader):
+            return dataloader
+        config = copy.deepcopy(dataloader)
+        fraction = config.pop(FRACTION, 1.0)
+        if isinstance(config.get('dataset'), Mapping):
+            config['dataset'] = build_dataset(config['dataset'], fraction)
+        return Runner.build_dataloader(config, seed, diff_rank_seed)
+
+
+def build_runner(config: Config) -> Runner:
+    """The runner of a config, its model built.
+
+    Raises ConfigError when the config names a type that does not exist, or settings that the type does not take.
+    """
+    try:
+        return RUNNERS.build(config) if 'runner_type' in config else ToolRunner.from_cfg(config)
+    except KeyError as error:
+        if 'registry' not in str(error):
+            raise
+        raise ConfigError(f'the config {config.filename} names an unknown type: {error.args[0]}') from error
+    except TypeError as error:
+        if 'argument' not in str(error):
+            raise
+        raise ConfigError(f'the config {config.filename} has a setting that its type does not take: {error}') from error
+
+
+def bare_model(runner: Runner) -> nn.Module:
+    """The model itself, without what wraps it for several processes or for test-time augmentation."""
+    model = runner.model
+    if is_model_wrapper(model):
+        model = model.module
+    return model.module if isinstance(model, BaseTTAModel) else model

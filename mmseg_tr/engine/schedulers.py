@@ -1,0 +1,115 @@
+"""Segmenter's learning-rate schedule: polynomial decay to a floor, with an optional warm-up."""
+
+from __future__ import annotations
+
+import math
+
+from mmengine.optim import _ParamScheduler
+from mmengine.optim.scheduler.param_scheduler import INF, OptimizerType
+
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.registry import PARAM_SCHEDULERS
+
+
+def polynomial_lr(
+    t: int,
+    base_lr: float,
+    iter_max: int,
+    iter_warmup: int = 0,
+    min_lr: float = 1e-5,
+    power: float = 0.9,
+    step_size: int = 1,
+) -> float:
+    """The learning rate in force for update `t`, counted from 0.
+
+    (base_lr - min_lr) * (1 - t / iter_max) ** power + min_lr, and constant after `iter_max`. During a warm-up
+    t / iter_warmup * (1 - iter_warmup / iter_max) ** power stands in place of the power term, so that both meet at
+    its end; update 0 uses `base_lr` all the same, as published. With a `step_size` above 1 the rate moves only at
+    updates that are its multiples.
+    """
+    moved_at = min(t, iter_max) // step_size * step_size  # the last update at which the rate changed
+    if moved_at == 0:
+        return base_lr
+    if moved_at < iter_warmup:
+        decay = moved_at / iter_warmup * (1 - iter_warmup / iter_max) ** power
+    else:
+        decay = (1 - moved_at / iter_max) ** power
+    return (base_lr - min_lr) * decay + min_lr
+
+
+@PARAM_SCHEDULERS.register_module()
+class SegmenterPolyLR(_ParamScheduler):
+    """`polynomial_lr` for every parameter group, each from its own initial learning rate.
+
+    Unlike mmengine's PolyLR it is a closed form, so that it cannot drift from the published values, and it reaches
+    `eta_min` at update `end` itself. Say ``by_epoch=False`` in the config even though it is the default here: where it
+    is absent mmengine's Runner takes the number of epochs, not of updates, as the `end` that is not given.
+
+    eta_min: the learning rate that the decay ends at.
+    power: exponent of the decay.
+    begin, end: updates (epochs with `by_epoch`) between which the decay runs.
+    warmup: updates that the warm-up takes; 0 for none.
+    step_size: the rate changes only every so many updates.
+    last_step, verbose: as in every mmengine scheduler.
+    Raises ConfigError when a setting is out of range, or the schedule's length is not known.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerType,
+        eta_min: float = 1e-5,
+        power: float = 0.9,
+        begin: int = 0,
+        end: int = INF,
+        warmup: int = 0,
+        step_size: int = 1,
+        by_epoch: bool = False,
+        last_step: int = -1,
+        verbose: bool = False,
+    ):
+        self.eta_min, self.power, self.warmup, self.step_size = eta_min, power, warmup, step_size
+        self.length = end - begin
+        self._check(end)
+        # mmengine leaves the last update out; the published schedule still moves there, to eta_min
+        super().__init__(optimizer, 'lr', begin, end + 1, last_step, by_epoch, verbose)
+
+    @classmethod
+    def build_iter_from_epoch(
+        cls, *args, begin: int = 0, end: int = INF, warmup: int = 0, by_epoch: bool = True, epoch_length: int, **kwargs
+    ) -> SegmenterPolyLR:
+        """What mmengine calls for ``convert_to_iter_based=True``: the same schedule, its epochs turned into updates."""
+        if not by_epoch:
+            raise ConfigError('SegmenterPolyLR: convert_to_iter_based needs by_epoch=True, got by_epoch=False')
+        end = end if end == INF else end * epoch_length
+        return cls(*args, begin=begin * epoch_length, end=end, warmup=warmup * epoch_length, by_epoch=False, **kwargs)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Take up the position in the schedule, not its settings: a longer schedule in the config counts on resume."""
+        for key in ('base_values', 'last_step', '_global_step'):
+            setattr(self, key, state_dict[key])
+        if self.begin <= self._global_step < self.end:
+            for group, value in zip(self.optimizer.param_groups, self._get_value()):
+                group[self.param_name] = value
+        self._last_value = [group[self.param_name] for group in self.optimizer.param_groups]
+
+    def _get_value(self) -> list[float]:
+        return [
+            polynomial_lr(self.last_step, base, self.length, self.warmup, self.eta_min, self.power, self.step_size)
+            for base in self.base_values
+        ]
+
+    def _check(self, end: int) -> None:
+        if end == INF:
+            raise ConfigError('SegmenterPolyLR needs end, the update at which the learning rate reaches eta_min')
+        if self.length < 1:
+            raise ConfigError(f'SegmenterPolyLR: end={end} must lie behind begin={end - self.length}')
+        if not 0 <= self.warmup <= self.length:
+            raise ConfigError(
+                f'SegmenterPolyLR: warmup={self.warmup} must lie between 0 and the schedule length {self.length}'
+            )
+        if self.step_size < 1:
+            raise ConfigError(f'SegmenterPolyLR: step_size={self.step_size} must be 1 or more')
+        for name in ('eta_min', 'power'):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f'SegmenterPolyLR: {name}={value} must be a finite number, 0 or more')

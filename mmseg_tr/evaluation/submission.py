@@ -1,0 +1,60 @@
+"""The numbers that test servers expect in prediction files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmseg_tr.errors import ConfigError
+
+# what the Cityscapes server calls labelId, in the order of the 19 trainIds (labels.py of cityscapesScripts)
+CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+CITYSCAPES_CLASSES = (
+    'road',
+    'sidewalk',
+    'building',
+    'wall',
+    'fence',
+    'pole',
+    'traffic light',
+    'traffic sign',
+    'vegetation',
+    'terrain',
+    'sky',
+    'person',
+    'rider',
+    'car',
+    'truck',
+    'bus',
+    'train',
+    'motorcycle',
+    'bicycle',
+)
+FORMATS = ('auto', 'ade20k', 'cityscapes', 'index')
+
+
+def resolve_format(name: str, classes: Sequence[str] | None, reduce_zero_label: bool) -> str:
+    """The format that 'auto' stands for; any other name as it is.
+
+    'cityscapes' where the classes are Cityscapes' 19; 'ade20k', numbers from 1, where the dataset leaves the label 0
+    out; else 'index', the class numbers as they are.
+    Raises ConfigError for an unknown name, and for 'cityscapes' with other classes than its 19.
+    """
+    if name not in FORMATS:
+        raise ConfigError(f'submission format {name!r} is not known: choose one of {", ".join(FORMATS)}')
+    is_cityscapes = tuple(classes or ()) == CITYSCAPES_CLASSES
+    if name == 'cityscapes' and len(classes or ()) != len(CITYSCAPES_LABEL_IDS):
+        raise ConfigError(f'submission format cityscapes needs its 19 classes, the dataset has {len(classes or ())}')
+    if name != 'auto':
+        return name
+    if is_cityscapes:
+        return 'cityscapes'
+    return 'ade20k' if reduce_zero_label else 'index'
+
+
+def to_submission(prediction: np.ndarray, form: str) -> np.ndarray:
+    """Class numbers (H, W) as the numbers of a prediction file, uint8; `form` as `resolve_format` returned it."""
+    if form == 'cityscapes':
+        return np.asarray(CITYSCAPES_LABEL_IDS, dtype=np.uint8)[prediction]
+    return (prediction + (form == 'ade20k')).astype(np.uint8)

@@ -1,0 +1,54 @@
+"""Train the model of a config."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
+
+from mmseg_tr.apis.cli import common_arguments, export_local_rank, require_openmmlab, run_tool
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const=True,
+        default=False,
+        metavar='CHECKPOINT',
+        help='continue a training: the last one in the work dir, or the one saved in CHECKPOINT',
+    )
+    parser.add_argument('--load-from', metavar='CHECKPOINT', help='start from these weights; the head may differ')
+    parser.add_argument('--seed', type=int, help='seed of everything random (default: the one in the config)')
+    common_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.resume and args.load_from:
+        parser.error('--resume continues a training with its own weights: leave --load-from out')
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train."""
+    require_openmmlab('to train')
+    args = parse_args(argv)
+    export_local_rank(args)
+    from mmseg_tr.apis.training import train
+
+    train(
+        args.config,
+        work_dir=args.work_dir,
+        resume=args.resume,
+        load_from=args.load_from,
+        amp=args.amp,
+        seed=args.seed,
+        cfg_options=args.cfg_options,
+        launcher=args.launcher,
+    )
+
+
+if __name__ == '__main__':
+    sys.exit(run_tool(main))
