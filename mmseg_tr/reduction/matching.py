@@ -106,12 +106,12 @@ def bipartite_index(rank: Tensor, partner: Tensor, r: Tensor, num_tokens: int, n
     """Place of every token once the r[b] best-ranked sources have joined their partners.
 
     rank, partner: (B, ceil(T/2)) int64; r: (B,) int64. The merged order is: prefix, remaining sources, destinations,
-    each in their old order. Returns (B, T) int64.
+    each in their old order; without a prefix the remaining sources stay as ranked, as published. Returns (B, T) int64.
     """
     protected_a, protected_b = (num_prefix + 1) // 2, num_prefix // 2
     num_b = num_tokens // 2
     merged = rank < r[:, None]  # (B, nA)
-    kept_place = (~merged).cumsum(-1) - 1
+    kept_place = (~merged).cumsum(-1) - 1 if num_prefix else rank - r[:, None]
     kept_place[:, protected_a:] += protected_b
     dst_place = torch.arange(num_b, device=rank.device) + (rank.shape[1] - r)[:, None]  # (B, nB)
     if num_prefix:
