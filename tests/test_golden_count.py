@@ -26,17 +26,24 @@ def test_algm(case):
     assert case['kind'] != 'wrong'
 """
 
+HARNESS = """
+import os, pathlib
+PENDING = {('algm', 'drawing'): 'no drawings yet'}
+def golden_root():
+    return pathlib.Path(os.environ['MMSEG_TR_GOLDEN'])
+"""
+
 
 @pytest.fixture
 def parity(tmp_path):
     """A checkout with one parity file; returns a function that runs pytest there over the given kinds of cases."""
     folder = tmp_path / 'checkout' / 'tests' / 'parity'
     folder.mkdir(parents=True)
-    for file in (folder / '__init__.py', folder.parent / '__init__.py', folder / 'helper.py'):
+    for file in (folder / '__init__.py', folder.parent / '__init__.py'):
         file.touch()
     shutil.copy(ROOT / 'tests' / 'conftest.py', folder.parent)
     shutil.copy(ROOT / 'pyproject.toml', folder.parents[1])
-    (folder / 'harness.py').write_text("PENDING = {'drawing': 'no drawings yet'}")
+    (folder / 'harness.py').write_text(HARNESS)
     (folder / 'test_algm.py').write_text(PARITY)
     golden = tmp_path / 'golden'
     for family in ('algm', 'tome'):
@@ -64,7 +71,7 @@ COMPLETE = [case('a'), case('b'), case('c', 'drawing')]
 def test_a_complete_run_is_counted_and_passes(parity, workers):
     done = parity(COMPLETE, '-n', workers)
     assert 'golden cases: 2 ran, 1 pending (drawing: 1), 0 skipped, 0 missing' in done.stdout
-    assert 'pending drawing: no drawings yet' in done.stdout
+    assert 'pending algm/drawing: no drawings yet' in done.stdout
     assert 'not implemented yet: tome' in done.stdout
     assert done.returncode == 0, done.stdout
 
