@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import mmseg_tr
 from mmseg_tr.checkpoints.variant import Network, pair, whole
-from mmseg_tr.errors import ConfigError, require_extra
+from mmseg_tr.errors import require_extra
+from mmseg_tr.paths import config_path
 
 # mean and deviation of 0-255 RGB images; the published pipeline rounds the ImageNet values to two decimals
 STATISTICS = {
@@ -157,9 +156,7 @@ def _base(room: str, name: str) -> dict[str, Any]:
     """
     from mmengine.config import Config
 
-    path = Path(mmseg_tr.__file__).resolve().parents[1] / 'local_configs' / '_base_' / room / f'{name}.py'
-    if not path.is_file():
-        raise ConfigError(f'There is no {path}: run from a checkout of mmseg_tr, which holds local_configs.')
+    path = config_path(f'_base_/{room}/{name}.py')
     return Config.fromfile(path, use_environment_variables=False, import_custom_modules=False).to_dict()
 
 
