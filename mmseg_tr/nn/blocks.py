@@ -17,9 +17,9 @@ PLAIN = Reduction()
 def run_block(block: Block, tokens: Tokens, layer: int, reduction: Reduction = PLAIN) -> Tokens:
     """x += Attn(LN1 x); x += MLP(LN2 x), LayerScale and stochastic depth included. layer counts from 1."""
     y = block.norm1(tokens.x)
-    y = reduction.attention(SelfAttention(block.attn), y, tokens, layer)
+    y, seen = reduction.attention(SelfAttention(block.attn), y, tokens, layer)
     tokens = tokens.replace(x=tokens.x + drop_path(block.drop_path1, block.ls1(y), tokens))
-    tokens = reduction.after_attention(tokens, layer)
+    tokens = reduction.after_attention(tokens, layer, seen)
     y = reduction.mlp(block.mlp, block.norm2(tokens.x), tokens, layer)
     tokens = tokens.replace(x=tokens.x + drop_path(block.drop_path2, block.ls2(y), tokens))
     return reduction.after_block(tokens, layer).traced()

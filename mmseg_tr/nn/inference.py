@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmseg_tr.errors import ConfigError
+
 
 def pad_to_multiple(image: Tensor, patch_size: tuple[int, int]) -> Tensor:
     """Zeros at the bottom and right, up to multiples of the patch: (B, C, H, W) -> (B, C, H', W')."""
@@ -74,8 +76,10 @@ def slide(
     """Logits of an image from overlapping windows (Segmenter, section 4): (B, C, H, W) -> (B, K, H, W).
 
     predict: crops (n, C, wh, ww) -> logits (n, K, wh, ww), called with up to window_batch windows of each image.
-    A window larger than the image shrinks to it.
+    A window larger than the image shrinks to it. Raises ConfigError for a stride that would leave pixels uncovered.
     """
+    if any(not 1 <= step <= side for step, side in zip(stride, window, strict=True)):
+        raise ConfigError(f'stride={tuple(stride)} must lie between 1 and the window, {tuple(window)}, on each axis.')
     image_size = tuple(image.shape[-2:])
     window = tuple(min(side, length) for side, length in zip(window, image_size, strict=True))
     anchors = window_anchors(image_size, window, stride)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mmseg_tr.errors import CheckpointError
 from mmseg_tr.nn.encoders import build_encoder, timm
 from mmseg_tr.nn.pos_embed import infer_square_grid, resize_pos_embed
+
+# entries of classifiers and of pretraining, which no dense prediction uses
+UNUSED = ('head', 'fc_norm', 'pre_logits', 'attn_pool', 'mask_token')
 
 
 def pretrained_state(
@@ -35,7 +39,7 @@ def pretrained_state(
     reference = build_encoder(arch, in_chans=in_chans)
     try:
         if path.suffix == '.npz':
-            reference.load_pretrained(str(path))
+            reference = load_npz(path, arch, reference, in_chans)
             state = reference.state_dict()
         else:
             state = timm.models.load_state_dict(str(path), use_ema=False, weights_only=True)
@@ -44,25 +48,50 @@ def pretrained_state(
     return fit_state(state, reference, grid, rule)
 
 
+def load_npz(path: Path, arch: str | dict, reference: torch.nn.Module, in_chans: int) -> torch.nn.Module:
+    """An encoder with AugReg weights, its position embedding at the grid of the file.
+
+    timm's loader would resize the embedding to the grid of the encoder, and so a first time before ours.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        (stored,) = (file[key] for key in file.files if key.endswith('pos_embedding'))
+    prefix = 0 if reference.no_embed_class else reference.num_prefix_tokens
+    grid = infer_square_grid(torch.from_numpy(stored), prefix)
+    if grid != tuple(reference.patch_embed.grid_size):
+        size = tuple(side * patch for side, patch in zip(grid, reference.patch_embed.patch_size, strict=True))
+        reference = build_encoder(arch, img_size=size, in_chans=in_chans)
+    reference.load_pretrained(str(path))
+    return reference
+
+
 def fit_state(checkpoint: dict, reference: torch.nn.Module, grid: tuple[int, int], rule: str) -> dict[str, Tensor]:
     """Weights of an encoder out of a checkpoint: heads dropped, the position embedding resized to `grid`.
 
-    reference: the timm encoder whose keys and shapes count. Raises CheckpointError naming what misses or differs.
+    reference: the timm encoder whose keys and shapes count. Raises CheckpointError naming what misses or differs, parts
+    that this encoder would leave unused among it.
     """
-    state = checkpoint.get('model', checkpoint)
-    wanted = reference.state_dict()
-    state = {key: value for key, value in state.items() if key in wanted}
-    prefix = 0 if reference.no_embed_class else reference.num_prefix_tokens
-    if 'pos_embed' in state:
-        state['pos_embed'] = resize_square(state['pos_embed'], grid, prefix, rule)
-    wrong = [key for key in wanted if key not in state]
-    wrong += [key for key in state if key != 'pos_embed' and state[key].shape != wanted[key].shape]
+    state = {key: value for key, value in checkpoint.get('model', checkpoint).items() if not key.startswith(UNUSED)}
+    wanted = {key: value for key, value in reference.state_dict().items() if not key.startswith(UNUSED)}
+    wrong = sorted(wanted.keys() ^ state.keys())
+    wrong += [key for key in wanted.keys() & state.keys() if not alike(key, state[key], wanted[key])]
     if wrong:
         raise CheckpointError(
-            f'the pretrained weights belong to another encoder: {len(wrong)} of {len(wanted)} entries are missing or '
-            f'of another shape, {", ".join(wrong[:3])} first.'
+            f'the pretrained weights belong to another encoder: {len(wrong)} entries are missing, left over or of '
+            f'another shape, {", ".join(wrong[:3])} first.'
         )
+    prefix = 0 if reference.no_embed_class else reference.num_prefix_tokens
+    try:
+        state['pos_embed'] = resize_square(state['pos_embed'], grid, prefix, rule)
+    except ValueError as error:
+        raise CheckpointError(f'the pretrained position embedding does not fit: {error}') from error
     return state
+
+
+def alike(key: str, value: Tensor, reference: Tensor) -> bool:
+    """Whether a stored entry has the shape of its counterpart; a position embedding may have another grid."""
+    if key == 'pos_embed':
+        return value.ndim == 3 and value.shape[-1] == reference.shape[-1]
+    return value.shape == reference.shape
 
 
 def resize_square(pos_embed: Tensor, grid: tuple[int, int], num_prefix: int, rule: str = 'bilinear') -> Tensor:

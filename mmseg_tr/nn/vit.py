@@ -92,7 +92,8 @@ class ViT(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...] | tuple[Tokens, ...]:
         levels = self.levels(image)
-        return levels if self.out == 'tokens' else tuple(tokens.to_map() for tokens in levels)
+        restore = (self.reduction or PLAIN).restore
+        return levels if self.out == 'tokens' else tuple(restore(tokens).to_map() for tokens in levels)
 
     def forward_tokens(self, image: Tensor) -> Tokens:
         """Tokens that leave the last block, behind the final norm; prefix tokens included."""
@@ -117,16 +118,35 @@ class ViT(nn.Module):
                 f'an image of shape {tuple(image.shape)} came in: this ViT takes (B, {self.in_chans}, H, W).'
             )
         padded = pad_to_multiple(image, self.patch_size)
-        patches = self.patch_embed.proj(padded)
-        grid = tuple(patches.shape[-2:])
-        x = self.patch_embed.norm(patches.flatten(2).transpose(1, 2))  # (B, d, h, w) -> (B, h*w, d)
+        grid = tuple(side // patch for side, patch in zip(padded.shape[-2:], self.patch_size))
         pos = resize_pos_embed(self.pos_embed, self.grid, grid, self.pos_embed_prefix, self.pos_resize)
+        prefix_pos, grid_pos = pos[:, : self.pos_embed_prefix], pos[:, self.pos_embed_prefix :]
+        position = grid_pos.transpose(1, 2).unflatten(2, grid)  # (1, h*w, d) -> (1, d, h, w)
+        patches = (self.reduction or PLAIN).embed(self.project, image, padded, position)
+        x, size = patches.x, patches.size
         prefix = [token for token in (self.cls_token, self.dist_token, self.reg_token) if token is not None]
-        prefix = [token.expand(len(x), -1, -1).to(x.dtype) for token in prefix]
-        covers_prefix = self.pos_embed_prefix > 0
-        x = torch.cat([*prefix, x], 1) + pos if covers_prefix else torch.cat([*prefix, x + pos], 1)
-        x = self.norm_pre(self.pos_drop(x))
-        return Tokens(x, grid, self.num_prefix, image_size=tuple(image.shape[-2:]), patch_size=self.patch_size)
+        if prefix:
+            prefix = torch.cat(prefix, 1)
+            prefix = prefix + prefix_pos if self.pos_embed_prefix else prefix
+            x = torch.cat([prefix.expand(len(x), -1, -1).to(x.dtype), x], 1)
+            size = size if size is None else torch.cat([size.new_ones(len(x), self.num_prefix), size], 1)
+        return Tokens(
+            self.norm_pre(self.pos_drop(x)),
+            grid,
+            self.num_prefix,
+            size=size,
+            index=patches.index,
+            image_size=tuple(image.shape[-2:]),
+            patch_size=self.patch_size,
+            memo=patches.memo,
+        )
+
+    def project(self, pixels: Tensor) -> Tensor:
+        """Patch features without position, (B, C, H, W) -> (B, d, H/ph, W/pw)."""
+        features = self.patch_embed.proj(pixels)
+        if isinstance(self.patch_embed.norm, nn.Identity):
+            return features
+        return self.patch_embed.norm(features.movedim(1, -1)).movedim(-1, 1)
 
     def run(self, tokens: Tokens, layer: int) -> Tokens:
         """One block; layer counts from 1."""

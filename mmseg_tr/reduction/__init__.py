@@ -26,7 +26,7 @@ def build_reduction(cfg: dict | Reduction | None) -> Reduction | None:
         )
     settings = dict(cfg)
     name = settings.pop('type', None)
-    if name not in REDUCTIONS:
+    if not isinstance(name, str) or name not in REDUCTIONS:
         raise ConfigError(f'reduction type {name!r} is unknown: it is one of {", ".join(sorted(REDUCTIONS))}.')
     method = REDUCTIONS[name]
     allowed = list(inspect.signature(method).parameters)

@@ -71,9 +71,12 @@ def local_merge(
 def automatic_threshold(score: Tensor, layer: int) -> tuple[Tensor, Tensor]:
     """Mean and deviation part of the global threshold, per image: mean(v), std(v) / layer (section 3.2, GBM).
 
-    score: (B, n) best similarity of each source, protected ones left out. Empty or single rows give NaN, which no
-    score reaches, so that nothing merges.
+    score: (B, n) best similarity of each source, protected ones left out. Fewer than two give NaN, which no score
+    reaches, so that nothing merges.
     """
+    if score.shape[1] < 2:
+        nan = score.new_full(score.shape[:1], torch.nan)
+        return nan, nan
     return score.mean(1), score.std(1, unbiased=True) / layer
 
 
@@ -86,9 +89,7 @@ def global_merge(tokens: Tokens, layer: int, batch: str = 'per_image') -> Merge:
     """
     groups = tokens.groups()
     leave_out = max((tokens.num_prefix + 1) // 2, 1)  # the first source never enters the statistics
-    found = [best_partners(group, tokens.num_prefix) for group in groups if group.shape[1] > 1 + tokens.num_prefix // 2]
-    if len(found) < len(groups):  # an image is down to its last token: nothing is left to match
-        return _identity(tokens)
+    found = [best_partners(group, tokens.num_prefix) for group in groups]
     parts = [automatic_threshold(score[:, leave_out:], layer) for score, _ in found]
     mean, deviation = (torch.cat(part) for part in zip(*parts, strict=True))
     theta = (mean.mean() + deviation.mean()).expand_as(mean) if batch == 'joint' else mean + deviation
@@ -104,11 +105,6 @@ def global_merge(tokens: Tokens, layer: int, batch: str = 'per_image') -> Merge:
     ]
     lengths = tuple(n - gone for n, gone in zip(tokens.counts, r.tolist(), strict=True))
     return Merge(tokens.join(index), lengths, tuple(score for score, _ in found))
-
-
-def _identity(tokens: Tokens) -> Merge:
-    places = [torch.arange(group.shape[1], device=group.device).expand(len(group), -1) for group in tokens.groups()]
-    return Merge(tokens.join(places), tokens.counts)
 
 
 class ALGM(Reduction):
@@ -134,7 +130,7 @@ class ALGM(Reduction):
                 f'window={self.window} is larger than the patch grid {tuple(grid)}: choose one that fits into it.'
             )
 
-    def after_attention(self, tokens: Tokens, layer: int) -> Tokens:
+    def after_attention(self, tokens: Tokens, layer: int, seen: None) -> Tokens:
         if layer not in self.layers:
             return tokens
         with record_function('mmseg_tr::merge'):

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Patch tokens with their positions added, before the prefix tokens join them.
+
+    x: (B, T, C). index: (B, N) int64, the token that stands for each patch; None when every patch has its own.
+    size: (B, T), patches per token; None for one each. memo: as Tokens.memo.
+    """
+
+    x: Tensor
+    index: Tensor | None = None
+    size: Tensor | None = None
+    memo: Any = None
 
 
 class Reduction:
@@ -26,12 +41,23 @@ class Reduction:
         Raises ConfigError. Called once, when the model is built.
         """
 
-    def attention(self, attend: Callable[[Tensor, Tokens], Tensor], y: Tensor, tokens: Tokens, layer: int) -> Tensor:
-        """Attention of one block on the normed tokens y, laid out as tokens.x; returns its branch of the residual."""
-        return attend(y, tokens)
+    def embed(self, project: Callable[[Tensor], Tensor], image: Tensor, padded: Tensor, position: Tensor) -> Embedded:
+        """Patch embedding: project takes pixels (B, 3, H, W) to patch features (B, C, H/ph, W/pw).
 
-    def after_attention(self, tokens: Tokens, layer: int) -> Tokens:
-        """Between the attention residual and the MLP."""
+        image: as it came, (B, 3, H, W); padded: the same filled up to whole patches; position: (1, C, h, w).
+        """
+        return Embedded((project(padded) + position).flatten(2).transpose(1, 2))
+
+    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
+        """Attention of one block on the normed tokens y, laid out as tokens.x.
+
+        attend: nn.attention.SelfAttention, callable as attend(y, tokens) or piece by piece. Returns the branch of the
+        residual, and whatever of queries, keys or class attention after_attention() wants to see.
+        """
+        return attend(y, tokens), None
+
+    def after_attention(self, tokens: Tokens, layer: int, seen: Any) -> Tokens:
+        """Between the attention residual and the MLP. seen: what attention() of this block returned besides."""
         return tokens
 
     def mlp(self, mlp: Callable[[Tensor], Tensor], y: Tensor, tokens: Tokens, layer: int) -> Tensor:
@@ -46,6 +72,10 @@ class Reduction:
         """After the backbone's final norm."""
         return tokens
 
+    def restore(self, tokens: Tokens) -> Tokens:
+        """Tokens that tokens.to_map() can put back on the grid, where the index alone does not say how."""
+        return tokens
+
 
 def check_batch_rule(batch: str) -> str:
     """Return a batch rule that is one of Reduction.BATCH_RULES. Raises ConfigError."""
@@ -56,7 +86,7 @@ def check_batch_rule(batch: str) -> str:
 
 def check_layers(layers, depth: int | None = None) -> tuple[int, ...]:
     """Return layer numbers (from 1) as an ascending tuple. Raises ConfigError when one is no layer or comes twice."""
-    if isinstance(layers, (int, str)):
+    if isinstance(layers, str) or not isinstance(layers, Iterable):
         raise ConfigError(f'layers={layers!r} is no list of layer numbers: write for example layers=(1, 5).')
     layers = tuple(layers)
     for layer in layers:

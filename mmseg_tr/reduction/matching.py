@@ -83,8 +83,11 @@ def best_partners(metric: Tensor, num_prefix: int) -> tuple[Tensor, Tensor]:
 
     metric: (B, T, C). The first num_prefix tokens (class, distillation, registers) neither leave nor receive.
     Returns score (B, ceil(T/2)), -inf for protected sources, and partner (B, ceil(T/2)) int64 among the destinations.
-    Autocast is off inside: scores are float32 at least.
+    Without a destination every score is -inf. Autocast is off inside: scores are float32 at least.
     """
+    if metric.shape[1] < 2:
+        nobody = metric.new_zeros(metric.shape[:2], dtype=torch.int64)
+        return torch.full_like(nobody, -torch.inf, dtype=_stat_dtype(metric)), nobody
     with torch.autocast(metric.device.type, enabled=False):
         normed = unit(metric)
         scores = normed[:, ::2] @ normed[:, 1::2].transpose(1, 2)
@@ -110,6 +113,8 @@ def bipartite_index(rank: Tensor, partner: Tensor, r: Tensor, num_tokens: int, n
     """
     protected_a, protected_b = (num_prefix + 1) // 2, num_prefix // 2
     num_b = num_tokens // 2
+    if not num_b:
+        return torch.zeros_like(rank)
     merged = rank < r[:, None]  # (B, nA)
     kept_place = (~merged).cumsum(-1) - 1 if num_prefix else rank - r[:, None]
     kept_place[:, protected_a:] += protected_b

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +39,8 @@ class Tokens:
     image_size, patch_size: (H, W) in pixels before padding and (ph, pw), where known.
     trace: per layer the numbers of tokens that left it, one per image, prefix included.
     steps: the merges so far.
+    memo: what a method needs to remember of this forward beyond that.
+    reconstruct: takes values per token, laid out as in restore(), to values per patch where no index can say how.
     """
 
     x: Tensor
@@ -49,6 +53,8 @@ class Tokens:
     patch_size: tuple[int, int] | None = None
     trace: tuple[tuple[int, ...], ...] = ()
     steps: tuple[Step, ...] = ()
+    memo: Any = None
+    reconstruct: Callable[[Tensor], Tensor] | None = None
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -120,6 +126,8 @@ class Tokens:
 
         values: (B, T, K), or (1, sum of T, K) when packed: one row per token, prefix dropped. Returns (B, N, K).
         """
+        if self.reconstruct is not None:
+            return self.reconstruct(values)
         if self.index is None:
             return values
         index = self.index
