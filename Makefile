@@ -6,12 +6,12 @@
 #   make demo TORCH=system          keep the torch (and torchvision) that PYTHON already has
 #   make demo ARGS='...'            arguments of tools/demo.py; for `make test` arguments of pytest
 #
-# The environment is made once, and again when pyproject.toml or the constraints change. `make distclean` removes it,
-# which is needed before another PYTHON or TORCH is named.
+# The environment is made once, and brought up to date with the same TORCH when pyproject.toml or the constraints
+# change. `make distclean` removes it, which is needed before another PYTHON or TORCH is named.
 
-PYTHON ?= python3
-TORCH ?=
 VENV ?= .venv
+PYTHON ?= python3
+TORCH ?= $(shell cat $(VENV)/.torch 2>/dev/null)
 ARGS ?=
 WORKERS ?= 2
 # A variable given on the command line would reach the tests' own subprocesses, where it means something else.
@@ -50,6 +50,7 @@ ifeq ($(strip $(TORCH)),)
 else ifneq ($(strip $(TORCH)),system)
 	$(PIP) install $(TORCH)
 endif
+	@printf '%s\n' "$(TORCH)" > $(VENV)/.torch
 	$(VENV)/bin/python requirements/installed_torch.py $(CONSTRAINTS) > $(VENV)/constraints.txt
 	$(PIP) install -c $(VENV)/constraints.txt -e '.[pose,dev]'
 	$(PIP) install --no-deps -r requirements/mmpose.txt
