@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from mmengine.config import Config
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import RUNNERS
+from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -39,21 +40,43 @@ class ToolRunner(Runner):
         return Runner.build_dataloader(config, seed, diff_rank_seed)
 
 
-def build_runner(config: Config) -> Runner:
-    """The runner of a config, its model built.
+def build_runner(config: Config, loop: str) -> Runner:
+    """The runner of a config, with its model and the datasets of `loop` ('train' or 'test') built.
 
-    Raises ConfigError when the config names a type that does not exist, or settings that the type does not take.
+    Raises ConfigError when the config names a type that does not exist, or settings that the type does not take, and
+    DatasetError as `build_dataset` does.
     """
     try:
-        return RUNNERS.build(config) if 'runner_type' in config else ToolRunner.from_cfg(config)
-    except KeyError as error:
-        if 'registry' not in str(error):
-            raise
-        raise ConfigError(f'the config {config.filename} names an unknown type: {error.args[0]}') from error
+        with config_mistakes(config):
+            runner = RUNNERS.build(config) if 'runner_type' in config else ToolRunner.from_cfg(config)
+            getattr(runner, f'{loop}_loop')
+            if loop == 'train':
+                _check_optimizer(config)
+                if config.get('val_cfg'):
+                    runner.val_loop  # noqa: B018 (building is what asking for it does)
     except TypeError as error:
         if 'argument' not in str(error):
             raise
         raise ConfigError(f'the config {config.filename} has a setting that its type does not take: {error}') from error
+    return runner
+
+
+def _check_optimizer(config: Config) -> None:
+    """mmengine has no name for an optimiser that does not exist: it would call None."""
+    kind = (config.optim_wrapper.get('optimizer') or {}).get('type')
+    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+        raise ConfigError(f'the config {config.filename} names an unknown type: {kind} is no optimizer')
+
+
+@contextmanager
+def config_mistakes(config: Config) -> Iterator[None]:
+    """Turn mmengine's complaint about a type that is not registered into a ConfigError."""
+    try:
+        yield
+    except KeyError as error:
+        if 'registry' not in str(error):
+            raise
+        raise ConfigError(f'the config {config.filename} names an unknown type: {error.args[0]}') from error
 
 
 def bare_model(runner: Runner) -> nn.Module:

@@ -84,7 +84,7 @@ def evaluate(
 
 
 def _run(config: Config, checkpoint: str, path: str) -> dict[str, Any]:
-    runner = build_runner(config)
+    runner = build_runner(config, 'test')
     # mmengine would pass over tensors that do not fit. It loads again by itself, so that its hooks see the file.
     load_strictly(bare_model(runner), checkpoint)
     metrics = runner.test()

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from mmseg_tr.apis.config import fit_to_run, load_config, require_sections, use_amp_for_training
 from mmseg_tr.apis.distributed import process_group
 from mmseg_tr.apis.resume import check_resumable, check_start, find_checkpoint
-from mmseg_tr.apis.runner import bare_model, build_runner
+from mmseg_tr.apis.runner import bare_model, build_runner, config_mistakes
 from mmseg_tr.checkpoints.io import few
 
 
@@ -46,12 +46,13 @@ def train(
         start = find_checkpoint(config.work_dir, resume if isinstance(resume, str) else None)
     config.load_from, config.resume = start, bool(resume)
     with process_group(launcher):
-        runner = build_runner(config)
+        runner = build_runner(config, 'train')
         if resume:
             check_resumable(bare_model(runner), start)
         elif start:
             fresh = check_start(bare_model(runner), start)
             if fresh:
                 runner.logger.warning(f'{start} does not give, so these start anew: {few(fresh)}')
-        runner.train()
+        with config_mistakes(config):  # the optimiser and its schedule are built in here
+            runner.train()
     return runner

@@ -111,5 +111,5 @@ class SegmenterPolyLR(_ParamScheduler):
             raise ConfigError(f'SegmenterPolyLR: step_size={self.step_size} must be 1 or more')
         for name in ('eta_min', 'power'):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f'SegmenterPolyLR: {name}={value} must be a finite number, 0 or more')
+            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+                raise ConfigError(f'SegmenterPolyLR: {name}={value!r} must be a finite number, 0 or more')

@@ -58,9 +58,9 @@ class SegmenterIoUMetric(IoUMetric):
         """Count the pixels of each image and, where `output_dir` is set, write its prediction."""
         classes = self.dataset_meta['classes']
         for sample in data_samples:
-            prediction = sample['pred_sem_seg']['data'].squeeze()
+            prediction = sample['pred_sem_seg']['data'].squeeze(0)
             if not self.format_only:
-                label = sample['gt_sem_seg']['data'].squeeze().to(prediction)
+                label = sample['gt_sem_seg']['data'].squeeze(0).to(prediction)
                 self.results.append(self.intersect_and_union(prediction, label, len(classes), self.ignore_index))
             if self.output_dir is not None:
                 form = resolve_format(self.submission, classes, sample.get('reduce_zero_label', False))

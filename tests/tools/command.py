@@ -1,0 +1,34 @@
+"""Calling a tool of tools/ in this process: what a user types, without the seconds that an import takes."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+
+
+def call(name: str, *arguments: object) -> int:
+    """Run tools/`name`.py with `arguments`; returns its exit status."""
+    from mmseg_tr.apis.cli import run_tool
+
+    spec = importlib.util.spec_from_file_location(f'tool_{name}', TOOLS / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    before = list(sys.path)
+    spec.loader.exec_module(module)
+    sys.path[:] = before
+    try:
+        return run_tool(module.main, [str(argument) for argument in arguments])
+    except SystemExit as stop:  # argparse
+        return stop.code
+
+
+def mistake(capsys, name: str, *arguments: object) -> str:
+    """Run a tool that has to refuse its input; returns the one sentence that it says."""
+    capsys.readouterr()
+    status = call(name, *arguments)
+    said = capsys.readouterr().err
+    lines = [line for line in said.splitlines() if line.strip() and 'Warning' not in line and 'warn' not in line]
+    assert status == 2, said
+    assert len(lines) == 1, said
+    assert 'Traceback' not in said
+    return lines[0].partition(': ')[2]
