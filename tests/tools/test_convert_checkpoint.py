@@ -9,7 +9,7 @@ import torch
 
 from mmseg_tr.checkpoints import load_into, load_official
 from tests.checkpoints.releases import model_state, net_kwargs, variant, write_release
-from tests.conftest import golden_root
+from tests.parity.harness import golden_root
 
 pytest.importorskip('mmseg')
 
