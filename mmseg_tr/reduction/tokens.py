@@ -143,4 +143,4 @@ class Tokens:
         """Restored values (default: the tokens' features) as a contiguous map, (B, K, h, w)."""
         restored = self.restore(self.patches().x if values is None else values)
         # a transposed view would make every later interpolation about ten times slower
-        return restored.transpose(1, 2).reshape(self.num_images, -1, *self.grid)
+        return restored.transpose(1, 2).contiguous().unflatten(2, self.grid)
