@@ -20,18 +20,18 @@ from PIL import Image
 from mmseg_tr.errors import ConfigError, DatasetError, require_extra
 
 SPLITS = ('train', 'val')
-VAL_SHARE = 0.42
 MAX_ENLARGEMENT = 2.0
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """Where a photograph lies (`package`, `file`) and which side of it is held out: 'left', 'right' or 'bottom'."""
+    """Where a photograph lies (`package`, `file`) and which side of it is held out, to what share of its length."""
 
     name: str
     package: str
     file: str
-    held_out: str = 'right'
+    held_out: str = 'right'  # or 'left', 'top', 'bottom'
+    share: float = 0.42
 
 
 PHOTOGRAPHS = (
@@ -39,12 +39,12 @@ PHOTOGRAPHS = (
     Photograph('grass', 'skimage', 'data/grass.png'),
     Photograph('gravel', 'skimage', 'data/gravel.png'),
     Photograph('coins', 'skimage', 'data/coins.png'),
-    Photograph('page', 'skimage', 'data/page.png', held_out='bottom'),
+    Photograph('page', 'skimage', 'data/page.png', held_out='top'),
     Photograph('cat', 'skimage', 'data/chelsea.png'),
     Photograph('coffee', 'skimage', 'data/coffee.png'),
-    Photograph('astronaut', 'skimage', 'data/astronaut.png', held_out='left'),
+    Photograph('astronaut', 'skimage', 'data/astronaut.png', held_out='left', share=0.36),
     Photograph('rocket', 'skimage', 'data/rocket.jpg'),
-    Photograph('china', 'sklearn', 'datasets/images/china.jpg'),
+    Photograph('china', 'sklearn', 'datasets/images/china.jpg', share=0.36),
     Photograph('flower', 'sklearn', 'datasets/images/flower.jpg'),
 )
 NAMES = tuple(photograph.name for photograph in PHOTOGRAPHS)
@@ -105,17 +105,18 @@ def part_window(name: str, split: str) -> tuple[slice, slice]:
     if split not in SPLITS:
         raise ConfigError(f"unknown split {split!r} of the photo mosaics; choose 'train' or 'val'.")
     index = NAMES.index(name)
-    held_out = PHOTOGRAPHS[index].held_out
-    axis = 0 if held_out == 'bottom' else 1
+    photograph = PHOTOGRAPHS[index]
+    axis = 0 if photograph.held_out in ('top', 'bottom') else 1
     length = _photographs()[index].shape[axis]
-    cut = round((VAL_SHARE if held_out == 'left' else 1 - VAL_SHARE) * length)
-    comes_first = (held_out == 'left') == (split == 'val')
+    val_leads = photograph.held_out in ('left', 'top')
+    cut = round((photograph.share if val_leads else 1 - photograph.share) * length)
+    comes_first = val_leads == (split == 'val')
     window = [slice(None), slice(None)]
     window[axis] = slice(0, cut) if comes_first else slice(cut, length)
     return window[0], window[1]
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=128)
 def photograph_part(name: str, split: str, zoom: float = 1.0) -> np.ndarray:
     """The part of a photograph that belongs to `split`, resized by `zoom`: (h, w, 3) uint8 RGB, read-only.
 

@@ -16,7 +16,8 @@ from mmseg_tr.datasets.photographs import NAMES, SPLITS, mirror_crop, photograph
 from mmseg_tr.errors import ConfigError
 
 REFERENCE_SIDE = 128  # the side at which photographs are shown at ZOOMS
-ZOOMS = (0.55, 0.64, 0.74, 0.86, 1.0)
+CUTS, BLOBS, BANDS = (1, 2), (0, 2), (0, 1)  # fewest and most of each kind in a scene
+ZOOMS = (0.7, 0.8, 0.92, 1.05, 1.2)
 BRIGHTNESS = (0.8, 1.12)  # gain of a region; little above 1, so that bright photographs do not wash out
 TINT = 0.06  # gain of each colour on top of it: 1 -+ this
 
@@ -66,12 +67,12 @@ def cut_regions(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 def _shapes(plane: Plane, regions: np.ndarray, rng: np.random.Generator) -> Iterator[Mask]:
     """Masks of the regions in the order in which they are laid; a cut goes through the largest region so far."""
-    for _ in range(rng.integers(1, 4)):
+    for _ in range(rng.integers(*CUTS, endpoint=True)):
         largest = regions == np.bincount(regions.ravel()).argmax()
         yield largest & _cut(plane, largest, rng)
-    for _ in range(rng.integers(1, 4)):
+    for _ in range(rng.integers(*BLOBS, endpoint=True)):
         yield _blob(plane, rng)
-    for _ in range(rng.integers(0, 3)):
+    for _ in range(rng.integers(*BANDS, endpoint=True)):
         yield _band(plane, rng)
 
 
@@ -146,8 +147,8 @@ def fill_region(image: np.ndarray, mask: Mask, name: str, split: str, rng: np.ra
 
 
 def zoom_for(size: tuple[int, int]) -> float:
-    """How much larger photographs are shown in a scene of this size: the root of its shorter side over 128, up to 2.
+    """How much larger photographs are shown in a scene of this size: the root of its shorter side over 128, 1 to 1.5.
 
-    Larger scenes so show both more of a photograph and more of its detail, and small ones do not shrink it.
+    So larger scenes show both more of a photograph and more of its detail, and small ones do not shrink it.
     """
-    return float(np.clip(np.sqrt(min(size) / REFERENCE_SIDE), 1.0, 2.0))
+    return float(np.clip(np.sqrt(min(size) / REFERENCE_SIDE), 1.0, 1.5))

@@ -98,14 +98,14 @@ def test_regions_are_large_and_small_and_some_are_thin():
                 mask[1:-1, 1:-1] &= mask[2:, 1:-1] & mask[:-2, 1:-1] & mask[1:-1, 2:] & mask[1:-1, :-2]
             thin += areas[number] > 300 and not mask.any()
     shares = np.array(shares)
-    assert (shares > 0.3).sum() > 30 and (shares < 0.05).sum() > 30 and thin > 20
+    assert (shares > 0.3).sum() > 60 and (shares < 0.05).sum() > 15 and thin > 15
 
 
 def test_every_class_appears_about_as_often():
     counts = np.zeros(len(NAMES))
     for index in range(150):
         counts[np.unique(make_scene((32, 32), 0, 'train', index)[1])] += 1
-    assert counts.min() > 50
+    assert counts.min() > 35
 
 
 def test_shapes_do_not_depend_on_the_scale():
@@ -115,7 +115,7 @@ def test_shapes_do_not_depend_on_the_scale():
 
 
 def test_photographs_grow_with_the_scene_but_not_without_end():
-    assert [zoom_for(size) for size in [(16, 16), (128, 256), (512, 512), (4096, 2048)]] == [1.0, 1.0, 2.0, 2.0]
+    assert [zoom_for(size) for size in [(16, 16), (128, 256), (288, 512), (4096, 2048)]] == [1.0, 1.0, 1.5, 1.5]
 
 
 @pytest.mark.parametrize('size', [(0, 8), (8, -1), (8,), (8, 8, 3), 8, (8.5, 8), None])
