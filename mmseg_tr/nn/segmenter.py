@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.blocks import run_block
@@ -26,12 +25,6 @@ def check_positive(**values) -> None:
             raise ConfigError(f'{name}={value!r} must be a whole number from 1 on.')
 
 
-def restored_scores(tokens: Tokens, scores: Tensor) -> Tensor:
-    """Class scores per token, laid out as tokens.x, as a contiguous map (B, K, h, w)."""
-    with record_function('mmseg_tr::restore'):
-        return tokens.to_map(scores)
-
-
 class LinearDecoder(nn.Module):
     """One linear layer per token (Segmenter, section 3.2, "Seg/linear"). Tokens -> (B, K, h, w) class scores."""
 
@@ -43,7 +36,7 @@ class LinearDecoder(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         tokens = tokens.patches()
-        return restored_scores(tokens, self.head(tokens.x))
+        return tokens.to_map(self.head(tokens.x))
 
 
 class MaskTransformer(nn.Module):
@@ -98,7 +91,7 @@ class MaskTransformer(nn.Module):
         joint = self.embed(tokens)
         for layer, block in enumerate(self.blocks, 1):
             joint = run_block(block, joint, layer)
-        return restored_scores(tokens, self.masks(tokens, joint))
+        return tokens.to_map(self.masks(tokens, joint))
 
     def embed(self, tokens: Tokens) -> Tokens:
         """Projected patch tokens with the class embeddings behind them, image by image."""

@@ -123,6 +123,8 @@ class ALGM(Reduction):
     Raises ConfigError for settings outside these.
     """
 
+    ADAPTIVE = True
+
     def __init__(self, layers=(1, 5), window=(2, 2), threshold: float = 0.88, batch: str = 'per_image') -> None:
         self.layers = check_layers(layers)
         self.window = _check_window(window)

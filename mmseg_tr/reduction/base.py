@@ -34,6 +34,7 @@ class Reduction:
     """
 
     BATCH_RULES: ClassVar[tuple[str, ...]] = ('per_image', 'joint')
+    ADAPTIVE: ClassVar[bool] = False  # whether what an image shows decides how many of its tokens remain
 
     def check(self, depth: int, grid: tuple[int, int], num_prefix: int) -> None:
         """Refuse settings that a backbone of this depth, patch grid and number of prefix tokens cannot follow.

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from mmseg_tr.reduction.matching import Merge, running_starts
 
@@ -126,10 +127,12 @@ class Tokens:
 
         values: (B, T, K), or (1, sum of T, K) when packed: one row per token, prefix dropped. Returns (B, N, K).
         """
-        if self.reconstruct is not None:
-            return self.reconstruct(values)
-        if self.index is None:
+        if self.reconstruct is None and self.index is None:
             return values
+        with record_function('mmseg_tr::restore'):
+            return self._copied(values) if self.reconstruct is None else self.reconstruct(values)
+
+    def _copied(self, values: Tensor) -> Tensor:
         index = self.index
         if self.lengths is not None:
             starts = running_starts(tuple(n - self.num_prefix for n in self.lengths))
