@@ -1,0 +1,115 @@
+"""Two processes on the CPU, joined by gloo, through the launchers: a real training and a real test."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from mmseg_tr.apis.distributed import Place, check_devices, read_place
+from mmseg_tr.errors import ConfigError, DeviceError
+from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401
+from tests.tools.command import TOOLS, call
+
+# What each process has after each update, written by itself.
+RECORDER = """
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class Recorder(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        weights = torch.cat([p.detach().flatten() for p in runner.model.parameters()])
+        images = sorted(sample.img_path[-6:-4] for sample in data_batch['data_samples'])
+        with open(f'{runner.work_dir}/rank{get_rank()}.txt', 'a') as file:
+            print(weights.double().sum().item(), weights.abs().max().item(), *images, file=file)
+"""
+
+
+def launch(folder, script, *arguments):
+    env = {**os.environ, 'PYTHON': sys.executable, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
+    env['PYTHONPATH'] = str(folder)
+    return subprocess.run(
+        ['bash', str(TOOLS / script), *map(str, arguments)], cwd=folder, env=env, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    """A folder with seven pictures, an odd number, and a model trained on them by two processes."""
+    folder = tmp_path_factory.mktemp('distributed')
+    write_dataset(folder / 'data', count=7)
+    (folder / 'recorder.py').write_text(RECORDER)
+    more = "custom_imports['imports'].append('recorder'); custom_hooks = [dict(type='mmengine.Recorder')]"
+    config = write_config(folder, folder / 'data', more + "\nmodel['decode_head'].update(norm_cfg=dict(type='SyncBN'))")
+    done = launch(folder, 'dist_train.sh', config, 2, '--work-dir', folder / 'work')
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder
+
+
+def test_both_processes_stay_in_step_on_different_pictures(place):
+    ranks = [(place / 'work' / f'rank{rank}.txt').read_text().splitlines() for rank in range(2)]
+    assert len(ranks[0]) == len(ranks[1]) == 4
+    for first, second in zip(*ranks):
+        weights, pictures = first.split()[:2], first.split()[2:]
+        assert weights == second.split()[:2]
+        assert pictures != second.split()[2:]
+    assert ranks[0][0] != ranks[0][1]
+
+
+def test_the_checkpoint_is_that_of_the_bare_model(place):
+    saved = torch.load(place / 'work' / 'iter_4.pth', weights_only=True)
+    assert not any(key.startswith('module.') for key in saved['state_dict'])
+
+
+def test_scores_are_those_of_one_process(place, tmp_path):
+    config, checkpoint = write_config(tmp_path, place / 'data'), place / 'work' / 'iter_4.pth'
+    arguments = ['--eval', 'mIoU', 'mDice', '--out', tmp_path / 'out', '--frac-dataset', '0.72']
+    done = launch(tmp_path, 'dist_test.sh', config, checkpoint, 2, *arguments, '--work-dir', tmp_path / 'two')
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert call('test', config, checkpoint, *arguments, '--work-dir', tmp_path / 'one') == 0
+    one, two = (yaml.safe_load((tmp_path / name / 'scores_ss.yml').read_text()) for name in ('one', 'two'))
+    assert two == one
+    assert one['inference']['images'] == 5  # an odd number: one process is given a picture twice
+
+
+def test_a_mistake_ends_without_a_traceback(place, tmp_path):
+    done = launch(tmp_path, 'dist_train.sh', tmp_path / 'nowhere.py', 2)
+    assert done.returncode == 2
+    assert 'train.py: there is no config file' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+SLURM = dict(SLURM_PROCID='5', SLURM_NTASKS='9', SLURM_LOCALID='1', SLURM_TASKS_PER_NODE='4(x2),1')
+
+
+def test_reads_what_each_launcher_says(monkeypatch):
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    assert read_place('slurm') == Place(rank=5, world_size=9, local_rank=1, local_size=4)
+    for name, value in zip(('RANK', 'SIZE', 'LOCAL_RANK'), '231'):
+        monkeypatch.setenv(f'OMPI_COMM_WORLD_{name}', value)
+    monkeypatch.delenv('OMPI_COMM_WORLD_LOCAL_SIZE', raising=False)
+    assert read_place('mpi') == Place(rank=2, world_size=3, local_rank=1, local_size=2)
+
+
+def test_refuses_a_launcher_that_is_not_there(monkeypatch):
+    monkeypatch.delenv('SLURM_PROCID', raising=False)
+    with pytest.raises(ConfigError, match='started with tools/slurm_train.sh or tools/slurm_test.sh: SLURM_PROCID'):
+        read_place('slurm')
+
+
+@pytest.mark.parametrize(('gpus', 'fits'), [(0, True), (1, False), (3, False), (4, True), (8, True)])
+def test_as_many_gpus_as_processes_or_none(monkeypatch, gpus, fits):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: gpus)
+    place = Place(rank=0, world_size=8, local_rank=0, local_size=4)
+    if fits:
+        check_devices(place)
+        return
+    with pytest.raises(DeviceError, match=f'4 processes were started here for {gpus} GPU'):
+        check_devices(place)
