@@ -43,8 +43,8 @@ class Merge:
         """
         target = self.target(in_lengths)
         total = sum(self.lengths)
-        weight = torch.ones(target.shape, device=x.device, dtype=_stat_dtype(x)) if size is None else size.flatten()
-        weighted = x.flatten(0, 1) if size is None else x.flatten(0, 1) * weight[:, None]
+        weight = torch.ones(target.shape, device=x.device, dtype=stat_dtype(x)) if size is None else size.flatten()
+        weighted = x.flatten(0, 1).to(weight.dtype) if size is None else x.flatten(0, 1) * weight[:, None]
         sums = weighted.new_zeros(total, x.shape[-1]).index_add(0, target, weighted)
         new_size = weight.new_zeros(total).index_add(0, target, weight)
         shape = (1, total) if self.packed else (len(self.lengths), self.lengths[0])
@@ -58,6 +58,13 @@ class Merge:
         shape = (1, -1) if self.packed else (len(self.lengths), self.lengths[0])
         return out.view(*shape, x.shape[-1])
 
+    def unmerge(self, values: Tensor, in_lengths: tuple[int, ...]) -> Tensor:
+        """Give every input token the values of the token it went into, in the old order.
+
+        values: (B, T', K), or (1, sum of T', K) when packed. Returns rows laid out as index, (B, T, K).
+        """
+        return values.flatten(0, 1).index_select(0, self.target(in_lengths)).view(*self.index.shape, -1)
+
 
 def running_starts(lengths: tuple[int, ...]) -> list[int]:
     """Where each image begins in a packed row of images of these lengths."""
@@ -67,15 +74,22 @@ def running_starts(lengths: tuple[int, ...]) -> list[int]:
     return starts
 
 
-def _stat_dtype(x: Tensor) -> torch.dtype:
+def stat_dtype(x: Tensor) -> torch.dtype:
     """float32 for similarities and sizes of half-precision tokens, the tokens' own precision otherwise."""
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
 def unit(x: Tensor) -> Tensor:
     """Rows of x divided by their length, in float32 at least; a zero row stays zero, so that its similarity is 0."""
-    x = x.to(_stat_dtype(x))
-    return x / x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    x = x.to(stat_dtype(x))
+    # below this length the squares underflow, and what is left of the length would say nothing
+    return x / x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
+
+
+def similarities(sources: Tensor, destinations: Tensor) -> Tensor:
+    """Cosine of every source with every destination, (B, M, C), (B, N, C) -> (B, M, N), in float32 at least."""
+    with torch.autocast(sources.device.type, enabled=False):
+        return unit(sources) @ unit(destinations).transpose(1, 2)
 
 
 def best_partners(metric: Tensor, num_prefix: int) -> tuple[Tensor, Tensor]:
@@ -87,10 +101,8 @@ def best_partners(metric: Tensor, num_prefix: int) -> tuple[Tensor, Tensor]:
     """
     if metric.shape[1] < 2:
         nobody = metric.new_zeros(metric.shape[:2], dtype=torch.int64)
-        return torch.full_like(nobody, -torch.inf, dtype=_stat_dtype(metric)), nobody
-    with torch.autocast(metric.device.type, enabled=False):
-        normed = unit(metric)
-        scores = normed[:, ::2] @ normed[:, 1::2].transpose(1, 2)
+        return torch.full_like(nobody, -torch.inf, dtype=stat_dtype(metric)), nobody
+    scores = similarities(metric[:, ::2], metric[:, 1::2])
     protected_a, protected_b = (num_prefix + 1) // 2, num_prefix // 2
     scores[:, :protected_a] = -torch.inf
     scores[..., :protected_b] = -torch.inf
@@ -128,3 +140,26 @@ def bipartite_index(rank: Tensor, partner: Tensor, r: Tensor, num_tokens: int, n
     index[:, ::2] = src_place
     index[:, 1::2] = dst_place
     return index
+
+
+@torch.no_grad()
+def bipartite_matching(metric: Tensor, r: int, num_prefix: int = 1) -> Merge:
+    """Join the r sources that are most similar to a destination with it (bipartite soft matching).
+
+    metric: (B, T, C). r is cut to half of the tokens that are not protected, (T - num_prefix) // 2, as published; 0 or
+    less joins nothing and keeps the order. Merged order as in bipartite_index().
+    """
+    batch, num_tokens = metric.shape[:2]
+    r = min(r, (num_tokens - num_prefix) // 2)
+    if r <= 0:
+        return identity(metric)
+    score, partner = best_partners(metric, num_prefix)
+    counts = torch.full((batch,), r, device=metric.device)
+    index = bipartite_index(descending_rank(score), partner, counts, num_tokens, num_prefix)
+    return Merge(index, (num_tokens - r,) * batch, (score,))
+
+
+def identity(x: Tensor) -> Merge:
+    """The merge that joins nothing, for tokens (B, T, C)."""
+    batch, num_tokens = x.shape[:2]
+    return Merge(torch.arange(num_tokens, device=x.device).expand(batch, -1), (num_tokens,) * batch)

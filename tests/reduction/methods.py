@@ -1,0 +1,86 @@
+"""Every token-reduction method on one tiny backbone: a row a method, and what all their tests share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmseg_tr.nn import ViT
+from mmseg_tr.reduction import Tokens
+
+PATCH, DEPTH = 4, 4
+# prefix tokens -> what the arch says about them
+PREFIXES = {
+    0: dict(class_token=False),
+    1: {},
+    2: dict(distilled=True),
+    5: dict(reg_tokens=4),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method as the shared tests need it.
+
+    settings: reduce some tokens of `pictures`, and other numbers in other pictures, at four layers and a grid of 8 x 8.
+    idle: settings under which nothing is reduced and nothing else changes, None where there are none.
+    joint: whether it knows batch='joint'. conserves: whether every patch stays part of a token.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    idle: dict[str, Any] | None = None
+    joint: bool = False
+    conserves: bool = True
+
+    def __str__(self) -> str:
+        return self.name
+
+
+METHODS = [
+    Method(
+        'ALGM',
+        dict(type='ALGM', layers=(1, 3), window=(2, 2), threshold=0.7),
+        idle=dict(type='ALGM', layers=(2,), window=(2, 2), threshold=1.5),
+        joint=True,
+    ),
+]
+
+
+def tiny_vit(reduction: dict | None = None, prefix: int = 1, grid: tuple[int, int] = (8, 8), **kwargs) -> ViT:
+    """A ViT of width 16 whose weights are the same for the same prefix and grid, in eval mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        arch = dict(embed_dim=16, depth=DEPTH, num_heads=2, patch_size=PATCH, **PREFIXES[prefix])
+        vit = ViT(arch, img_size=(grid[0] * PATCH, grid[1] * PATCH), reduction=reduction, **kwargs)
+        with torch.no_grad():
+            for parameter in vit.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return vit.eval()
+
+
+def pictures(batch: int, grid: tuple[int, int], seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Pictures of flat regions, (batch, 3, H, W), each noisier than the one before it."""
+    generator = torch.Generator().manual_seed(seed)
+    (h, w), block = (side * PATCH for side in grid), 4 * PATCH
+    flat = torch.randn(batch, 3, -(-h // block), -(-w // block), generator=generator)
+    flat = flat.repeat_interleave(block, 2).repeat_interleave(block, 3)[..., :h, :w]
+    noise = torch.randn(batch, 3, h, w, generator=generator)
+    return (flat + noise * torch.linspace(0.1, 1.2, batch)[:, None, None, None]).to(dtype)
+
+
+def patch_sizes(tokens: Tokens) -> list[Tensor]:
+    """Patches each token stands for, image by image, prefix left out."""
+    patches = tokens.patches()
+    size = torch.ones(patches.x.shape[:2]) if patches.size is None else patches.size
+    rows = patches.groups(size)
+    return list(rows[0]) if tokens.lengths is None else [row[0] for row in rows]
+
+
+def places(tokens: Tokens) -> Tensor:
+    """The token that stands for each patch, (B, N), prefix left out."""
+    patches = tokens.grid[0] * tokens.grid[1]
+    return torch.arange(patches).expand(tokens.num_images, -1) if tokens.index is None else tokens.index
