@@ -20,7 +20,8 @@ class SafeCheckpointHook(CheckpointHook):
     """mmengine's CheckpointHook, made safe. It takes the same arguments; put it in ``default_hooks.checkpoint``.
 
     - A checkpoint, and the file `last_checkpoint` that names it, is written beside its place and then moved there.
-    - A superseded checkpoint, the best one included, is removed only once its successor is complete.
+    - A superseded checkpoint, the best one included, is removed only once its successor is complete; a kill between
+      the two may leave a best checkpoint too many, never one too few.
     - Everything but weights is plain numbers, text and tensors: the files load, and resume, with
       ``torch.load(weights_only=True)``, which is torch's default.
     """

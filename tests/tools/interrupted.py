@@ -1,0 +1,145 @@
+"""A program that trains over and over, killed by SIGKILL at another moment each time, and resumes to the end.
+
+It runs in a process of its own, trains once to have everything imported, and forks a process for each training. A
+moment is the n-th step of writing, renaming or removing a file in the folder of checkpoints, a half-written file
+included, or a time. Prints one line of JSON a training: what was there after the kill, and after the resumed training.
+"""
+
+import builtins
+import json
+import os
+import random
+import signal
+import sys
+import time
+from contextlib import redirect_stdout
+from hashlib import sha256
+from pathlib import Path
+
+import mmengine.config
+import torch
+
+from mmseg_tr.engine import atomic
+from tests.tiny import write_config, write_dataset
+from tests.tools.command import call
+
+MORE = """
+default_hooks['checkpoint'].update(interval=1, max_keep_ckpts=1, save_best='mIoU')
+train_cfg.update(max_iters=3, val_interval=1)
+param_scheduler[0].update(end=3)
+"""
+
+
+class Steps:
+    """Counts the steps of file operations and kills this process at one of them."""
+
+    def __init__(self, fatal=None):
+        self.done, self.fatal = 0, fatal
+
+    def take(self):
+        self.done += 1
+        if self.done == self.fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def before(self, function):
+        def counted(*args, **kwargs):
+            self.take()
+            return function(*args, **kwargs)
+
+        return counted
+
+    def opened(self, path, mode):
+        return Halved(builtins.open(path, mode), self.take)
+
+    def watch(self):
+        atomic.open = self.opened
+        for name in ('fsync', 'replace', 'remove'):
+            setattr(os, name, self.before(getattr(os, name)))
+
+
+class Halved:
+    """A file whose writes pause half-way, where `pause` is called."""
+
+    def __init__(self, file, pause):
+        self.file, self.pause = file, pause
+
+    def write(self, content):
+        half = len(content) // 2
+        self.file.write(content[:half])
+        self.file.flush()
+        self.pause()
+        self.file.write(content[half:])
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+
+def forked(work, fatal=None, after=None):
+    """Train in `work`, resuming where there is something to resume from; returns how the process ended."""
+    child = os.fork()
+    if child == 0:
+        log = os.open(work.with_suffix('.log'), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        steps = Steps(fatal)
+        steps.watch()
+        resume = ['--resume'] if list(work.glob('iter_*.pth')) else []
+        status = call('train', work.parent / 'tiny.py', '--work-dir', work, *resume)
+        work.with_suffix('.steps').write_text(str(steps.done))
+        os._exit(status)
+    if after is not None:
+        time.sleep(after)
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+
+def state(work):
+    """What is in a work dir: names, the last checkpoint's iteration and a hash of its weights. All files must load."""
+    content = {path.name: torch.load(path, weights_only=True) for path in sorted(work.glob('*.pth'))}
+    record = work / 'last_checkpoint'
+    found = {'names': list(content), 'iter': 0}
+    if record.is_file():
+        last = content[Path(record.read_text()).name]
+        best = last['message_hub']['runtime_info'].get('best_ckpt')
+        weights = b''.join(tensor.numpy().tobytes() for tensor in last['state_dict'].values())
+        found.update(
+            iter=last['meta']['iter'],
+            weights=sha256(weights).hexdigest(),
+            best_is_there=best is None or Path(best).name in content,
+        )
+    return found
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    mmengine.config.config.FormatCode = lambda text, **_: (text, True)  # the layout of a text, half of the time
+    folder = Path(folder)
+    write_dataset(folder / 'data', count=2)
+    write_config(folder, folder / 'data', MORE)
+    with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere):
+        call('train', folder / 'tiny.py', '--work-dir', folder / 'first')
+    whole = folder / 'whole'
+    ended = forked(whole)
+    steps = int(whole.with_suffix('.steps').read_text())
+    print(json.dumps({'moment': 'never', 'ended': ended, 'steps': steps, 'end': state(whole)}))
+    start = time.perf_counter()
+    forked(folder / 'timed')
+    seconds = time.perf_counter() - start
+    chance = random.Random(0)
+    moments = [{'fatal': step} for step in (*range(3, steps, steps // 10), steps)]
+    moments += [{'after': seconds * chance.uniform(0.3, 1.0)} for _ in range(3)]
+    for number, moment in enumerate(moments):
+        work = folder / f'killed{number}'
+        ended = forked(work, **moment)
+        left, resumed = state(work) if work.exists() else None, forked(work)
+        print(json.dumps({'moment': moment, 'ended': ended, 'left': left, 'resumed': resumed, 'end': state(work)}))
+
+
+if __name__ == '__main__':
+    main(sys.argv[1])

@@ -1,0 +1,54 @@
+"""A training killed at any moment leaves its last complete checkpoint, and --resume reaches the same end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope='module')
+def trainings(tmp_path_factory):
+    """The undisturbed training, and the list of those that were killed and resumed."""
+    folder = tmp_path_factory.mktemp('interrupted')
+    done = subprocess.run(
+        [sys.executable, '-m', 'tests.tools.interrupted', str(folder)], cwd=ROOT, capture_output=True, text=True,
+        timeout=300, env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
+    )  # fmt: skip
+    logs = ''.join(path.read_text()[-2000:] for path in folder.glob('*.log')) if done.returncode else ''
+    assert done.returncode == 0, done.stderr + logs
+    whole, *killed = map(json.loads, done.stdout.splitlines())
+    return whole, killed
+
+
+def test_the_moments_cover_the_training_and_were_deadly(trainings):
+    whole, killed = trainings
+    assert whole['ended'] == 0
+    assert whole['steps'] > 50
+    at_steps = [training for training in killed if 'fatal' in training['moment']]
+    assert len(at_steps) >= 10
+    assert all(training['ended'] == signal.SIGKILL for training in at_steps)
+    assert {training['left']['iter'] for training in at_steps} == {0, 1, 2, 3}
+
+
+def test_what_is_left_is_complete(trainings):
+    """Every file loaded, or the program would have failed; the last checkpoint's best one is there too."""
+    for training in trainings[1]:
+        if training['left'] and training['left']['iter']:
+            assert training['left']['best_is_there'], training
+
+
+def test_resuming_reaches_the_same_end(trainings):
+    whole, killed = trainings
+    for training in killed:
+        assert training['resumed'] == 0, training
+        assert training['end']['weights'] == whole['end']['weights'], training
+        # A best checkpoint may be left over: none is ever removed that the last checkpoint does not know.
+        names = [name for name in training['end']['names'] if not name.startswith('best')]
+        assert names == ['iter_3.pth'], training
+        assert training['end']['best_is_there'], training
