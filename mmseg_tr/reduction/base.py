@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from mmseg_tr.errors import ConfigError
@@ -101,3 +103,16 @@ def check_layers(layers, depth: int | None = None) -> tuple[int, ...]:
     if list(layers) != sorted(layers):
         raise ConfigError(f'layers={layers} must ascend: write layers={tuple(sorted(layers))}.')
     return layers
+
+
+def check_seed(seed: int) -> int:
+    """Return a seed that is a whole number from 0 on. Raises ConfigError."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f'seed={seed!r} is no seed: give a whole number from 0 on.')
+    return seed
+
+
+def seeded_generator(seed: int, *place: int) -> torch.Generator:
+    """A CPU generator that depends on the seed and the place in the network alone, so that draws repeat anywhere."""
+    digest = hashlib.blake2b(repr((seed, *place)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, 'little'))

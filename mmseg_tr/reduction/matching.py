@@ -1,4 +1,4 @@
-"""Bipartite soft matching (Bolya et al., ToMe, section 3) and the merges it leads to, as pure functions."""
+"""Bipartite soft matching (Bolya et al., ToMe, section 3), its variants and their merges, as pure functions."""
 
 from __future__ import annotations
 
@@ -157,6 +157,50 @@ def bipartite_matching(metric: Tensor, r: int, num_prefix: int = 1) -> Merge:
     counts = torch.full((batch,), r, device=metric.device)
     index = bipartite_index(descending_rank(score), partner, counts, num_tokens, num_prefix)
     return Merge(index, (num_tokens - r,) * batch, (score,))
+
+
+@torch.no_grad()
+def kth_matching(metric: Tensor, k: int, num_prefix: int = 0) -> Merge:
+    """In every run of k tokens the first k - 1 are sources, the last is a destination; all sources join.
+
+    metric: (B, T, C). Runs begin behind the prefix. Every source goes to its most similar destination anywhere. Merged
+    order: prefix, destinations, then the T % k tokens that fill no run and remain as they are (the published form
+    loses them).
+    """
+    batch, num_tokens = metric.shape[:2]
+    num_dst = (num_tokens - num_prefix) // max(k, 1)
+    if k <= 1 or num_dst < 1:
+        return identity(metric)
+    end = num_prefix + num_dst * k
+    runs = metric[:, num_prefix:end].unflatten(1, (num_dst, k))  # (B, n, k, C)
+    score, partner = similarities(runs[:, :, :-1].flatten(1, 2), runs[:, :, -1]).max(dim=-1)
+    place = torch.arange(num_dst, device=metric.device).expand(batch, -1)[..., None]  # of the destinations
+    place = torch.cat([partner.unflatten(1, (num_dst, k - 1)), place], 2).flatten(1) + num_prefix
+    gone = num_dst * (k - 1)
+    old = torch.arange(num_tokens, device=metric.device).expand(batch, -1)
+    index = torch.cat([old[:, :num_prefix], place, old[:, end:] - gone], 1)
+    return Merge(index, (num_tokens - gone,) * batch, (score,))
+
+
+@torch.no_grad()
+def random_matching(metric: Tensor, r: int, numbers: Tensor, num_prefix: int = 0) -> Merge:
+    """r random tokens are sources, all others destinations; all sources join.
+
+    metric: (B, T, C). numbers: (B or 1, T - num_prefix) uniform; the tokens behind the prefix in ascending order of
+    their numbers are first sources, then destinations. Every source goes to its most similar destination. Merged order:
+    prefix, destinations in ascending order of their numbers. r is cut so that one destination remains.
+    """
+    batch, num_tokens = metric.shape[:2]
+    r = min(r, num_tokens - num_prefix - 1)
+    if r <= 0:
+        return identity(metric)
+    order = numbers.argsort(dim=-1, stable=True).expand(batch, -1)
+    drawn = metric[:, num_prefix:].gather(1, order[..., None].expand(-1, -1, metric.shape[-1]))
+    score, partner = similarities(drawn[:, :r], drawn[:, r:]).max(dim=-1)
+    place = torch.arange(num_tokens - num_prefix - r, device=metric.device).expand(batch, -1)  # of the destinations
+    place = torch.empty_like(order).scatter_(1, order, torch.cat([partner, place], 1)) + num_prefix
+    prefix = torch.arange(num_prefix, device=metric.device).expand(batch, -1)
+    return Merge(torch.cat([prefix, place], 1), (num_tokens - r,) * batch, (score,))
 
 
 def identity(x: Tensor) -> Merge:

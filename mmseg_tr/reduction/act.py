@@ -1,0 +1,136 @@
+"""ACT: adaptive clustering of queries by hashing (Zheng et al., BMVC 2021), as Expedite compares it.
+
+The steps are pure functions: bucket_codes() hashes queries, cluster_ids() ranks the codes of a row, cluster_means()
+averages each cluster, cluster_values() gives every query what its cluster got; act_attention() is all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.profiler import record_function
+
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.reduction.base import Reduction, check_seed, seeded_generator
+from mmseg_tr.reduction.matching import stat_dtype
+from mmseg_tr.reduction.tokens import Tokens
+
+MAX_HASHES = 32  # two bits each in a code of 64
+
+
+@torch.no_grad()
+def bucket_codes(q: Tensor, projection: Tensor, offset: Tensor, bucket_width: float = 8) -> Tensor:
+    """Code of every query: its bucket under each hash, two bits a hash (locality-sensitive hashing).
+
+    q: (..., N, d), scaled as attention scales it; projection: (d, n) Gaussian; offset: (n,) from [0, 1). Buckets are
+    floor((q G + b) / width), counted from the lowest of the row; buckets beyond the third carry into the next hash's
+    bits, and 64-bit sums wrap around, as published. Returns (..., N) int64. Runs in float32 at least.
+    """
+    dtype = stat_dtype(q)
+    with torch.autocast(q.device.type, enabled=False):
+        bucket = ((q.to(dtype) @ projection.to(dtype) + offset.to(dtype)) / bucket_width).floor().long()
+    bucket = bucket - bucket.amin(dim=-2, keepdim=True)
+    return (bucket << (2 * torch.arange(bucket.shape[-1], device=q.device))).sum(-1)
+
+
+@torch.no_grad()
+def cluster_ids(codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Number the clusters of every row: queries of one code, in ascending order of their (signed) codes.
+
+    codes: (..., N) int64. Returns ids (..., N) int64 from 0 in each row, and how many clusters each row has, (...).
+    """
+    ranked, order = codes.sort(dim=-1, stable=True)
+    rank = F.pad((ranked.diff(dim=-1) != 0).long(), (1, 0)).cumsum(-1)
+    return torch.empty_like(rank).scatter_(-1, order, rank), rank[..., -1] + 1
+
+
+def cluster_means(x: Tensor, ids: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
+    """Mean of every cluster, in float32 at least: x (..., N, d), ids (..., N) -> (..., C, d), members (..., C).
+
+    Clusters that a row does not have are zero rows. Differentiable in x.
+    """
+    rows, dtype = ids.numel() // ids.shape[-1], stat_dtype(x)
+    start = num_clusters * torch.arange(rows, device=ids.device)[:, None]
+    place = (ids.reshape(rows, -1) + start).flatten()
+    sums = x.new_zeros(rows * num_clusters, x.shape[-1], dtype=dtype)
+    sums = sums.index_add(0, place, x.reshape(-1, x.shape[-1]).to(dtype))
+    members = torch.zeros_like(sums[:, 0]).index_add(0, place, torch.ones_like(place, dtype=dtype))
+    shape = (*ids.shape[:-1], num_clusters)
+    return (sums / members.clamp_min(1)[:, None]).view(*shape, -1), members.view(shape)
+
+
+def cluster_values(values: Tensor, ids: Tensor) -> Tensor:
+    """Give every query what its cluster got: values (..., C, d), ids (..., N) -> (..., N, d)."""
+    return values.gather(-2, ids[..., None].expand(*ids.shape, values.shape[-1]))
+
+
+def act_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    projection: Tensor,
+    offset: Tensor,
+    bucket_width: float = 8,
+    scale: float | None = None,
+    attend: Callable[..., Tensor] = F.scaled_dot_product_attention,
+) -> Tensor:
+    """Attention of cluster centres instead of queries; every query receives its centre's result.
+
+    q, k, v: (..., N, d), every row of the leading axes (image, head) clustered alone. scale: what attention multiplies
+    queries by, d^-1/2 by default, 1 for queries that are scaled already. attend(centres, k, v) is the attention itself,
+    which scales by d^-1/2. Returns (..., N, d).
+    """
+    usual = q.shape[-1] ** -0.5
+    factor = usual if scale is None else scale
+    with record_function('mmseg_tr::merge'):
+        scaled = q.detach().to(stat_dtype(q)) * factor
+        ids, counts = cluster_ids(bucket_codes(scaled, projection, offset, bucket_width))
+        centres, _ = cluster_means(q, ids, int(counts.max()))
+    out = attend((centres * (factor / usual)).to(q.dtype), k, v)
+    with record_function('mmseg_tr::merge'):
+        return cluster_values(out, ids)
+
+
+def draw_hashes(head_dim: int, num_hashes: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """Random projection (d, n) and offset (n,) on the CPU, from torch's own generator where none is given."""
+    projection = torch.randn(head_dim, num_hashes, generator=generator, device='cpu', dtype=torch.float32)
+    return projection, torch.rand(num_hashes, generator=generator, device='cpu', dtype=torch.float32)
+
+
+class ACT(Reduction):
+    """Attend with the centres of query clusters, in every layer; keys, values and all tokens stay.
+
+    q_hashes: hashes per query, 1 to 32; more make finer clusters. bucket_width: width of a hash's buckets.
+    seed: hashes are drawn from seed and layer, so that results repeat on every device. redraw: draw new ones at every
+    forward from torch's generator instead (published). Raises ConfigError for settings outside these.
+    """
+
+    ADAPTIVE = True  # the image decides how many queries attend
+
+    def __init__(self, q_hashes: int = 32, bucket_width: float = 8, seed: int = 0, redraw: bool = False) -> None:
+        if isinstance(q_hashes, bool) or not isinstance(q_hashes, int) or not 1 <= q_hashes <= MAX_HASHES:
+            raise ConfigError(
+                f'q_hashes={q_hashes!r} must be a whole number from 1 to {MAX_HASHES}, two bits each in a code of 64.'
+            )
+        number = isinstance(bucket_width, (int, float)) and not isinstance(bucket_width, bool)
+        if not number or not 0 < bucket_width < math.inf:
+            raise ConfigError(f'bucket_width={bucket_width!r} must be a number above 0: 8 is published.')
+        if not isinstance(redraw, bool):
+            raise ConfigError(f'redraw={redraw!r} must be True (new hashes at every forward) or False.')
+        self.q_hashes, self.bucket_width = q_hashes, bucket_width
+        self.seed, self.redraw = check_seed(seed), redraw
+
+    def hashes(self, layer: int, head_dim: int) -> tuple[Tensor, Tensor]:
+        """Projection (head_dim, q_hashes) and offset (q_hashes,) of a layer, shared by images and heads."""
+        return draw_hashes(head_dim, self.q_hashes, None if self.redraw else seeded_generator(self.seed, layer))
+
+    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, None]:
+        groups = attend.heads(y, tokens)
+        drawn = self.hashes(layer, groups[0][0].shape[-1])
+        projection, offset = (numbers.to(y.device, non_blocking=True) for numbers in drawn)
+        out = [act_attention(*qkv, projection, offset, self.bucket_width, attend=attend.attend) for qkv in groups]
+        return attend.output(out, y, tokens), None
