@@ -1,0 +1,101 @@
+"""CTS's policy network: an EfficientNet-lite0 and a 1x1 head that say which superpatches may share a token."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mmseg_tr.errors import CheckpointError
+from mmseg_tr.nn.encoders import timm
+
+ARCH, FEATURES = 'efficientnet_lite0', 320
+FIRST = 'backbone.conv_stem.weight'  # the entry that a policy network in a larger state dict is found by
+
+
+class PolicyNet(nn.Module):
+    """Policy network (CTS, section 3.2): images (B, 3, H, W) -> logits (B, 2, ceil(H/32), ceil(W/32)).
+
+    Images are RGB in [-1, 1]; channel 1 of the logits says that a cell of 32 x 32 pixels shows one class.
+    pretrained: True for timm's ImageNet weights of the backbone, or the file of a trained policy network; loaded by
+    init_weights(). Building the network downloads nothing. Keys are the published ones, backbone.* and head.*.
+    """
+
+    def __init__(self, pretrained: bool | str | None = None) -> None:
+        super().__init__()
+        self.backbone = timm.create_model(ARCH, pretrained=False, features_only=True, out_indices=(4,))
+        self.head = nn.Conv2d(FEATURES, 2, kernel_size=1)
+        self.pretrained = pretrained
+
+    def init_weights(self) -> None:
+        """Load the weights named by `pretrained`, once. Raises CheckpointError when that cannot be done."""
+        if self.pretrained is True:
+            self.backbone.load_state_dict(imagenet_state())
+        elif self.pretrained:
+            self.load_state_dict(policy_state(self.pretrained))
+        self.pretrained = None
+
+    def features(self, image: Tensor) -> Tensor:
+        """Features of stride 32, (B, 3, H, W) -> (B, 320, ceil(H/32), ceil(W/32))."""
+        return self.backbone(image)[0]
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.features(image))
+
+
+def imagenet_state() -> dict[str, Tensor]:
+    """timm's ImageNet weights of the backbone. Raises CheckpointError when they cannot be had."""
+    try:
+        model = timm.create_model(ARCH, pretrained=True, features_only=True, out_indices=(4,))
+    except Exception as error:  # the hub raises a dozen unrelated types, a missing network among them
+        raise CheckpointError(
+            f'timm could not fetch the weights of {ARCH!r} ({type(error).__name__}): check the network, or give '
+            'pretrained=None to start the policy network from random weights.'
+        ) from error
+    return model.state_dict()
+
+
+def policy_state(path: str | os.PathLike) -> dict[str, Tensor]:
+    """The state dict of a PolicyNet, each tensor with memory of its own, out of any file that holds one.
+
+    Known are this package's checkpoints of a policy network or of a whole CTS model, the stand-alone file of the
+    published training, and official CTS releases. Files are read as plain data (weights_only).
+    Raises CheckpointError when the file is missing, damaged, unsafe, or holds no policy network or another one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f'There is no policy checkpoint {path}: train one with a config local_configs/cts/cts-policy_*.py, or '
+            'name another with policy_checkpoint.'
+        )
+    try:
+        payload = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch reports a damaged file as one of half a dozen types
+        raise CheckpointError(
+            f'{path} is damaged, unsafe or no file of torch.save ({type(error).__name__}).'
+        ) from error
+    payload = payload if isinstance(payload, Mapping) else {}
+    state = next((payload[key] for key in ('state_dict', 'model') if isinstance(payload.get(key), Mapping)), payload)
+    prefixes = [str(key)[: -len(FIRST)] for key in state if str(key).endswith(FIRST)]
+    if len(prefixes) != 1:
+        raise CheckpointError(f'{path} holds {len(prefixes) or "no"} policy networks: one, with {FIRST}, is needed.')
+    (prefix,) = prefixes
+    found = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    check_policy_state(found, str(path))
+    return {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in found.items()}
+
+
+def check_policy_state(state: Mapping[str, Tensor], where: str) -> None:
+    """Raise CheckpointError unless `state` holds exactly the tensors of a PolicyNet."""
+    with torch.device('meta'):
+        needed = PolicyNet().state_dict()
+    wrong = sorted(needed.keys() ^ state.keys())
+    wrong += [key for key in needed if key in state and getattr(state[key], 'shape', None) != needed[key].shape]
+    if wrong:
+        raise CheckpointError(
+            f'{where} holds another network than the policy network: {len(wrong)} entries are missing, left over or of '
+            f'another shape, {", ".join(wrong[:3])} first.'
+        )

@@ -1,0 +1,190 @@
+"""What CTS computes, as pure functions: scores of superpatches, which of them share, their pixels and positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+STRIDE = 32  # pixels of a cell of the policy network
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Which patches of each image keep a token of their own and which share one.
+
+    Tokens come in this order: kept patches, then shared superpatches, each in raster order. Per image there are M kept
+    patches, S shared superpatches, and T = M + S tokens.
+    superpatches: (B, h//2, w//2) bool, shared or not.
+    kept: (B, M) int64, numbers of patches. shared: (B, S) int64, numbers of superpatches.
+    index: (B, N) int64, the token of each patch. size: (B, T) float32, patches of each token, 1 or 4.
+    """
+
+    superpatches: Tensor
+    kept: Tensor
+    shared: Tensor
+    index: Tensor
+    size: Tensor
+
+
+def superpatch_grid(grid: tuple[int, int]) -> tuple[int, int]:
+    """How many superpatches, 2 x 2 patches aligned to even rows and columns, a patch grid holds."""
+    return grid[0] // 2, grid[1] // 2
+
+
+def scaled_count(shared: int, superpatches: int, others: int) -> int:
+    """S for a grid of `others` superpatches, in proportion to `shared` of `superpatches`, rounded half up."""
+    if others == superpatches:
+        return shared
+    return (2 * shared * others + superpatches) // (2 * superpatches) if superpatches else 0
+
+
+def token_counts(patches: int, shared: int) -> tuple[int, int, float]:
+    """Kept patches M = N - 4S, tokens T = N - 3S, and the share of tokens saved in percent (section 3.1)."""
+    return patches - 4 * shared, patches - 3 * shared, 100 * 3 * shared / patches
+
+
+def policy_scores(logits: Tensor) -> Tensor:
+    """Probability that a superpatch shows one class: (B, 2, h, w) logits -> (B, h, w), computed in float32."""
+    return logits.float().softmax(1)[:, 1]
+
+
+def superpatch_logits(logits: Tensor, supergrid: tuple[int, int], patch: tuple[int, int]) -> Tensor:
+    """Logits of the policy's cells at the superpatches: (B, 2, H/32, W/32) -> (B, 2, *supergrid).
+
+    With patches of 16 a cell is a superpatch, as published. Where superpatches have another size they take the cells'
+    logits bilinearly at their centres: with patches of 32 the mean of four cells, with 8 a quarter of one each.
+    """
+    h, w = supergrid
+    side = (2 * patch[0], 2 * patch[1])
+    if side == (STRIDE, STRIDE):
+        return logits[..., :h, :w]  # an odd grid or padding leaves cells over
+    # centres in units of the cells' extent, -1 to 1
+    y = (torch.arange(h, device=logits.device) + 0.5) * (2 * side[0] / (STRIDE * logits.shape[-2])) - 1
+    x = (torch.arange(w, device=logits.device) + 0.5) * (2 * side[1] / (STRIDE * logits.shape[-1])) - 1
+    centres = torch.stack([x.expand(h, w), y[:, None].expand(h, w)], -1)
+    centres = centres.to(logits.float().dtype).expand(len(logits), -1, -1, -1)
+    return F.grid_sample(logits.float(), centres, mode='bilinear', padding_mode='border', align_corners=False)
+
+
+def random_scores(image: Tensor, supergrid: tuple[int, int], seed: int) -> Tensor:
+    """Scores in [0, 1) that look random and follow from the image's pixels and the seed: (B, h, w) float32.
+
+    An image has the same ones in every batch and on every device. A hash of integers (splitmix64), so that nothing of
+    the global random state is used.
+    """
+    key = image.detach().float().contiguous().view(torch.int32).flatten(1).long()
+    place = torch.arange(1, key.shape[1] + 1, device=key.device)
+    key = _mix((key * place).sum(1) + _mix(torch.tensor(seed, device=key.device)))  # exact in whole numbers
+    cells = torch.arange(1, supergrid[0] * supergrid[1] + 1, device=key.device) * -7046029254386353131
+    bits = _mix(key[:, None] + cells) & 0xFFFFFF  # as many as float32 tells apart
+    return (bits.float() / 2**24).unflatten(1, supergrid)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Spread every bit of 64-bit whole numbers over all bits (the finisher of splitmix64, products modulo 2**64)."""
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * -4658895280553007687
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * -7723592293110705685
+    return x ^ ((x >> 31) & (2**33 - 1))
+
+
+def select_superpatches(scores: Tensor, count: int) -> Tensor:
+    """The `count` superpatches of the highest scores in each image, lower index first among equals (section 3.2).
+
+    scores: (B, h, w) -> (B, h, w) bool.
+    """
+    order = scores.flatten(1).argsort(dim=1, descending=True, stable=True)[:, :count]
+    chosen = torch.zeros_like(scores, dtype=torch.bool).flatten(1)
+    return chosen.scatter(1, order, True).view_as(scores)
+
+
+def kept_patches(superpatches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Patches outside every shared superpatch, (B, h//2, w//2) -> (B, h, w) bool; those left over by odd grids too."""
+    kept = superpatches.new_ones(len(superpatches), *grid)
+    h, w = superpatches.shape[1:]
+    kept[:, : 2 * h, : 2 * w] = ~superpatches.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    return kept
+
+
+def sharing_of(superpatches: Tensor, grid: tuple[int, int], count: int) -> Sharing:
+    """The record of a decision. superpatches: (B, h//2, w//2) bool with `count` true in each image."""
+    batch, (h, w) = len(superpatches), superpatches.shape[1:]
+    kept = kept_patches(superpatches, grid)
+    num_kept = grid[0] * grid[1] - 4 * count
+    # the true ones first, each kind in raster order: no shape depends on the data, so nothing waits for the device
+    kept_first = (~kept).flatten(1).to(torch.uint8).argsort(dim=1, stable=True)[:, :num_kept]
+    shared_first = (~superpatches).flatten(1).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
+    index = kept.flatten(1).cumsum(1).view_as(kept) - 1
+    place = (superpatches.flatten(1).cumsum(1) - 1 + num_kept).view(batch, h, w)
+    place = place.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    even = index[:, : 2 * h, : 2 * w]
+    index[:, : 2 * h, : 2 * w] = torch.where(kept[:, : 2 * h, : 2 * w], even, place)
+    size = torch.ones(batch, num_kept + count, device=superpatches.device)
+    size[:, num_kept:] = 4
+    return Sharing(superpatches, kept_first, shared_first, index.flatten(1), size)
+
+
+def share_pixels(image: Tensor, sharing: Sharing, patch: tuple[int, int]) -> Tensor:
+    """The patches of all tokens side by side: (B, C, H, W) -> (B, C, ph, T * pw). Differentiable.
+
+    Kept patches are untouched; a shared superpatch is halved in size, every 2 x 2 pixels averaged.
+    """
+    h, w = sharing.superpatches.shape[1:]
+    ph, pw = patch
+    halved = F.avg_pool2d(image[..., : 2 * h * ph, : 2 * w * pw], 2)
+    kept = _take(_patches(image, patch), sharing.kept)
+    shared = _take(_patches(halved, patch), sharing.shared)
+    return torch.cat([kept, shared], 1).permute(0, 2, 3, 1, 4).flatten(3)  # (B, T, C, ph, pw) -> (B, C, ph, T * pw)
+
+
+def share_positions(position: Tensor, sharing: Sharing) -> Tensor:
+    """Position embedding of every token, (1, C, h, w) -> (B, T, C): a shared token has the mean of its four cells."""
+    own = position.flatten(2).transpose(1, 2).expand(len(sharing.kept), -1, -1)  # (1, C, h, w) -> (B, N, C)
+    mean = F.avg_pool2d(position, 2).flatten(2).transpose(1, 2).expand(len(sharing.shared), -1, -1)
+    return torch.cat([_take(own, sharing.kept), _take(mean, sharing.shared)], 1)
+
+
+def oracle_mask(labels: Tensor, side: tuple[int, int]) -> Tensor:
+    """Superpatches that hold a single label value, the ignored one included: (B, H, W) -> (B, h, w) bool.
+
+    side: height and width of a superpatch in pixels. Where the map ends within a superpatch, what there is counts.
+    """
+    blocks = label_blocks(labels, side)
+    outside = blocks == -1
+    highest = torch.iinfo(blocks.dtype).max
+    return blocks.masked_fill(outside, highest).amin(-1) == blocks.amax(-1)
+
+
+def oracle_logits(labels: Tensor, patch: tuple[int, int], grid: tuple[int, int] | None = None) -> Tensor:
+    """Policy logits that put superpatches of one label first, as ViT(..., guide=): (B, H, W) -> (B, 2, h//2, w//2).
+
+    labels: at the resolution of the image. grid: the patch grid; by default what the padded image gives.
+    """
+    if grid is None:
+        grid = tuple(-(-side // length) for side, length in zip(labels.shape[-2:], patch, strict=True))
+    h, w = superpatch_grid(grid)
+    mask = oracle_mask(labels, (2 * patch[0], 2 * patch[1]))[:, :h, :w].float()
+    return torch.stack([-mask, mask], 1)
+
+
+def label_blocks(labels: Tensor, side: tuple[int, int]) -> Tensor:
+    """The pixels of each superpatch, (B, H, W) -> (B, ceil(H/sh), ceil(W/sw), sh * sw) int64; -1 outside the map."""
+    bottom, right = (-length % step for length, step in zip(labels.shape[-2:], side, strict=True))
+    labels = F.pad(labels.long(), (0, right, 0, bottom), value=-1)
+    blocks = labels.unflatten(2, (-1, side[1])).unflatten(1, (-1, side[0]))  # (B, h, sh, w, sw)
+    return blocks.permute(0, 1, 3, 2, 4).flatten(3)
+
+
+def _patches(image: Tensor, patch: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) -> (B, N, C, ph, pw) in raster order."""
+    blocks = image.unflatten(3, (-1, patch[1])).unflatten(2, (-1, patch[0]))  # (B, C, h, ph, w, pw)
+    return blocks.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of each image by number: (B, N, ...), (B, M) -> (B, M, ...)."""
+    rows = index + values.shape[1] * torch.arange(len(index), device=index.device)[:, None]
+    return values.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, index.shape)
