@@ -40,6 +40,15 @@ def global_decisions(merge: Merge, layer: int, num_prefix: int) -> dict[str, np.
     score = torch.cat(merge.similarity)
     mean, deviation = automatic_threshold(score[:, max((num_prefix + 1) // 2, 1) :], layer)
     threshold = mean.mean() + deviation.mean()
+    return matching_decisions(merge) | dict(
+        threshold=threshold.reshape(1).numpy(),
+        count=((score >= threshold) & score.isfinite()).sum(1).numpy(),
+    )
+
+
+def matching_decisions(merge: Merge) -> dict[str, np.ndarray]:
+    """node_max (B, ceil(T/2)), r, src_idx, dst_idx (B, r) and unm_idx of a bipartite matching, r one for all."""
+    score = torch.cat(merge.similarity)
     place = merge.index.numpy()
     sources, destinations = place[:, ::2], place[:, 1::2]
     src, dst, kept = [], [], []
@@ -51,9 +60,7 @@ def global_decisions(merge: Merge, layer: int, num_prefix: int) -> dict[str, np.
         kept.append(np.flatnonzero(~moved)[np.argsort(row[~moved])])
     return dict(
         node_max=score.numpy(),
-        threshold=threshold.reshape(1).numpy(),
         r=same_for_all(place.shape[1] - np.array(merge.lengths)),
-        count=((score >= threshold) & score.isfinite()).sum(1).numpy(),
         src_idx=np.stack(src),
         dst_idx=np.array(dst, dtype=np.int64).reshape(len(dst), -1),
         unm_idx=np.stack(kept),
