@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from email.parser import Parser
+from importlib.metadata import version
 
 import pytest
 
@@ -74,6 +75,17 @@ def test_every_requirement_is_pinned_by_the_constraints(metadata):
     pinned = {name_of(line) for line in lines if not line.startswith('#')}
     needed = {name_of(line) for line in metadata.get_all('Requires-Dist')}
     assert needed - pinned <= {'mmseg-tr', 'mmcv'}
+
+
+def test_an_installed_torch_is_kept_with_what_it_requires():
+    file = ROOT / 'requirements' / 'constraints.txt'
+    script = file.with_name('installed_torch.py')
+    done = subprocess.run([sys.executable, str(script), str(file)], capture_output=True, text=True, check=True)
+    kept = {name_of(line): line for line in done.stdout.splitlines() if not line.startswith('#')}
+    assert kept['torch'] == f'torch=={version("torch")}'
+    assert 'sympy' not in kept  # torch may ask for one version and no other
+    assert 'sympy==' in file.read_text()
+    assert 'timm' in kept
 
 
 def name_of(requirement: str) -> str:
