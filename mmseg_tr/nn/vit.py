@@ -82,7 +82,12 @@ class ViT(nn.Module):
             self.reduction.check(len(self.blocks), self.grid, self.num_prefix)
 
     def init_weights(self) -> None:
-        """Load the weights named by `pretrained`, once. Raises CheckpointError when that cannot be done."""
+        """Load the weights named by `pretrained`, once, and those of a method that has some.
+
+        Raises CheckpointError when that cannot be done.
+        """
+        if isinstance(self.reduction, nn.Module):
+            self.reduction.init_weights()
         if self.pretrained:
             state = pretrained_state(self.arch, self.pretrained, self.in_chans, self.grid, self.pos_resize)
             own = self.state_dict()
@@ -90,28 +95,29 @@ class ViT(nn.Module):
             self.load_state_dict(own)
             self.pretrained = None
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...] | tuple[Tokens, ...]:
-        levels = self.levels(image)
+    def forward(self, image: Tensor, guide: Tensor | None = None) -> tuple[Tensor, ...] | tuple[Tokens, ...]:
+        """guide: what CTS is to share, decided from outside: policy logits, as in reduction.cts."""
+        levels = self.levels(image, guide)
         restore = (self.reduction or PLAIN).restore
         return levels if self.out == 'tokens' else tuple(restore(tokens).to_map() for tokens in levels)
 
-    def forward_tokens(self, image: Tensor) -> Tokens:
+    def forward_tokens(self, image: Tensor, guide: Tensor | None = None) -> Tokens:
         """Tokens that leave the last block, behind the final norm; prefix tokens included."""
-        tokens = self.embed(image)
+        tokens = self.embed(image, guide)
         for layer in range(1, len(self.blocks) + 1):
             tokens = self.run(tokens, layer)
         return self.finish(tokens)
 
-    def levels(self, image: Tensor) -> tuple[Tokens, ...]:
+    def levels(self, image: Tensor, guide: Tensor | None = None) -> tuple[Tokens, ...]:
         """Tokens of every level of out_indices, in the order of out_indices."""
-        tokens, found, last = self.embed(image), {}, len(self.blocks)
+        tokens, found, last = self.embed(image, guide), {}, len(self.blocks)
         for layer in range(1, max(self.out_indices) + 2):
             tokens = self.run(tokens, layer)
             if layer - 1 in self.out_indices:
                 found[layer - 1] = self.finish(tokens) if layer == last else tokens
         return tuple(found[index] for index in self.out_indices)
 
-    def embed(self, image: Tensor) -> Tokens:
+    def embed(self, image: Tensor, guide: Tensor | None = None) -> Tokens:
         """Padded patches, prefix tokens and position embedding: (B, C, H, W) -> Tokens of (B, E + h*w, d)."""
         if image.dim() != 4 or image.shape[1] != self.in_chans:
             raise ConfigError(
@@ -122,7 +128,7 @@ class ViT(nn.Module):
         pos = resize_pos_embed(self.pos_embed, self.grid, grid, self.pos_embed_prefix, self.pos_resize)
         prefix_pos, grid_pos = pos[:, : self.pos_embed_prefix], pos[:, self.pos_embed_prefix :]
         position = grid_pos.transpose(1, 2).unflatten(2, grid)  # (1, h*w, d) -> (1, d, h, w)
-        patches = (self.reduction or PLAIN).embed(self.project, image, padded, position)
+        patches = (self.reduction or PLAIN).embed(self.project, image, padded, position, guide)
         x, size = patches.x, patches.size
         prefix = [token for token in (self.cls_token, self.dist_token, self.reg_token) if token is not None]
         if prefix:

@@ -44,11 +44,21 @@ class Reduction:
         Raises ConfigError. Called once, when the model is built.
         """
 
-    def embed(self, project: Callable[[Tensor], Tensor], image: Tensor, padded: Tensor, position: Tensor) -> Embedded:
+    def embed(
+        self,
+        project: Callable[[Tensor], Tensor],
+        image: Tensor,
+        padded: Tensor,
+        position: Tensor,
+        guide: Tensor | None = None,
+    ) -> Embedded:
         """Patch embedding: project takes pixels (B, 3, H, W) to patch features (B, C, H/ph, W/pw).
 
         image: as it came, (B, 3, H, W); padded: the same filled up to whole patches; position: (1, C, h, w).
+        guide: what the caller decides in place of the method, for methods that allow it; ConfigError from others.
         """
+        if guide is not None:
+            raise ConfigError("guide decides which superpatches share: only CTS takes it, and not with policy='none'.")
         return Embedded((project(padded) + position).flatten(2).transpose(1, 2))
 
     def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
