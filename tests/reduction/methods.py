@@ -28,6 +28,7 @@ class Method:
     settings: reduce some tokens of `pictures`, and other numbers in other pictures, at four layers and a grid of 8 x 8.
     idle: settings under which nothing is reduced and nothing else changes, None where there are none.
     joint: whether it knows batch='joint'. conserves: whether every patch stays part of a token.
+    shortens: whether fewer tokens leave the blocks than enter. too_small: warning on an image of one patch, if any.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Method:
     idle: dict[str, Any] | None = None
     joint: bool = False
     conserves: bool = True
+    shortens: bool = True
+    too_small: str | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -46,7 +49,30 @@ METHODS = [
         dict(type='ALGM', layers=(1, 3), window=(2, 2), threshold=0.7),
         idle=dict(type='ALGM', layers=(2,), window=(2, 2), threshold=1.5),
         joint=True,
+        too_small='no .* window fits',
     ),
+    Method('ToMe', dict(type='ToMe', r=9), idle=dict(type='ToMe', r=0), too_small='merges none of 2 tokens'),
+    Method(
+        'ToMe-dense',
+        dict(type='ToMe', form='dense', r=0.3),
+        idle=dict(type='ToMe', form='dense', r=[0.01]),
+        shortens=False,
+        too_small='merges none of 2 tokens',
+    ),
+    Method(
+        'ToMe-kth',
+        dict(type='ToMe', matching='kth', k=[1, 3, 2]),
+        idle=dict(type='ToMe', matching='kth', k=1),
+        too_small='merges none of 2 tokens',
+    ),
+    Method(
+        'ToMe-random',
+        dict(type='ToMe', form='dense', matching='random', r=0.4, seed=3),
+        shortens=False,
+        too_small='merges none of 2 tokens',
+    ),
+    # narrow buckets, as the queries of a random network are short
+    Method('ACT', dict(type='ACT', q_hashes=8, bucket_width=2), shortens=False),
 ]
 
 
