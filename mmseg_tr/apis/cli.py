@@ -17,14 +17,18 @@ LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 def run_tool(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """Run a tool's `main`; return its exit status.
 
-    0 when it is done, 2 when the user's input cannot be used: then one sentence stands on stderr. Any other exception
-    is a fault of this package and keeps its traceback.
+    0 when it is done, 2 when the user's input or machine cannot be used: then one sentence stands on stderr. Any other
+    exception is a fault of this package and keeps its traceback.
     """
     tool = Path(sys.argv[0]).name
     try:
         main(argv)
     except MISTAKES as error:
         print(f'{tool}: {sentence(error)}', file=sys.stderr, flush=True)
+        return 2
+    except OSError as error:  # a folder that cannot be written, a full disk
+        where = f'{error.filename}: ' if error.filename else ''
+        print(f'{tool}: {where}{error.strerror or error}', file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print(f'{tool}: interrupted', file=sys.stderr, flush=True)

@@ -44,7 +44,10 @@ def _read(path: Path) -> Config:
 
 
 def require_sections(config: Config, *names: str) -> None:
-    """Raise ConfigError unless the config has every top-level section in `names`."""
+    """Raise ConfigError unless the config has every top-level section in `names`, each a dict or a list of them."""
+    for name in names:
+        if not isinstance(config.get(name, {}), Mapping | list | tuple | None):
+            raise ConfigError(f'the config {config.filename} has {name}={config[name]!r}: give a dict')
     missing = [name for name in names if config.get(name) is None]
     if missing:
         raise ConfigError(f'the config {config.filename} says nothing about {", ".join(missing)}: add it')

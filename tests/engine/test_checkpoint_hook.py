@@ -9,6 +9,8 @@ from mmengine.logging import HistoryBuffer
 from mmseg_tr.apis.training import train
 from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401
 
+EXACT = 1e-3 if torch.cuda.is_available() else 0  # backward passes on a GPU add up in any order
+
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
@@ -66,11 +68,11 @@ def test_resuming_continues_exactly_as_if_it_had_not_stopped(tmp_path, root):
     )
     resumed = torch.load(tmp_path / 'again' / 'iter_4.pth', weights_only=True)
     for key, tensor in whole['state_dict'].items():
-        assert torch.equal(tensor, resumed['state_dict'][key]), key
+        torch.testing.assert_close(tensor, resumed['state_dict'][key], rtol=0, atol=EXACT, msg=key)
     for name in ('train/lr', 'train/loss'):
         history = again.message_hub.get_scalar(name)
         assert isinstance(history, HistoryBuffer)
-        assert history.data[0].tolist() == straight.message_hub.get_scalar(name).data[0].tolist()
+        assert history.data[0] == pytest.approx(straight.message_hub.get_scalar(name).data[0], rel=0, abs=EXACT)
 
 
 def test_an_old_checkpoint_left_by_a_kill_is_removed_when_resuming(tmp_path, root):
