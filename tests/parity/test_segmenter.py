@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from mmseg_tr.checkpoints import load_official
+from mmseg_tr.checkpoints.segmenter_config import STATISTICS
+from mmseg_tr.checkpoints.variant import normalization as normalization_of
+from mmseg_tr.checkpoints.variant import read_variant
 from mmseg_tr.nn import MaskTransformer, Segmenter
 from mmseg_tr.nn.attention import attention_probabilities
 from mmseg_tr.nn.blocks import run_block
@@ -81,9 +84,11 @@ def poly_lr(case: Case) -> None:
     pytest.importorskip('mmengine')
     from mmseg_tr.engine.schedulers import polynomial_lr
 
+    known = ('base_lr', 'iter_max', 'iter_warmup', 'min_lr', 'power', 'step_size')
     for i, job in enumerate(case.settings['jobs']):
-        steps = range(len(case.arrays[f'lr{i}']))
-        case.compare(f'lr{i}', np.array([polynomial_lr(t, **job) for t in steps]))
+        schedule = {name: job[name] for name in known if name in job}
+        updates = range(len(case.arrays[f'lr{i}']))
+        case.compare(f'lr{i}', np.array([polynomial_lr(t, **schedule) for t in updates]))
 
 
 def miou(case: Case) -> None:
@@ -102,8 +107,6 @@ def miou(case: Case) -> None:
 
 
 def normalization(case: Case) -> None:
-    from mmseg_tr.checkpoints.segmenter_config import STATISTICS
-
     for name in {key.rsplit('_', 1)[0] for key in case.arrays}:
         mean, std = STATISTICS[name]
         case.compare(f'{name}_mean', np.array(mean))
@@ -205,7 +208,8 @@ def multiscale(case: Case) -> None:
     s, size = case.settings, tuple(case.take('image_rgb').shape[:2])
     model = load_official(case.release())
     pixels = [case.take(f'scaled{i}') for i in range(len(s['ratios']))]
-    images = [((rgb.float() - 127.5) / 127.5).permute(2, 0, 1)[None] for rgb in pixels]
+    mean, std = STATISTICS[normalization_of(read_variant(case.release() / 'variant.yml'))]
+    images = [((rgb - torch.tensor(mean)) / torch.tensor(std)).permute(2, 0, 1)[None] for rgb in pixels]
     flips = (False, True) if s['flip'] else (False,)
     views = [(image.flip(-1) if flip else image, flip) for image in images for flip in flips]
     probabilities = predict_views(model, views, size, s['window'], s['stride'], window_batch=4)[0]
