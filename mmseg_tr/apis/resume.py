@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from mmseg_tr.checkpoints import load_into
-from mmseg_tr.checkpoints.fit import difference, shapes
+from mmseg_tr.checkpoints.fit import completed, difference, shapes
 from mmseg_tr.checkpoints.io import few, read_file
 from mmseg_tr.errors import CheckpointError
 
@@ -78,7 +78,7 @@ def check_start(model: nn.Module, path: str) -> tuple[str, ...]:
     content = read(path)
     state = content.get('state_dict', content) if isinstance(content, dict) else {}
     state = {str(key).removeprefix('module.'): value for key, value in state.items() if hasattr(value, 'shape')}
-    found = difference(state, shapes(model))
+    found = difference(completed(model, state), shapes(model))
     absent = (*found.missing, *(text.split()[0] for text in found.reshaped))
     wrong = [key for key in absent if key.startswith('backbone.')]
     if wrong or len(absent) == len(model.state_dict()):

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmseg_tr.checkpoints import mmengine_file, official_segmenter
+from mmseg_tr.checkpoints import mmengine_file, official_cts, official_segmenter
 from mmseg_tr.checkpoints.fit import load_into
 from mmseg_tr.checkpoints.formats import Converted
 from mmseg_tr.checkpoints.io import check_destination, few, read_file, write_together
-from mmseg_tr.checkpoints.official_segmenter import build_segmenter, load_official, official_to_segmenter
+from mmseg_tr.checkpoints.official_cts import load_official
+from mmseg_tr.checkpoints.official_segmenter import build_segmenter, official_to_segmenter
 from mmseg_tr.errors import CheckpointError
 from mmseg_tr.version import __version__
 
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 # each module has NAME, recognise(payload) and convert(payload, path, *, variant); the first to recognise a file has it
-FORMATS = (official_segmenter, mmengine_file)
+FORMATS = (official_cts, official_segmenter, mmengine_file)
 
 
 def describe(payload: Any) -> str:

@@ -71,6 +71,18 @@ def check_tensors(state: Any, where: str) -> None:
         raise CheckpointError(f'{where} holds things that are not tensors: {few(wrong)}.')
 
 
+def completed(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `state` with what modules of `model` add to it or leave out by themselves (CTS: its policy network).
+
+    Raises CheckpointError when a module cannot add what it needs.
+    """
+    state = dict(state)
+    for name, module in model.named_modules():
+        if hasattr(module, 'fit_state'):
+            module.fit_state(state, f'{name}.' if name else '')
+    return state
+
+
 def load_into(model: nn.Module, path: str | os.PathLike, *, trust: bool = False) -> dict[str, Any]:
     """Load a checkpoint of this package, or of mmengine, strictly into `model`; return the checkpoint's `meta`.
 
@@ -89,6 +101,10 @@ def load_into(model: nn.Module, path: str | os.PathLike, *, trust: bool = False)
     check_tensors(state, f'state_dict of {path}')
     if all(key.startswith('module.') for key in state):  # saved from inside a data-parallel wrapper
         state = {key.removeprefix('module.'): value for key, value in state.items()}
+    try:
+        state = completed(model, state)
+    except CheckpointError as error:
+        raise CheckpointError(f'{path}: {error}') from error
     found = difference(state, shapes(model))
     if found:
         raise CheckpointError(f'{path} is the checkpoint of another model: {found}; give the config it was made with.')

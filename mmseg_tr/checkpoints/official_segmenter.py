@@ -93,7 +93,13 @@ def load_official(
     Raises CheckpointError for a release that cannot be read or contradicts itself.
     """
     path = checkpoint_path(release)
-    payload = io.read_file(path)
+    return load_payload(io.read_file(path), path, reduction, variant)
+
+
+def load_payload(
+    payload: Any, path: Path, reduction: Mapping[str, Any] | None, variant: str | os.PathLike | None
+) -> nn.Module:
+    """As `load_official`, from what the checkpoint file `path` holds."""
     if not recognise(payload):
         raise CheckpointError(f'{path} is no {NAME}: it needs an entry model with keys encoder.* and decoder.*.')
     net_kwargs = section(read_variant(variant or path.with_name('variant.yml')), 'net_kwargs')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,8 @@ class CTS(nn.Module, Reduction):
         same superpatches whenever it comes, by `seed`), 'oracle' (labels, given with each forward as `guide`).
     policy_checkpoint: file of a trained policy network. Its weights become part of the backbone's state dict, under
         reduction.policy.*. The rule for loading: weights in a checkpoint win; a checkpoint without any, such as that
-        of the plain model, is completed from policy_checkpoint, and refused where none is given.
+        of the plain model, is completed from policy_checkpoint, and refused where none is given. Under another
+        policy than 'network' there is no network, and a checkpoint's policy weights are left out.
     policy_batch_norm: 'eval' keeps the policy's BatchNorms as they are; 'drift' lets them follow the model into
         training, where they use and update batch statistics (published).
     odd_grid: 'alone': on odd grids superpatches tile the top-left even part, the patches left over keep their tokens;
@@ -80,7 +81,6 @@ class CTS(nn.Module, Reduction):
             from mmseg_tr.nn.policy import PolicyNet
 
             self.policy = PolicyNet().requires_grad_(False)
-            self.register_load_state_dict_pre_hook(_complete)
         self.train()
 
     def check(self, depth: int, grid: tuple[int, int], num_prefix: int) -> None:
@@ -113,14 +113,18 @@ class CTS(nn.Module, Reduction):
             self.policy.eval()
         return self
 
-    def missing_entries(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        """What a state dict needs besides, by full key: nothing, or the policy's weights where it has none of them.
+    def fit_state(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Apply the rule for loading to a state dict, in place. prefix: of this module's keys in it.
 
-        prefix: of this module's keys. Raises CheckpointError when they cannot be had.
+        Raises CheckpointError when the policy's weights are needed and cannot be had.
         """
         prefix = f'{prefix}policy.'
-        if self.policy is None or any(key.startswith(prefix) for key in state):
-            return {}
+        given = [key for key in state if key.startswith(prefix)]
+        if self.policy is None:
+            for key in given:
+                del state[key]
+        if self.policy is None or given:
+            return
         if self.policy_checkpoint is None:
             raise CheckpointError(
                 'the checkpoint holds no policy network for CTS: name a trained one with policy_checkpoint, or set '
@@ -128,7 +132,11 @@ class CTS(nn.Module, Reduction):
             )
         from mmseg_tr.nn.policy import policy_state
 
-        return {prefix + key: value for key, value in policy_state(self.policy_checkpoint).items()}
+        state.update({prefix + key: value for key, value in policy_state(self.policy_checkpoint).items()})
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+        self.fit_state(state_dict, prefix)  # torch's place for what a module knows about its own entries
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def embed(
         self,
@@ -213,11 +221,6 @@ class CTS(nn.Module, Reduction):
                 f"the patch grid {tuple(grid)} is odd and odd_grid=None: set odd_grid='alone' to leave its last row or "
                 'column unshared, or choose an even grid.'
             )
-
-
-def _complete(module: CTS, state: dict[str, Tensor], prefix: str, *args) -> None:
-    """Before torch loads a state dict: add what missing_entries() says."""
-    state.update(module.missing_entries(state, prefix))
 
 
 def _check_choice(name: str, value, allowed: tuple):

@@ -1,6 +1,8 @@
 """Decode heads and segmentors for mmseg. Importing this package registers them."""
 
 from mmseg_tr.models.seg.heads import SegmenterLinearHead, SegmenterMaskHead
+from mmseg_tr.models.seg.oracle import OracleSegmentor
+from mmseg_tr.models.seg.policy_trainer import PolicyClassifier
 from mmseg_tr.models.seg.segmentor import TokenSegmentor
 
-__all__ = ['SegmenterLinearHead', 'SegmenterMaskHead', 'TokenSegmentor']
+__all__ = ['OracleSegmentor', 'PolicyClassifier', 'SegmenterLinearHead', 'SegmenterMaskHead', 'TokenSegmentor']

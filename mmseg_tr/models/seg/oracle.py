@@ -1,0 +1,72 @@
+"""An ablation of CTS: superpatches share as the labels say, not as a policy network expects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.models.seg.segmentor import TokenSegmentor
+from mmseg_tr.nn.inference import enlarge_to_window
+from mmseg_tr.reduction.sharing import IGNORE, oracle_logits
+from mmseg_tr.registry import MODELS
+
+
+@MODELS.register_module()
+class OracleSegmentor(TokenSegmentor):
+    """TokenSegmentor for a backbone with CTS under policy='oracle': labels say which superpatches show one class.
+
+    The label map travels as one more channel behind the image, so that it is cut into the same windows. Use it by
+    --cfg-options model.type=mmseg_tr.OracleSegmentor model.backbone.reduction.policy=oracle; the weights are those of
+    any CTS or plain model. Raises ConfigError for another backbone, for images without labels, and for flipped views,
+    whose labels are loaded unflipped.
+    """
+
+    def __init__(self, backbone, *args, **kwargs) -> None:
+        super().__init__(backbone, *args, **kwargs)
+        if getattr(getattr(self.backbone, 'reduction', None), 'decides', None) != 'oracle':
+            raise ConfigError("OracleSegmentor needs a backbone with reduction=dict(type='CTS', policy='oracle', ...).")
+
+    def extract_feat(self, inputs: Tensor) -> Sequence:
+        """inputs: (B, 4, H, W), the image and its label map."""
+        image, labels = inputs[:, :-1], inputs[:, -1].round().long()
+        features = self.backbone(image, guide=oracle_logits(labels, self.backbone.patch_size))
+        return self.neck(features) if self.with_neck else features
+
+    def loss(self, inputs: Tensor, data_samples: list[SegDataSample]) -> dict:
+        return super().loss(with_labels(inputs, data_samples), data_samples)
+
+    def predict(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> list[SegDataSample]:
+        if any(sample.metainfo.get('flip') for sample in data_samples or ()):
+            raise ConfigError('OracleSegmentor does not know the labels of flipped views: test without --tta.')
+        return super().predict(with_labels(inputs, data_samples), data_samples)
+
+    def _forward(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> Tensor:
+        return super()._forward(with_labels(inputs, data_samples), data_samples)
+
+    def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        if self.test_cfg.get('small_images', 'enlarge') == 'enlarge':  # here, since labels are not to be blended
+            image = enlarge_to_window(inputs[:, :-1], max(self.test_cfg.crop_size))
+            labels = F.interpolate(inputs[:, -1:], size=image.shape[-2:], mode='nearest')
+            inputs = torch.cat([image, labels], 1)
+        return super().slide_inference(inputs, batch_img_metas)
+
+
+def with_labels(inputs: Tensor, data_samples: list[SegDataSample] | None) -> Tensor:
+    """Images (B, 3, H, W) with their label maps as a fourth channel, at the size of each image and 255 in its padding.
+
+    Raises ConfigError where a sample has no labels.
+    """
+    if not data_samples or any('gt_sem_seg' not in sample for sample in data_samples):
+        raise ConfigError('OracleSegmentor needs the labels of every image: give data samples with gt_sem_seg.')
+    maps = inputs.new_full((len(inputs), 1, *inputs.shape[-2:]), IGNORE)
+    for row, sample in zip(maps, data_samples):
+        size = tuple(sample.metainfo.get('img_shape', inputs.shape[-2:]))[:2]
+        size = tuple(min(side, whole) for side, whole in zip(size, inputs.shape[-2:]))
+        labels = sample.gt_sem_seg.data[None].to(inputs)
+        row[:, : size[0], : size[1]] = F.interpolate(labels, size=size, mode='nearest')[0]
+    return torch.cat([inputs, maps], 1)
