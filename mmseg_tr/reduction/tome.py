@@ -68,6 +68,8 @@ class ToMe(Reduction):
             raise ConfigError(f'form={form!r} is unknown: it is one of {", ".join(map(repr, self.FORMS))}.')
         if matching not in self.MATCHINGS:
             raise ConfigError(f'matching={matching!r} is unknown: it is one of {", ".join(map(repr, self.MATCHINGS))}.')
+        if not (prop_attn is None or isinstance(prop_attn, bool)):
+            raise ConfigError(f'prop_attn={prop_attn!r} must be True, False, or None for the published choice.')
         if prop_attn and form == 'dense':
             raise ConfigError("prop_attn=True needs sizes, which form='dense' forgets: leave it out.")
         if matching == 'kth' and r is not None:
@@ -92,29 +94,37 @@ class ToMe(Reduction):
                     'give every backbone a reduction of its own.'
                 )
             self.schedule = tuple(parse_r(depth, (self.r['mean'], self.r['slope'])))
-        num_tokens = num_prefix + grid[0] * grid[1]
-        if not any(self.amount(layer, num_tokens, num_prefix) for layer in range(1, depth + 1)):
-            self._warn_idle(num_tokens)
+        self._warn_if_idle(num_prefix + grid[0] * grid[1], num_prefix)
 
     def amount(self, layer: int, num_tokens: int, num_prefix: int) -> int:
         """How many of these tokens, prefix included, a layer merges away."""
-        free, asked = max(num_tokens - num_prefix, 0), self._asked(layer)
+        free, asked = max(num_tokens - num_prefix, 0), self._of_layer(layer)
         if self.matching == 'kth':
             return free // asked * (asked - 1)
         r = int(num_tokens * asked) if isinstance(asked, float) else asked
         return min(r, max(free - 1, 0) if self.matching == 'random' else free // 2)
 
-    def _asked(self, layer: int):
-        """The setting of a layer."""
+    def _asked(self) -> tuple | int | float:
+        """The setting of all layers, or a tuple of theirs."""
         if self.matching == 'kth':
-            return _at(self.k, layer, 1)
+            return self.k
         if isinstance(self.r, dict) and self.schedule is None:
             raise ConfigError(f'r={self.r} needs the depth of the backbone: call check() first.')
-        return _at(self.r if self.schedule is None else self.schedule, layer, 0)
+        return self.r if self.schedule is None else self.schedule
 
-    def _warn_idle(self, num_tokens: int) -> None:
-        setting = f'k={self.k}' if self.matching == 'kth' else f'r={self.r}'
-        warnings.warn(f'ToMe: {setting} merges none of {num_tokens} tokens.', stacklevel=2)
+    def _of_layer(self, layer: int) -> int | float:
+        """The setting of a layer; layers beyond a list merge nothing."""
+        asked = self._asked()
+        if not isinstance(asked, tuple):
+            return asked
+        return asked[layer - 1] if layer <= len(asked) else int(self.matching == 'kth')
+
+    def _warn_if_idle(self, num_tokens: int, num_prefix: int) -> None:
+        """Say so when no layer merges any of the tokens that enter the network."""
+        asked = self._asked()
+        if not any(self.amount(layer, num_tokens, num_prefix) for layer in range(1, len(_listed(asked)) + 1)):
+            setting = f'k={asked}' if self.matching == 'kth' else f'r={asked}'
+            warnings.warn(f'ToMe: {setting} merges none of {num_tokens} tokens.', stacklevel=1)
 
     def _matched(self, metric: Tensor, tokens: Tokens, layer: int, call: int) -> Merge | None:
         """Which tokens of metric (B, T, C) merge; None where none do. call: which of a layer's matchings this is."""
@@ -123,7 +133,7 @@ class ToMe(Reduction):
         if not r:
             return None
         if self.matching == 'kth':
-            return kth_matching(metric, self._asked(layer), num_prefix)
+            return kth_matching(metric, self._of_layer(layer), num_prefix)
         if self.matching == 'bipartite':
             return bipartite_matching(metric, r, num_prefix)
         # the same draw for every image, so that batch mates do not matter
@@ -131,6 +141,8 @@ class ToMe(Reduction):
         return random_matching(metric, r, numbers.to(metric.device, non_blocking=True), num_prefix)
 
     def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Tensor | None]:
+        if layer == 1:
+            self._warn_if_idle(y.shape[1], tokens.num_prefix)
         if self.form == 'dense':
             return self._shortened(attend, y, tokens, layer, 0), None
         merges = self.amount(layer, y.shape[1], tokens.num_prefix) > 0
@@ -142,10 +154,7 @@ class ToMe(Reduction):
         return attend.output([attend.attend(q, k, v, bias)], y, tokens), k if merges else None
 
     def after_attention(self, tokens: Tokens, layer: int, seen: Tensor | None) -> Tokens:
-        if self.form == 'dense':
-            return tokens
         if seen is None:
-            self._warn_where_idle(tokens, layer)
             return tokens
         with record_function('mmseg_tr::merge'):
             keys = seen.detach().mean(1, dtype=stat_dtype(seen))  # (B, H, T, d) -> (B, T, d)
@@ -162,24 +171,14 @@ class ToMe(Reduction):
             merge = self._matched(y, tokens, layer, call)
             short = y if merge is None else merge.apply(y, None, tokens.counts)[0]
         if merge is None:
-            self._warn_where_idle(tokens, layer)
             return branch(y, tokens)
         out = branch(short, tokens.replace(x=short, size=None, index=None))
         with record_function('mmseg_tr::merge'):
             return merge.unmerge(out, tokens.counts)
 
-    def _warn_where_idle(self, tokens: Tokens, layer: int) -> None:
-        """Say so when the first tokens that a layer should merge are too few."""
-        asked = self._asked(layer)
-        if not tokens.steps and asked and not (self.matching == 'kth' and asked == 1):
-            self._warn_idle(tokens.x.shape[1])
 
-
-def _at(setting, layer: int, beyond: int):
-    """The entry of a layer (from 1), or the number for all layers."""
-    if not isinstance(setting, tuple):
-        return setting
-    return setting[layer - 1] if layer <= len(setting) else beyond
+def _listed(setting) -> tuple:
+    return tuple(setting) if isinstance(setting, (list, tuple)) else (setting,)
 
 
 def _whole(value, least: int) -> bool:
@@ -187,15 +186,17 @@ def _whole(value, least: int) -> bool:
 
 
 def _check_k(k) -> int | tuple[int, ...]:
-    entries = k if isinstance(k, (list, tuple)) else [k]
+    entries = _listed(k)
     if not entries or not all(_whole(entry, 1) for entry in entries):
         raise ConfigError(f'k={k!r} must be a whole number from 1 on, or a list of them, one per layer.')
-    return tuple(k) if isinstance(k, (list, tuple)) else k
+    return entries if isinstance(k, (list, tuple)) else k
 
 
 def _check_r(r) -> int | float | tuple | dict:
     if isinstance(r, tuple):
-        raise ConfigError(f'r={r!r} could mean two things: write a list per layer, or dict(mean={r[:1]}, slope=...).')
+        raise ConfigError(
+            f'r={r!r} could be a list per layer or a published pair: write r={list(r)} or r=dict(mean=..., slope=...).'
+        )
     if isinstance(r, dict):
         slope = r.get('slope')
         number = isinstance(slope, (int, float)) and not isinstance(slope, bool) and -1 <= slope <= 1
@@ -205,7 +206,7 @@ def _check_r(r) -> int | float | tuple | dict:
                 'from -1 to 1.'
             )
         return dict(r)
-    entries = r if isinstance(r, list) else [r]
+    entries = _listed(r)
     for entry in entries:
         if not _whole(entry, 0) and not (isinstance(entry, float) and 0 < entry < 1):
             raise ConfigError(
@@ -214,4 +215,4 @@ def _check_r(r) -> int | float | tuple | dict:
             )
     if not entries:
         raise ConfigError('r=[] names no layer: leave reduction=None for the plain model.')
-    return tuple(r) if isinstance(r, list) else r
+    return entries if isinstance(r, list) else r
