@@ -55,6 +55,14 @@ def common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that tools/train.py and tools/test.py share, under the names that OpenMMLab's users know."""
     parser.add_argument('--work-dir', help='folder for logs and results (default: work_dirs/ and the name of CONFIG)')
     parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on a CPU')
+    cfg_options_argument(parser)
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
+    # torchrun's predecessor hands the local rank over as an argument
+    parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
+
+
+def cfg_options_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --cfg-options."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -62,9 +70,6 @@ def common_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='settings that replace those of the config, such as train_cfg.max_iters=100 or key="[(a,b),(c,d)]"',
     )
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
-    # torchrun's predecessor hands the local rank over as an argument
-    parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
 
 
 def export_local_rank(args: argparse.Namespace) -> None:

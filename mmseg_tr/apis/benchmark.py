@@ -1,0 +1,253 @@
+"""A network with reduced tokens beside the plain one: work, speed, tokens, memory, in one run on the same real images.
+
+    for run in benchmark_model(model, images, batch_sizes=(1, 8)):
+        run.ratios['work'], run.ratios['time'], run.model.gmacs, run.plain.images_per_second
+
+Needs torch and timm only; apis.benchmark_config does the same for a config file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmseg_tr.apis.counting import MacCount, count_macs, evaluating
+from mmseg_tr.apis.counting_rules import check_rule, family_rule
+from mmseg_tr.apis.network import count_params, reduction_of, without_reduction
+from mmseg_tr.apis.parts import SCOPES, find_vit
+from mmseg_tr.apis.timing import Contestant, Seconds, peak_memory, scope_shares, time_in_turn
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.nn import ViT
+
+# Attention as published keeps its scores in memory; above this much for one layer it is not timed.
+MATH_ATTENTION_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One network at one shape and batch size; everything is per image.
+
+    gmacs: 1e9 multiply-adds from normalised image to logits at its size, under the chosen rule; gflops: twice that.
+    gmacs_all: under the rule 'all'. parts: gmacs by part of the network; parts_all: the same under 'all'.
+    params: parameters that inference can use. images_per_second: from normalised image to scores on the decoder's grid;
+    images_per_second_to_labels: to the class of every pixel. tokens_per_layer: mean number of tokens that leave each
+    layer, prefix tokens included; None for a network without mmseg_tr's ViT. peak_memory: bytes on the GPU, None on a
+    CPU.
+    """
+
+    gmacs: float
+    gflops: float
+    gmacs_all: float
+    params: int
+    images_per_second: float
+    images_per_second_to_labels: float
+    tokens_per_layer: list[float] | None
+    parts: dict[str, float]
+    parts_all: dict[str, float]
+    peak_memory: int | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A network and its plain counterpart at one shape and batch size.
+
+    images: how many different images were measured. plain: the same object as model when that reduces nothing.
+    ratios: plain over model: work (gmacs), work_all (gmacs_all), work_to_scores (gmacs without the enlargement), time
+        (to scores), time_to_labels; efficiency = time / work_to_scores, the share of the saved work that became saved
+        time; time_over_published, of the plain network with attention as published.
+    published_images_per_second: of the plain network with attention as published; None where that was not timed.
+    shares: of the time to scores that merging and restoring take (apis.timing.scope_shares).
+    unknown: operators whose cost no counting rule knows.
+    """
+
+    shape: tuple[int, int]
+    batch_size: int
+    images: int
+    rule: str
+    model: Measured
+    plain: Measured
+    ratios: dict[str, float] | None = None
+    published_images_per_second: float | None = None
+    shares: dict[str, float] | None = None
+    unknown: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and strings."""
+        return dict(
+            shape=list(self.shape),
+            batch_size=self.batch_size,
+            images=self.images,
+            count=self.rule,
+            model=asdict(self.model),
+            plain=asdict(self.plain),
+            ratios=self.ratios,
+            published_images_per_second=self.published_images_per_second,
+            shares=self.shares,
+            unknown_operators=list(self.unknown),
+        )
+
+
+def benchmark_model(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    batch_sizes: Sequence[int] = (1, 8),
+    rule: str | None = None,
+    repeats: int = 10,
+    seconds: float | None = 30.0,
+    amp: torch.dtype | None = None,
+    compiled: bool = False,
+    published: bool = True,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Run]:
+    """Count and time `model` and the same network without its reduction, once per batch size.
+
+    images: (n, 3, H, W), normalised, all different, on the model's device. Batches hold different images; a last batch
+    that is not full is left out. rule: of apis.counting_rules.RULES, by default that of the model's family.
+    repeats, seconds: see apis.timing.time_in_turn. amp: dtype of autocast. compiled: time under torch.compile; counts
+    and shares are of the eager network. published: also time the plain network with attention as published.
+    Raises ConfigError for a rule that does not exist or a batch larger than the number of images.
+    """
+    rule = check_rule(rule) if rule else family_rule(family_of(model))
+    for size in batch_sizes:
+        if not 1 <= size <= len(images):
+            raise ConfigError(
+                f'a batch of {size} different images cannot be made from {len(images)}: give more images.'
+            )
+    reduction = reduction_of(model)
+    plain = model if reduction is None else without_reduction(model)
+    runs = []
+    for size in batch_sizes:
+        batches = list(images[: len(images) // size * size].split(size))
+        where = f'{images.shape[2]}x{images.shape[3]}, batch {size}'
+        with evaluating(model), evaluating(plain):
+            progress(f'{where}: counting')
+            counts = _count_both(model, plain, batches)
+            tokens = _tokens_of_both(model, plain, batches)
+            progress(f'{where}: timing')
+            contestants = dict(model=Contestant.of(model, compiled=compiled))
+            if reduction is not None:
+                contestants['plain'] = Contestant.of(plain, compiled=compiled)
+            if published and math_attention_fits(plain, batches[0]):
+                contestants['published'] = Contestant.of(plain, math_attention=True)
+            times = time_in_turn(contestants, batches, repeats=repeats, seconds=seconds, amp=amp)
+            peaks = {name: peak_memory(contestants[name], batches[0], amp) for name in counts}
+            shares = None
+            if reduction is not None:
+                progress(f'{where}: shares of merging and restoring')
+                shares = scope_shares(Contestant.of(model), batches[:4], SCOPES, amp)
+        measured = {
+            name: _measured(network, counts[name], times[name], tokens[name], rule, peaks[name])
+            for name, network in dict(model=model, plain=plain).items()
+            if name in counts
+        }
+        runs.append(
+            Run(
+                shape=tuple(images.shape[2:]),
+                batch_size=size,
+                images=sum(map(len, batches)),
+                rule=rule,
+                model=measured['model'],
+                plain=measured.get('plain', measured['model']),
+                ratios=_ratios(measured, times),
+                published_images_per_second=1 / times['published'].scores if 'published' in times else None,
+                shares=shares,
+                unknown=tuple(sorted(counts['model'].unknown)),
+            )
+        )
+    return runs
+
+
+def family_of(model: nn.Module) -> str:
+    """'ALGM' or another method's name, 'Segmenter' for a plain ViT of this package, 'other' for any other network."""
+    reduction = reduction_of(model)
+    if reduction is not None:
+        return type(reduction).__name__
+    return 'other' if find_vit(model) is None else 'Segmenter'
+
+
+def math_attention_fits(model: nn.Module, batch: Tensor) -> bool:
+    """Whether one layer's attention scores stay below MATH_ATTENTION_BYTES; False without mmseg_tr's ViT."""
+    vit = find_vit(model)
+    if vit is None:
+        return False
+    tokens = _plain_tokens(vit, batch)
+    return 4 * len(batch) * vit.blocks[0].attn.num_heads * tokens**2 <= MATH_ATTENTION_BYTES
+
+
+def _count_both(model: nn.Module, plain: nn.Module, batches: list[Tensor]) -> dict[str, MacCount]:
+    """Mean work per image. That of the plain network is the same for every batch."""
+    images = sum(map(len, batches))
+    if plain is model:
+        return dict(model=MacCount.mean([count_macs(model, batches[0])], len(batches[0])))
+    return dict(
+        model=MacCount.mean((count_macs(model, batch) for batch in batches), images),
+        plain=MacCount.mean([count_macs(plain, batches[0])], len(batches[0])),
+    )
+
+
+def _tokens_of_both(model: nn.Module, plain: nn.Module, batches: list[Tensor]) -> dict[str, list[float] | None]:
+    vit = find_vit(plain)
+    if vit is None:
+        return dict(model=None, plain=None)
+    counts = [float(_plain_tokens(vit, batches[0]))] * len(vit.blocks)
+    return dict(model=counts if plain is model else tokens_per_layer(find_vit(model), batches), plain=counts)
+
+
+@torch.inference_mode()
+def tokens_per_layer(vit: ViT, batches: Iterable[Tensor]) -> list[float]:
+    """Mean number of tokens that leave each layer, over all images; prefix tokens included."""
+    per_image = []
+    for batch in batches:
+        per_image += zip(*vit.forward_tokens(batch).trace, strict=True)
+    return [sum(counts) / len(per_image) for counts in zip(*per_image, strict=True)]
+
+
+def _plain_tokens(vit: ViT, batch: Tensor) -> int:
+    height, width = (-(-side // patch) for side, patch in zip(batch.shape[-2:], vit.patch_size))
+    return vit.num_prefix + height * width
+
+
+def _measured(
+    model: nn.Module, count: MacCount, time: Seconds, tokens: list[float] | None, rule: str, peak: int | None
+) -> Measured:
+    def parts(rule: str) -> dict[str, float]:
+        return {part: macs / 1e9 for part, macs in count.parts(rule).items() if macs}
+
+    return Measured(
+        gmacs=count.total(rule) / 1e9,
+        gflops=2 * count.total(rule) / 1e9,
+        gmacs_all=count.total('all') / 1e9,
+        params=count_params(model),
+        images_per_second=1 / time.scores,
+        images_per_second_to_labels=1 / time.labels,
+        tokens_per_layer=tokens,
+        parts=parts(rule),
+        parts_all=parts('all'),
+        peak_memory=peak,
+    )
+
+
+def _ratios(measured: dict[str, Measured], times: dict[str, Seconds]) -> dict[str, float] | None:
+    if 'plain' not in measured:
+        return None
+    model, plain = measured['model'], measured['plain']
+    work_to_scores = (plain.gmacs - plain.parts.get('enlargement', 0)) / (
+        model.gmacs - model.parts.get('enlargement', 0)
+    )
+    time = times['plain'].scores / times['model'].scores
+    ratios = dict(
+        work=plain.gmacs / model.gmacs,
+        work_all=plain.gmacs_all / model.gmacs_all,
+        work_to_scores=work_to_scores,
+        time=time,
+        time_to_labels=times['plain'].labels / times['model'].labels,
+        efficiency=time / work_to_scores,
+    )
+    if 'published' in times:
+        ratios['time_over_published'] = times['published'].scores / times['model'].scores
+    return ratios

@@ -1,0 +1,240 @@
+"""The benchmark of a config file: what tools/get_fps_flops.py does."""
+
+from __future__ import annotations
+
+import os
+import platform
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+
+from mmseg_tr.apis.benchmark import Run, benchmark_model
+from mmseg_tr.apis.config import load_config, require_sections
+from mmseg_tr.apis.counting_rules import check_rule
+from mmseg_tr.apis.images import normalise, read_images
+from mmseg_tr.apis.network import reduction_of
+from mmseg_tr.apis.resume import load_strictly
+from mmseg_tr.apis.runner import config_mistakes
+from mmseg_tr.errors import ConfigError, DatasetError, DeviceError
+from mmseg_tr.registry import MODELS
+
+PRECISIONS = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+IMAGES = 8  # measured by default, more where a batch is larger
+
+
+@dataclass(frozen=True)
+class BenchmarkReport:
+    """What was measured, one Run per shape and batch size, with the circumstances and what to beware of."""
+
+    about: Mapping[str, Any]
+    runs: tuple[Run, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON. Top-level numbers are those of the first run, `plain` holds the same of the plain network."""
+        first = self.runs[0].to_dict()
+        top = ('gmacs', 'gflops', 'params', 'images_per_second', 'tokens_per_layer')
+        return dict(
+            **self.about,
+            **{key: first['model'][key] for key in top},
+            plain={key: first['plain'][key] for key in top},
+            ratios=first['ratios'],
+            shares=first['shares'],
+            runs=[run.to_dict() for run in self.runs],
+            warnings=list(self.warnings),
+        )
+
+
+def benchmark(
+    config: str | Config,
+    checkpoint: str | None = None,
+    *,
+    shapes: Sequence[tuple[int, int]] | None = None,
+    batch_sizes: Sequence[int] = (1, 8),
+    images: str | None = None,
+    num_images: int | None = None,
+    device: str | None = None,
+    amp: str | None = None,
+    compiled: bool = False,
+    rule: str | None = None,
+    repeats: int = 10,
+    seconds: float | None = 30.0,
+    threads: int | None = None,
+    published: bool = True,
+    cfg_options: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> BenchmarkReport:
+    """Measure the network of a config, and the same without its token reduction, on real and different images.
+
+    shapes: (H, W) of the images that enter the network; by default the config's own. images: a folder, by default the
+    bundled photographs; num_images: how many of them. device: 'cpu', 'cuda', 'cuda:1'; by default a GPU where there is
+    one. amp: 'bf16' or 'fp16'. threads: of the CPU. Everything else: see apis.benchmark.benchmark_model.
+    Raises ConfigError, CheckpointError, DatasetError or DeviceError with one sentence for input that cannot be used.
+    """
+    place, dtype = pick_device(device), pick_precision(amp, device)
+    if rule is not None:
+        check_rule(rule)
+    config = load_config(config, cfg_options)
+    require_sections(config, 'model')
+    model = build_model(config, checkpoint).to(place).eval()
+    reduction, runs = reduction_of(model), []
+    with cpu_threads(threads):
+        for shape in shapes or [own_shape(config)]:
+            batch = load_batch(config, model, images, shape, num_images or max(IMAGES, *batch_sizes), max(batch_sizes))
+            runs += benchmark_model(
+                model,
+                batch.to(place),
+                batch_sizes=batch_sizes,
+                rule=rule,
+                repeats=repeats,
+                seconds=seconds,
+                amp=dtype,
+                compiled=compiled,
+                published=published,
+                progress=progress,
+            )
+        about = dict(
+            config=str(config.filename),
+            checkpoint=checkpoint,
+            reduction=_settings(config.model),
+            count=runs[0].rule,
+            device=str(place),
+            machine=machine(place),
+            threads=torch.get_num_threads(),
+            precision=amp or 'fp32',
+            compiled=compiled,
+            image_source=str(images or 'photographs bundled with scikit-image and scikit-learn'),
+            torch=torch.__version__,
+            date=datetime.now().astimezone().isoformat(timespec='seconds'),
+        )
+    return BenchmarkReport(about, tuple(runs), tuple(_cautions(reduction, checkpoint, runs)))
+
+
+def build_model(config: Config, checkpoint: str | None) -> nn.Module:
+    """The network of a config with the weights of a checkpoint, or random ones, the same in every call.
+
+    Raises ConfigError or CheckpointError.
+    """
+    init_default_scope(config.get('default_scope') or 'mmseg')
+    try:
+        with config_mistakes(config), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            warnings.filterwarnings('ignore', module=r'mmseg\.')  # about its own old configs
+            model = MODELS.build(config.model)
+    except TypeError as error:
+        if 'argument' not in str(error):
+            raise
+        raise ConfigError(f'the config {config.filename} has a setting that its type does not take: {error}') from error
+    if checkpoint is not None:
+        load_strictly(model, checkpoint)
+    return model
+
+
+def pick_device(name: str | None) -> torch.device:
+    """A device that this machine has. Raises DeviceError."""
+    if name is None:
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f'--device {name} is unknown: give cpu, cuda or cuda:1.') from error
+    if device.type not in ('cpu', 'cuda'):
+        raise DeviceError(f'--device {name} cannot be measured here: give cpu, cuda or cuda:1.')
+    present = torch.cuda.device_count() if device.type == 'cuda' else 1
+    if (device.index or 0) >= present:
+        have = f'only {present} GPU{"s" if present > 1 else ""}' if present else 'no GPU that torch can use'
+        raise DeviceError(f'--device {name} was asked for, but this machine has {have}: leave --device out.')
+    return device
+
+
+def pick_precision(amp: str | None, device: str | None) -> torch.dtype | None:
+    """The autocast type that --amp names. Raises ConfigError for another name, DeviceError for float16 on a CPU."""
+    if amp is None:
+        return None
+    if amp not in PRECISIONS:
+        raise ConfigError(f'--amp {amp} is unknown: give {" or ".join(PRECISIONS)}.')
+    if amp == 'fp16' and pick_device(device).type == 'cpu':
+        raise DeviceError('--amp fp16 is for GPUs: on a CPU give --amp bf16.')
+    return PRECISIONS[amp]
+
+
+def own_shape(config: Config) -> tuple[int, int]:
+    """The size that a config trains or tests at: its window, else its crop, else its img_size, else 512 x 512."""
+    model = config.model
+    for section, key in (('test_cfg', 'crop_size'), ('data_preprocessor', 'size'), ('backbone', 'img_size')):
+        size = (model.get(section) or {}).get(key)
+        if isinstance(size, int):
+            return size, size
+        if isinstance(size, (tuple, list)) and len(size) == 2:
+            return tuple(size)
+    return 512, 512
+
+
+def load_batch(
+    config: Config, model: nn.Module, folder: str | None, shape: tuple[int, int], count: int, needed: int
+) -> Tensor:
+    """Different images, normalised as the config says: (n, 3, H, W) float32 with needed <= n <= count."""
+    images = read_images(folder, shape, count)
+    if len(images) < needed:
+        raise DatasetError(
+            f'a batch of {needed} takes as many different images, the folder {folder} holds {len(images)}: add images '
+            'or take a smaller --batch-size.'
+        )
+    preprocessor = config.model.get('data_preprocessor') or {}
+    mean = torch.tensor(preprocessor.get('mean') or [127.5] * 3, dtype=torch.float32)
+    std = torch.tensor(preprocessor.get('std') or [127.5] * 3, dtype=torch.float32)
+    return normalise(images, mean, std, bgr=not preprocessor.get('bgr_to_rgb', True))
+
+
+def machine(device: torch.device) -> str:
+    """The processor, its cores, and the GPU if one was used."""
+    name, info = platform.processor() or platform.machine(), Path('/proc/cpuinfo')
+    if info.is_file():
+        named = [line.partition(':')[2].strip() for line in info.read_text().splitlines() if 'model name' in line]
+        name = named[0] if named else name
+    text = f'{name}, {os.cpu_count()} cores'
+    return f'{text}, {torch.cuda.get_device_name(device)}' if device.type == 'cuda' else text
+
+
+@contextmanager
+def cpu_threads(number: int | None) -> Iterator[None]:
+    """Run with this many threads; None leaves them as they are. Raises ConfigError for less than one."""
+    before = torch.get_num_threads()
+    if number is not None and number < 1:
+        raise ConfigError(f'--threads {number} is too few: give 1 or more.')
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _settings(model: Mapping[str, Any]) -> dict[str, Any] | None:
+    reduction = (model.get('backbone') or {}).get('reduction')
+    return dict(reduction) if reduction else None
+
+
+def _cautions(reduction: Any, checkpoint: str | None, runs: Sequence[Run]) -> Iterator[str]:
+    name = type(reduction).__name__
+    if reduction is not None and reduction.ADAPTIVE and checkpoint is None:
+        yield (
+            f'{name} decides by what the network sees, and without --checkpoint its weights are random: how many '
+            'tokens merge here says nothing about the trained model.'
+        )
+    for run in runs:
+        where = f'at {run.shape[0]}x{run.shape[1]}, batch {run.batch_size}'
+        if run.unknown:
+            yield f'{where} the work of {", ".join(run.unknown)} was not counted: no rule knows these operators.'
+        if run.ratios and run.model.tokens_per_layer == run.plain.tokens_per_layer:
+            yield f'{where} {name} removed no token.'
+        elif run.ratios and run.ratios['time'] < 1:
+            yield f'{where} {name} does not pay: the plain network is {1 / run.ratios["time"]:.2f} times as fast.'

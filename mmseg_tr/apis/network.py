@@ -1,0 +1,97 @@
+"""How to run a network from a normalised image to scores, logits and labels, and the same network without reduction.
+
+Networks are told by what they offer: mmseg_tr.nn.Segmenter, segmentors of mmseg (this package's and others), and any
+module that takes an image. Nothing of OpenMMLab is imported.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmseg_tr.nn.segmenter import Segmenter, enlarge_scores
+from mmseg_tr.reduction import Reduction
+
+
+@dataclass(frozen=True)
+class Network:
+    """The two steps of a forward.
+
+    scores: images (B, 3, H, W) -> what the decoder gives, for segmentation class scores on its grid (B, K, h, w).
+    enlarge: (scores, images) -> logits at the size of the images, (B, K, H, W).
+    """
+
+    scores: Callable[[Tensor], Any]
+    enlarge: Callable[[Any, Tensor], Any]
+
+    def labels(self, scores: Any, image: Tensor) -> Any:
+        """Class of every pixel, (B, H, W); for a network without classes per pixel, what it gave."""
+        logits = self.enlarge(scores, image)
+        if not isinstance(logits, Tensor) or logits.dim() != 4:
+            return logits
+        return logits.argmax(1) if logits.shape[1] > 1 else logits[:, 0] > 0
+
+
+def network_of(model: nn.Module) -> Network:
+    """The steps of `model`."""
+    if isinstance(model, Segmenter):
+        return Network(model.scores, partial(_enlarge_padded, patch_size=model.encoder.patch_size))
+    if hasattr(model, 'encode_decode') and hasattr(model, 'decode_head'):
+        return _segmentor(model)
+    return Network(model, _as_it_is)
+
+
+def _segmentor(model: nn.Module) -> Network:
+    """A segmentor of mmseg. Heads that cannot be stopped before the enlargement run whole, as `scores`."""
+    head, backbone = model.decode_head, model.backbone
+    if getattr(head, 'takes_tokens', False) and getattr(backbone, 'out', None) == 'tokens':
+        patch_size = backbone.patch_size if head.enlarge == 'padded' else None
+        return Network(model, partial(_enlarge_padded, patch_size=patch_size))
+    predict = getattr(type(head), 'predict', None)
+    if predict is None or (predict.__module__ != _BASE_HEAD and not getattr(head, 'takes_tokens', False)):
+        return Network(lambda image: model.encode_decode(image, _metas(image)), _as_it_is)
+    return Network(model, lambda scores, image: head.predict_by_feat(scores, _metas(image)))
+
+
+_BASE_HEAD = 'mmseg.models.decode_heads.decode_head'
+
+
+def _metas(image: Tensor) -> list[dict]:
+    size = image.shape[2:]
+    return [dict(img_shape=size, ori_shape=size, pad_shape=size, padding_size=(0, 0, 0, 0))] * len(image)
+
+
+def _as_it_is(scores: Any, image: Tensor) -> Any:
+    return scores
+
+
+def _enlarge_padded(scores: Tensor, image: Tensor, patch_size: tuple[int, int] | None) -> Tensor:
+    return enlarge_scores(scores, tuple(image.shape[-2:]), patch_size)
+
+
+def reduction_of(model: nn.Module) -> Reduction | None:
+    """The token-reduction method of `model`, or None."""
+    found = (getattr(module, 'reduction', None) for module in model.modules())
+    return next((reduction for reduction in found if isinstance(reduction, Reduction)), None)
+
+
+def without_reduction(model: nn.Module) -> nn.Module:
+    """The plain model: the same modules around the same weights (not copied), with reduction=None."""
+    shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    plain = copy.deepcopy(model, shared)
+    for module in plain.modules():
+        if isinstance(getattr(module, 'reduction', None), Reduction):
+            module.reduction = None
+    return plain
+
+
+def count_params(model: nn.Module) -> int:
+    """Parameters that a forward can use: those of auxiliary heads, which only training needs, are left out."""
+    names = dict(model.named_parameters())
+    return sum(parameter.numel() for name, parameter in names.items() if not name.startswith('auxiliary_head.'))

@@ -1,0 +1,117 @@
+"""Parameters, multiply-adds and speed of a config's network, beside the same network without token reduction."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
+
+from mmseg_tr.apis.cli import cfg_options_argument, require_openmmlab, run_tool
+from mmseg_tr.errors import ConfigError
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file, of this package or any other segmentor of mmseg')
+    parser.add_argument('--checkpoint', metavar='FILE', help='weights (default: random ones)')
+    parser.add_argument('--images', metavar='DIR', help='image files (default: the bundled photographs)')
+    parser.add_argument('--num-images', type=int, metavar='N', help='how many (default: 8, or the largest batch)')
+    parser.add_argument(
+        '--shape',
+        nargs='+',
+        action='append',
+        metavar='SIZE',
+        help='image sizes such as 512x512 512x1024, or one as two numbers H W; may be repeated (default: the config)',
+    )
+    parser.add_argument('--batch-size', type=int, nargs='+', default=[1, 8], metavar='B', help='default: 1 8')
+    parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
+    parser.add_argument('--amp', metavar='TYPE', help='mixed precision: bf16 or fp16')
+    parser.add_argument('--compile', action='store_true', help='time the networks under torch.compile')
+    parser.add_argument('--count', metavar='RULE', help='segmenter, conv-matmul or all (default: that of the family)')
+    parser.add_argument('--repeats', type=int, default=10, metavar='N', help='rounds over the images (default: 10)')
+    parser.add_argument(
+        '--seconds', type=float, default=30, metavar='S', help='no new round after this time (default: 30)'
+    )
+    parser.add_argument('--threads', type=int, metavar='N', help='threads of the CPU (default: as torch chooses)')
+    parser.add_argument('--no-published', action='store_true', help='do not time attention as it was published')
+    parser.add_argument('--json', metavar='FILE', help='write all numbers there')
+    parser.add_argument('--force', action='store_true', help='replace FILE of --json if it exists')
+    cfg_options_argument(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print, write."""
+    require_openmmlab('to build the network of a config')
+    args = parse_args(argv)
+    check(args)
+    shapes = [shape for sizes in args.shape or [] for shape in parse_shapes(sizes)]
+    from rich.console import Console
+
+    from mmseg_tr.apis.benchmark_config import benchmark
+    from mmseg_tr.apis.benchmark_tables import print_report
+    from mmseg_tr.engine.atomic import write_atomically
+
+    console = Console()
+    with Console(stderr=True).status('building') as status:
+        report = benchmark(
+            args.config,
+            args.checkpoint,
+            shapes=shapes or None,
+            batch_sizes=args.batch_size,
+            images=args.images,
+            num_images=args.num_images,
+            device=args.device,
+            amp=args.amp,
+            compiled=args.compile,
+            rule=args.count,
+            repeats=args.repeats,
+            seconds=args.seconds,
+            threads=args.threads,
+            published=not args.no_published,
+            cfg_options=args.cfg_options,
+            progress=status.update,
+        )
+    print_report(report, console)
+    if args.json:
+        write_atomically(json.dumps(report.to_dict(), indent=2) + '\n', args.json)
+        console.print(f'written to {args.json}', highlight=False)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what cannot work before anything is built. Raises ConfigError."""
+    least = dict(num_images=args.num_images, repeats=args.repeats, **{'batch-size': min(args.batch_size)})
+    for name, value in least.items():
+        if value is not None and value < 1:
+            raise ConfigError(f'--{name.replace("_", "-")} {value} is too few: give 1 or more.')
+    if args.num_images is not None and args.num_images < max(args.batch_size):
+        raise ConfigError(
+            f'--num-images {args.num_images} is less than a batch of {max(args.batch_size)} different images takes.'
+        )
+    if args.json and Path(args.json).is_dir():
+        raise ConfigError(f'--json {args.json} is a folder: name the file to write.')
+    if args.json and Path(args.json).exists() and not args.force:
+        raise ConfigError(f'{args.json} exists and is kept: choose another name, or say --force to replace it.')
+
+
+def parse_shapes(sizes: Sequence[str]) -> list[tuple[int, int]]:
+    """['512x512', '512x1024'] or ['512', '1024'] (height and width) or ['512'] (a square). Raises ConfigError."""
+    try:
+        if all(size.isdigit() for size in sizes) and len(sizes) <= 2:
+            shapes = [(int(sizes[0]), int(sizes[-1]))]
+        else:
+            shapes = [tuple(map(int, size.lower().split('x'))) for size in sizes]
+        if all(len(shape) == 2 and min(shape) >= 1 for shape in shapes):
+            return shapes
+    except ValueError:
+        pass
+    raise ConfigError(
+        f'--shape {" ".join(sizes)} is no image size: write 512x512 (height x width), or several of these.'
+    )
+
+
+if __name__ == '__main__':
+    sys.exit(run_tool(main))
