@@ -146,6 +146,11 @@ class Case:
             worst = np.nanmax(np.abs(got - want)[~close])
             self.wrong.append(f'{name} differs in {(~close).sum()} of {want.size} numbers, by {worst:.3g} at worst')
 
+    def expect(self, what: str, got, want) -> None:
+        """Hold a plain value against one that the settings name."""
+        if got != want:
+            self.wrong.append(f'{what} is {got} instead of {want}')
+
     def finish(self) -> None:
         problems = list(self.wrong)
         unknown = sorted(set(self.arrays) - self.seen)

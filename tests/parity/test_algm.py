@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from mmseg_tr.apis.counting import count_macs
 from mmseg_tr.checkpoints import load_official
 from mmseg_tr.nn import Segmenter
 from mmseg_tr.nn.inference import predict_views
@@ -19,6 +21,8 @@ from tests.parity.decisions import global_decisions, local_decisions
 from tests.parity.harness import Case, golden_cases, run_case
 
 FAMILY = 'algm'
+# our kinds of operators, by the names under which the published counter has them
+COUNTED_AS = dict(attention='matmul', bilinear='upsample_bilinear2d')
 PLAIN_MODES = dict(merged_plain_mean='mean', merged_amax='amax', merged_amin='amin', merged_sum='sum')
 
 
@@ -136,7 +140,16 @@ def compare_steps(case: Case, model: Segmenter, tokens: Tokens) -> None:
 
 
 def compare_count(case: Case, model: Segmenter, image: torch.Tensor) -> None:
-    """Multiply-adds under the published rule, where the case names them."""
+    """Multiply-adds under the published rule, to the last one, where the case names them."""
+    published = case.settings.get('fvcore_flops')
+    if published is None:
+        return
+    count = count_macs(model, image)
+    kinds = Counter()
+    for kind, number in count.by_operator('segmenter').items():
+        kinds[COUNTED_AS.get(kind, kind)] += number
+    case.expect('the count', count.total('segmenter'), published['total'])
+    case.expect('the count by operator', dict(kinds), published['by_operator'])
 
 
 def sliding_window(case: Case) -> None:
