@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmseg_tr.checkpoints import mmengine_file, official_cts, official_segmenter
+from mmseg_tr.checkpoints import expedite, mmengine_file, official_cts, official_segmenter
 from mmseg_tr.checkpoints.fit import load_into
 from mmseg_tr.checkpoints.formats import Converted
 from mmseg_tr.checkpoints.io import check_destination, few, read_file, write_together
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 # each module has NAME, recognise(payload) and convert(payload, path, *, variant); the first to recognise a file has it
-FORMATS = (official_cts, official_segmenter, mmengine_file)
+FORMATS = (official_cts, official_segmenter, expedite, mmengine_file)
 
 
 def describe(payload: Any) -> str:

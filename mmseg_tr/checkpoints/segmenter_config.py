@@ -19,6 +19,21 @@ STATISTICS = {
 
 
 @dataclass(frozen=True)
+class Dialect:
+    """What published Segmenters do differently (see nn.vit.ViT and models.seg.heads); the defaults are Segmenter's."""
+
+    source: str = 'an official release'
+    norm_eps: float = 1e-5
+    pos_resize: str = 'bilinear'
+    enlarge: str = 'padded'
+    small_images: str = 'enlarge'
+
+
+SEGMENTER = Dialect()
+EXPEDITE = Dialect('the layout of the Expedite repository', 1e-6, 'bicubic', 'straight', 'shrink')
+
+
+@dataclass(frozen=True)
 class KnownDataset:
     """Where the sections of a published dataset are in local_configs/_base_."""
 
@@ -54,10 +69,11 @@ def segmenter_config(
     inference_kwargs: Mapping[str, Any],
     dataset_kwargs: Mapping[str, Any],
     reduction: Mapping[str, Any] | None = None,
+    dialect: Dialect = SEGMENTER,
 ) -> ConfigText:
     """Write the config of an official release: model and test settings, and its dataset and schedule where known.
 
-    inference_kwargs, dataset_kwargs: sections of variant.yml.
+    inference_kwargs, dataset_kwargs: sections of variant.yml. dialect: of the code that the weights were made for.
     Raises CheckpointError for entries that cannot be used, MissingExtraError without the OpenMMLab stack.
     """
     require_extra('seg', 'mmseg', 'to write the config of a checkpoint')
@@ -84,11 +100,10 @@ def segmenter_config(
             'own train_dataloader, test_dataloader and test_evaluator before testing or training.'
         )
     content['model'] = _model(net, normalization, crop, window, stride, reduction)
+    _speak(content['model'], dialect)
     for helper in _HELPERS:
         content.pop(helper, None)
-    header = (
-        f'# Converted from an official release: {net.backbone}, {net.decoder} decoder, {net.num_classes} classes.\n'
-    )
+    header = f'# Converted from {dialect.source}: {net.backbone}, {net.decoder} decoder, {net.num_classes} classes.\n'
     return ConfigText(header + Config(content).pretty_text, meta, tuple(notes), has_dataset=known is not None)
 
 
@@ -147,6 +162,18 @@ def _model(
             'small_images': 'enlarge',
         },
     }
+
+
+def _speak(model: dict[str, Any], dialect: Dialect) -> None:
+    """Set what a dialect does differently from Segmenter, in place."""
+    for part, names in (
+        ('backbone', ('norm_eps', 'pos_resize')),
+        ('decode_head', ('enlarge',)),
+        ('test_cfg', ('small_images',)),
+    ):
+        for name in names:
+            if getattr(dialect, name) != getattr(SEGMENTER, name):
+                model[part][name] = getattr(dialect, name)
 
 
 def _base(room: str, name: str) -> dict[str, Any]:

@@ -79,6 +79,9 @@ class ViT(nn.Module):
             set_norm_eps(self, 1e-5 if norm_eps is None else norm_eps)
         self.reduction = build_reduction(reduction)
         if self.reduction is not None:
+            if self.reduction.NEEDS_CLASS_TOKEN and self.cls_token is None:
+                name = type(self.reduction).__name__
+                raise ConfigError(f'reduction {name} needs a class token, which arch={arch!r} does not have.')
             self.reduction.check(len(self.blocks), self.grid, self.num_prefix)
 
     def init_weights(self) -> None:

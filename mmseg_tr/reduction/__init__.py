@@ -9,11 +9,20 @@ from mmseg_tr.reduction.act import ACT
 from mmseg_tr.reduction.algm import ALGM
 from mmseg_tr.reduction.base import Reduction
 from mmseg_tr.reduction.cts import CTS
+from mmseg_tr.reduction.evit import EViT
+from mmseg_tr.reduction.expedite import Expedite
 from mmseg_tr.reduction.matching import Merge
 from mmseg_tr.reduction.tokens import Tokens
 from mmseg_tr.reduction.tome import ToMe
 
-REDUCTIONS: dict[str, type[Reduction]] = {'ACT': ACT, 'ALGM': ALGM, 'CTS': CTS, 'ToMe': ToMe}
+REDUCTIONS: dict[str, type[Reduction]] = {
+    'ACT': ACT,
+    'ALGM': ALGM,
+    'CTS': CTS,
+    'EViT': EViT,
+    'Expedite': Expedite,
+    'ToMe': ToMe,
+}
 
 
 def build_reduction(cfg: dict | Reduction | None) -> Reduction | None:

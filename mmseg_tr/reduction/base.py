@@ -37,6 +37,7 @@ class Reduction:
 
     BATCH_RULES: ClassVar[tuple[str, ...]] = ('per_image', 'joint')
     ADAPTIVE: ClassVar[bool] = False  # whether what an image shows decides how many of its tokens remain
+    NEEDS_CLASS_TOKEN: ClassVar[bool] = False  # the backbone refuses the method where it has none
 
     def check(self, depth: int, grid: tuple[int, int], num_prefix: int) -> None:
         """Refuse settings that a backbone of this depth, patch grid and number of prefix tokens cannot follow.

@@ -1,0 +1,155 @@
+"""Segmenter weights in the layout of the Expedite repository (mmsegmentation 0.x), as its pre-processing tool leaves
+official ones: keys of mmseg's VisionTransformer, the mask transformer's own keys, and only n_cls and epoch beside.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mmseg_tr.checkpoints import fit, io, keymap
+from mmseg_tr.checkpoints.formats import Converted
+from mmseg_tr.checkpoints.keymap import Prefixes
+from mmseg_tr.checkpoints.official_segmenter import needed_shapes
+from mmseg_tr.checkpoints.variant import Network
+from mmseg_tr.errors import CheckpointError
+
+NAME = 'Segmenter in the layout of the Expedite repository'
+
+# the ImageNet classifiers, which the pre-processing tool carries along under their old names
+UNUSED = ('encoder.head.', 'encoder.head_dist.')
+
+BLOCK: Prefixes = (
+    ('ln1.', 'norm1.'),
+    ('ln2.', 'norm2.'),
+    ('attn.attn.in_proj_weight', 'attn.qkv.weight'),
+    ('attn.attn.in_proj_bias', 'attn.qkv.bias'),
+    ('attn.attn.out_proj.', 'attn.proj.'),
+    ('ffn.layers.0.0.', 'mlp.fc1.'),
+    ('ffn.layers.1.', 'mlp.fc2.'),
+)
+# data set, short side of test images and stride that the repository uses for a number of classes
+_SETTINGS = {150: ('ade20k', 640, 640), 19: ('cityscapes', 1024, 512), 60: ('pascal_context', 520, 320)}
+_HEAD_WIDTH = 64
+_PATCHES = 'backbone.patch_embed.projection.weight'
+_LARGE = 1024  # width of ViT-L, whose configs there have another LayerNorm eps
+
+
+def key_table(depth: int) -> Prefixes:
+    """Prefixes of the repository's keys beside those of `mmseg_tr.nn.Segmenter`, for an encoder of this depth."""
+    blocks = [
+        (f'backbone.layers.{layer}.{theirs}', f'encoder.blocks.{layer}.{ours}')
+        for layer in range(depth)
+        for theirs, ours in BLOCK
+    ]
+    return (
+        *blocks,
+        ('backbone.patch_embed.projection.', 'encoder.patch_embed.proj.'),
+        ('backbone.ln1.', 'encoder.norm.'),
+        ('backbone.', 'encoder.'),
+        ('decode_head.', 'decoder.'),
+    )
+
+
+def recognise(payload: Any) -> bool:
+    """Whether a file's content is laid out so: mmseg's keys in the backbone, Segmenter's own in the head."""
+    state = payload.get('state_dict') if isinstance(payload, Mapping) else None
+    needed = (_PATCHES, 'decode_head.cls_emb', 'decode_head.proj_patch')
+    return isinstance(state, Mapping) and all(key in state for key in needed)
+
+
+def expedite_to_segmenter(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The weights of `mmseg_tr.nn.Segmenter` from a state dict of the repository, and the keys that were dropped."""
+    kept, dropped = keymap.split(state, UNUSED)
+    return io.contiguous(keymap.rename(kept, key_table(_depth(state, 'backbone.layers')))), dropped
+
+
+def segmenter_to_expedite(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The other direction: weights of `mmseg_tr.nn.Segmenter` under the repository's keys."""
+    return keymap.rename(state, keymap.backwards(key_table(_depth(state, 'encoder.blocks'))))
+
+
+def net_kwargs(state: Mapping[str, Tensor], where: str = 'The checkpoint') -> dict[str, Any]:
+    """The network that these weights are of, in the words of a variant.yml (`official_segmenter.build_segmenter`).
+
+    The image is square, its side read off the position embedding; heads are as wide as in every published ViT, which
+    the weights do not say. where: what messages call the checkpoint. Raises CheckpointError for other networks.
+    """
+    from mmseg_tr.nn.pos_embed import infer_square_grid
+
+    fit.check_tensors(state, where)
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    try:
+        (_, _, embed_dim), (_, num_classes, _) = shapes['backbone.cls_token'], shapes['decode_head.cls_emb']
+        patch_size = shapes[_PATCHES][-1]
+        side = infer_square_grid(state['backbone.pos_embed'], 1)[0] * patch_size
+    except (KeyError, IndexError, ValueError) as error:
+        what = f'{error.args[0]} is missing' if isinstance(error, KeyError) else str(error).rstrip('.')
+        raise CheckpointError(f'{where} is no {NAME}: {what}.') from error
+    if embed_dim % _HEAD_WIDTH:
+        raise CheckpointError(f'{where} has tokens of width {embed_dim}: only multiples of {_HEAD_WIDTH} are known.')
+    decoder_depth = _depth(state, 'decode_head.blocks')
+    return {
+        'backbone': f'ViT of width {embed_dim}',
+        'd_model': embed_dim,
+        'n_layers': _depth(state, 'backbone.layers'),
+        'n_heads': embed_dim // _HEAD_WIDTH,
+        'patch_size': patch_size,
+        'image_size': (side, side),
+        'drop_path_rate': 0.1,
+        'n_cls': num_classes,
+        'decoder': {'name': 'mask_transformer', 'n_layers': decoder_depth, 'dropout': 0.1, 'drop_path_rate': 0.0},
+    }
+
+
+def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLike | None = None) -> Converted:
+    """Turn such weights into weights and config of this package; see `mmseg_tr.checkpoints.convert`."""
+    from mmseg_tr.checkpoints.segmenter_config import EXPEDITE, segmenter_config
+
+    if variant is not None:
+        raise CheckpointError(f'{path} is a {NAME}, whose weights say what they are: leave --variant out.')
+    described = net_kwargs(payload['state_dict'], str(path))
+    net = Network.from_net_kwargs(described)
+    state, dropped = expedite_to_segmenter(payload['state_dict'])
+    found = fit.difference(state, needed_shapes(described))
+    if found:
+        raise CheckpointError(f'{path} does not fit a Segmenter of its width and depth: {found}.')
+    side = net.image_size[0]
+    dataset, test_size, stride = _SETTINGS.get(net.num_classes, (f'of {net.num_classes} classes', side, side))
+    config = segmenter_config(
+        net,
+        'vit',
+        dict(im_size=test_size, window_size=side, window_stride=min(stride, side)),
+        dict(dataset=dataset),
+        dialect=EXPEDITE if net.embed_dim == _LARGE else replace(EXPEDITE, norm_eps=1e-5),
+    )
+    return Converted(
+        what=f'{NAME}, {net.backbone}, {net.depth} layers, {net.num_classes} classes',
+        state_dict=keymap.rename(state, keymap.SEGMENTER_TO_SEGMENTOR),
+        meta={**config.meta, 'source': {'format': NAME, **_facts(payload.get('meta'))}},
+        config=config.text,
+        dropped=(*dropped, *(str(key) for key in payload if key not in ('state_dict', 'meta'))),
+        notes=(
+            f'the weights do not say how many attention heads there are: {net.num_heads} of width {_HEAD_WIDTH}.',
+            'the config follows the Expedite repository: positions resized bicubically, scores enlarged straight to '
+            'the image, windows that shrink, its LayerNorm eps; official weights were trained at eps 1e-5.',
+            *config.notes,
+        ),
+        testable=config.has_dataset,
+    )
+
+
+def _depth(state: Mapping[str, Any], layers: str) -> int:
+    """How many layers there are by the keys, '<layers>.<number>.'."""
+    numbers = (re.match(rf'{re.escape(layers)}\.(\d+)\.', key) for key in state)
+    return 1 + max((int(match[1]) for match in numbers if match), default=-1)
+
+
+def _facts(meta: Any) -> dict[str, int]:
+    """The epoch, where the file says it."""
+    epoch = meta.get('epoch') if isinstance(meta, Mapping) else None
+    return {'epoch': epoch} if type(epoch) is int else {}
