@@ -27,7 +27,6 @@ PENDING = {
     ('segmenter', 'cli_inference_ade20k'): 'the command that writes blended pictures',
     ('segmenter', 'cli_attention_maps'): 'the command that draws attention maps',
     ('segmenter', 'cli_logs'): 'the command that reads the published training logs',
-    ('algm', 'visualisation'): 'the published picture of merged tokens',
 }
 
 # a name may end in how the array was thinned out or computed: logits_s4, logits_sub2, prob_f64_sub3

@@ -17,6 +17,7 @@ from mmseg_tr.nn.inference import predict_views
 from mmseg_tr.nn.segmenter import enlarge_scores
 from mmseg_tr.reduction import Tokens
 from mmseg_tr.reduction.algm import global_merge, local_merge
+from mmseg_tr.visualization.merging import draw_groups
 from tests.parity.decisions import global_decisions, local_decisions
 from tests.parity.harness import Case, golden_cases, run_case
 
@@ -196,6 +197,12 @@ def training_step(case: Case) -> None:
     compare_network(case, model, image)
 
 
+def visualisation(case: Case) -> None:
+    source = case.take('source')[0][:, int(case.settings.get('class_token', True)) :]  # (tokens, patches)
+    groups = source.int().argmax(0).view(*case.settings['grid']).numpy()
+    case.compare('vis', draw_groups(case.take('image').numpy(), groups))
+
+
 KINDS = {
     'local_merge': local_case,
     'global_merge': global_case,
@@ -203,6 +210,7 @@ KINDS = {
     'network': network,
     'sliding_window': sliding_window,
     'training_step': training_step,
+    'visualisation': visualisation,
 }
 
 

@@ -1,0 +1,246 @@
+"""Many methods over one checkpoint and one dataset in one run: what tools/compare.py does."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import METRICS
+from torch import Tensor, nn
+
+from mmseg_tr.apis.benchmark import tokens_per_layer
+from mmseg_tr.apis.benchmark_config import PRECISIONS, build_model, machine, own_shape, pick_device, pick_precision
+from mmseg_tr.apis.config import load_config, require_sections
+from mmseg_tr.apis.counting import MacCount, count_macs
+from mmseg_tr.apis.network import count_params, reduction_of
+from mmseg_tr.apis.parts import find_vit
+from mmseg_tr.apis.runner import FRACTION, ToolRunner
+from mmseg_tr.apis.testing import set_metric
+from mmseg_tr.apis.timing import Contestant, peak_memory, time_in_turn
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.evaluation import SegmenterIoUMetric
+from mmseg_tr.nn.inference import enlarge_to_window
+
+PLAIN = 'plain'
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of a comparison; per image where nothing else is said.
+
+    miou: percent. agreement: percent of the pixels that count whose prediction is the plain model's. gmacs: 1e9
+    multiply-adds to class scores and their enlargement, everything counted. fps: images per second at batch 1,
+    throughput: at the larger batch, both to class scores. peak_memory: bytes on the GPU, None on a CPU.
+    tokens_per_layer: mean number that leaves each layer, prefix included; None without this package's ViT.
+    """
+
+    name: str
+    method: str
+    settings: dict[str, Any]
+    miou: float
+    agreement: float
+    gmacs: float
+    params: int
+    fps: float
+    throughput: float
+    peak_memory: int | None
+    tokens_per_layer: list[float] | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows, the plain model first, and the circumstances they were measured in."""
+
+    rows: tuple[Row, ...]
+    about: Mapping[str, Any]
+
+
+def compare(
+    configs: Sequence[str],
+    checkpoint: str,
+    *,
+    fraction: float = 1.0,
+    batch_size: int = 8,
+    images: int = 32,
+    repeats: int = 5,
+    device: str | None = None,
+    amp: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Comparison:
+    """Test and time every config, and their plain model, with the same weights on the same images.
+
+    The dataset and the windows are those of the first config. fraction: share of the dataset that is tested on, evenly
+    spread. batch_size: of the throughput. images: how many are timed and counted. Every network is timed in turn.
+    Raises ConfigError, CheckpointError, DatasetError or DeviceError for input that cannot be used.
+    """
+    place, dtype = pick_device(device), pick_precision(amp, device)
+    loaded = [load_config(path, cfg_options) for path in configs]
+    for config in loaded:
+        require_sections(config, 'model', 'test_dataloader', 'test_evaluator')
+    named = with_plain(dict(zip(names_of(configs), loaded)))
+    models = {}
+    for name, config in named.items():
+        progress(f'building {name}')
+        models[name] = build_model(config, checkpoint).to(place).eval()
+    first = next(iter(named.values()))
+    check_alike(models)
+    loader = test_loader(first, fraction)
+    scores, agreement, inputs = predict_all(models, first, loader, images, progress)
+    if len(inputs) < batch_size:
+        raise ConfigError(f'--batch-size {batch_size} needs as many images, only {len(inputs)} are there: take fewer.')
+    fps, throughput, work, tokens = measure_all(models, inputs, batch_size, repeats, dtype, progress)
+    rows = tuple(
+        Row(
+            name=name,
+            method=PLAIN if reduction_of(model) is None else type(reduction_of(model)).__name__,
+            settings=dict(named[name].model.backbone.get('reduction') or {}),
+            miou=scores[name],
+            agreement=agreement[name],
+            gmacs=work[name].total() / 1e9,
+            params=count_params(model),
+            fps=fps[name],
+            throughput=throughput[name],
+            peak_memory=peak_memory(Contestant.of(model), torch.cat(inputs[:batch_size]), dtype),
+            tokens_per_layer=tokens[name],
+        )
+        for name, model in models.items()
+    )
+    about = dict(
+        checkpoint=str(checkpoint),
+        dataset=str(first.test_dataloader.dataset.type),
+        images_tested=len(loader.dataset),
+        images_timed=len(inputs),
+        shape=list(inputs[0].shape[2:]),
+        batch_size=batch_size,
+        machine=machine(place),
+        threads=torch.get_num_threads(),
+        precision=next((name for name, kind in PRECISIONS.items() if kind == dtype), 'fp32'),
+        torch=torch.__version__,
+    )
+    return Comparison(rows, about)
+
+
+def names_of(configs: Sequence[str]) -> list[str]:
+    """A short name for every config file: its stem. Raises ConfigError when a config comes twice."""
+    names = [Path(path).stem for path in configs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f'the config {name} is named twice: name each once.')
+    return names
+
+
+def with_plain(configs: dict[str, Config]) -> dict[str, Config]:
+    """The configs with the plain model in front: the first that reduces nothing, else the first without its method."""
+    for name, config in configs.items():
+        if not config.model.backbone.get('reduction'):
+            return {name: config} | configs
+    plain = copy.deepcopy(next(iter(configs.values())))
+    plain.model.backbone.reduction = None
+    return {PLAIN: plain} | configs
+
+
+def check_alike(models: Mapping[str, nn.Module]) -> None:
+    """Raise ConfigError unless all models predict the same number of classes."""
+    classes = {name: getattr(model, 'num_classes', None) for name, model in models.items()}
+    for name, count in classes.items():
+        if count != next(iter(classes.values())):
+            raise ConfigError(
+                f'{name} predicts {count} classes, {next(iter(classes))} {next(iter(classes.values()))}: compare '
+                'models of one dataset.'
+            )
+
+
+def test_loader(config: Config, fraction: float):
+    """The test set of a config, one image at a time."""
+    if not 0 < fraction <= 1:
+        raise ConfigError(f'--frac-dataset {fraction} must be above 0 and at most 1')
+    dataloader = copy.deepcopy(config.test_dataloader)
+    dataloader[FRACTION] = fraction
+    return ToolRunner.build_dataloader(dataloader, seed=0)
+
+
+@torch.inference_mode()
+def predict_all(
+    models: Mapping[str, nn.Module], config: Config, loader, images: int, progress: Callable[[str], None]
+) -> tuple[dict[str, float], dict[str, float], list[Tensor]]:
+    """Mean IoU and agreement with the first model, both in percent, and the network's inputs of some images."""
+    evaluation = copy.deepcopy(config)
+    set_metric(evaluation, ['mIoU'], None, False)
+    settings = evaluation.test_evaluator
+    settings = settings[0] if isinstance(settings, (list, tuple)) else settings
+    metrics = {name: METRICS.build(dict(settings)) for name in models}
+    for metric in metrics.values():
+        metric.dataset_meta = loader.dataset.metainfo
+    plain = next(iter(models))
+    same, counted, inputs, window = dict.fromkeys(models, 0), 0, [], own_shape(config)
+    every = max(len(loader) // images, 1)
+    for number, data in enumerate(loader):
+        progress(f'testing {number + 1} of {len(loader)} images')
+        predicted = {}
+        for name, model in models.items():
+            batch = model.data_preprocessor(data, False)
+            samples = model.predict(batch['inputs'], batch['data_samples'])
+            metrics[name].process(data, [sample.to_dict() for sample in samples])
+            predicted[name] = torch.stack([sample.pred_sem_seg.data[0] for sample in samples])
+        label = torch.stack([sample.gt_sem_seg.data[0] for sample in samples])
+        valid = (label != metrics[plain].ignore_index).to(predicted[plain].device)
+        counted += valid.sum().item()
+        for name, prediction in predicted.items():
+            same[name] += ((prediction == predicted[plain]) & valid).sum().item()
+        if number % every == 0 and len(inputs) < images:
+            inputs.append(window_of(batch['inputs'][:1], window))
+    return (
+        {name: mean_iou(metric) for name, metric in metrics.items()},
+        {name: 100 * count / max(counted, 1) for name, count in same.items()},
+        inputs,
+    )
+
+
+def mean_iou(metric: SegmenterIoUMetric) -> float:
+    """Percent, over the images that the metric has seen; its own evaluate() would print a table of classes."""
+    areas = (sum(parts) for parts in zip(*metric.results))
+    return metric.percent(metric.total_area_to_metrics(*areas, ['mIoU'])['IoU'])
+
+
+def window_of(image: Tensor, window: tuple[int, int]) -> Tensor:
+    """The middle of a network's input, as large as its window: (1, 3, H, W) -> (1, 3, *window)."""
+    image = enlarge_to_window(image, max(window))
+    top, left = ((side - wanted) // 2 for side, wanted in zip(image.shape[-2:], window))
+    return image[..., top : top + window[0], left : left + window[1]].contiguous()
+
+
+def measure_all(
+    models: Mapping[str, nn.Module],
+    inputs: list[Tensor],
+    batch_size: int,
+    repeats: int,
+    amp: torch.dtype | None,
+    progress: Callable[[str], None],
+) -> tuple[dict[str, float], dict[str, float], dict[str, MacCount], dict[str, list[float] | None]]:
+    """Images per second one by one and in batches, work per image and tokens per layer of every model."""
+    full = len(inputs) // batch_size * batch_size
+    batches = [torch.cat(inputs[start : start + batch_size]) for start in range(0, full, batch_size)]
+    contestants = {name: Contestant.of(model) for name, model in models.items()}
+    progress('timing, one image at a time')
+    alone = time_in_turn(contestants, inputs, repeats=max(repeats // 2, 1), amp=amp)
+    progress(f'timing, batches of {batch_size}')
+    together = time_in_turn(contestants, batches, repeats=repeats, amp=amp)
+    progress('counting')
+    work = {
+        name: MacCount.mean([count_macs(model, batch) for batch in batches], full) for name, model in models.items()
+    }
+    tokens = {
+        name: tokens_per_layer(find_vit(model), batches) if find_vit(model) else None for name, model in models.items()
+    }
+    return (
+        {name: 1 / seconds.scores for name, seconds in alone.items()},
+        {name: 1 / seconds.scores for name, seconds in together.items()},
+        work,
+        tokens,
+    )

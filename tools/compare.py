@@ -1,0 +1,65 @@
+"""Compare methods over one checkpoint and one dataset in one run: quality, agreement, work, speed, tokens."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
+
+from mmseg_tr.apis.cli import cfg_options_argument, require_openmmlab, run_tool
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'configs', nargs='+', metavar='CONFIG', help='config files, one a method; the plain one may miss'
+    )
+    parser.add_argument('--checkpoint', required=True, metavar='FILE', help='weights of the plain model')
+    parser.add_argument(
+        '--out', default='work_dirs/compare', metavar='DIR', help='for the files (default: %(default)s)'
+    )
+    parser.add_argument('--force', action='store_true', help='replace the files of an earlier comparison in DIR')
+    parser.add_argument('--frac-dataset', type=float, default=1.0, metavar='F', help='share of the images to test on')
+    parser.add_argument('--batch-size', type=int, default=8, metavar='B', help='batch of the throughput (default: 8)')
+    parser.add_argument('--images', type=int, default=32, metavar='N', help='images to time and count (default: 32)')
+    parser.add_argument('--repeats', type=int, default=5, metavar='N', help='rounds over these images (default: 5)')
+    parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
+    parser.add_argument('--amp', metavar='TYPE', help='mixed precision: bf16 or fp16')
+    cfg_options_argument(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compare, print, write."""
+    require_openmmlab('to compare the networks of configs')
+    args = parse_args(argv)
+    from rich.console import Console
+
+    from mmseg_tr.apis.compare import compare
+    from mmseg_tr.apis.compare_report import check_folder, table, write_files
+
+    check_folder(Path(args.out), args.force)
+    console = Console()
+    with Console(stderr=True).status('reading') as status:
+        comparison = compare(
+            args.configs,
+            args.checkpoint,
+            fraction=args.frac_dataset,
+            batch_size=args.batch_size,
+            images=args.images,
+            repeats=args.repeats,
+            device=args.device,
+            amp=args.amp,
+            cfg_options=args.cfg_options,
+            progress=status.update,
+        )
+    paths = write_files(comparison, Path(args.out))
+    console.print(table(comparison), width=None if console.is_terminal else 150)
+    for kind, path in paths.items():
+        console.print(f'{kind}: [link={path.resolve().as_uri()}]{path}[/link]', soft_wrap=True, highlight=False)
+
+
+if __name__ == '__main__':
+    sys.exit(run_tool(main))
