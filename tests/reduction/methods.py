@@ -71,6 +71,12 @@ METHODS = [
         shortens=False,
         too_small='merges none of 2 tokens',
     ),
+    Method(
+        'CTS-random',
+        dict(type='CTS', share=0.3, policy='random'),
+        idle=dict(type='CTS', policy='none'),
+        too_small='no .* window fits',
+    ),
     # narrow buckets, as the queries of a random network are short
     Method('ACT', dict(type='ACT', q_hashes=8, bucket_width=2), shortens=False),
 ]

@@ -59,14 +59,14 @@ class PolicyClassifier(BaseModel):
 
     def forward(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None, mode: str = 'tensor'):
         """mode 'tensor': logits (B, 2, H/32, W/32); 'loss': a dict; 'predict': samples with pred_policy, gt_policy."""
+        if mode not in ('tensor', 'loss', 'predict'):
+            raise ConfigError(f"mode={mode!r} is unknown: it is 'tensor', 'loss' or 'predict'.")
         logits = self.policy(inputs)
         if mode == 'tensor':
             return logits
-        if mode not in ('loss', 'predict'):
-            raise ConfigError(f"mode={mode!r} is unknown: it is 'tensor', 'loss' or 'predict'.")
         labels = policy_labels(torch.stack([s.gt_sem_seg.data[0] for s in data_samples]), **self.labels)
         if mode == 'loss':
             return dict(loss=policy_loss(logits.float(), labels))
         for sample, found, label in zip(data_samples, logits.argmax(1), labels):
-            sample.pred_policy, sample.gt_policy = PixelData(data=found), PixelData(data=label)
+            sample.pred_policy, sample.gt_policy = PixelData(data=found[None]), PixelData(data=label[None])
         return data_samples
