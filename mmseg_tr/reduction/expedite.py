@@ -31,15 +31,26 @@ def reconstruction_weights(
     length, as published, which makes m equal values sqrt(m) times their mean; patches whose weights all underflow get
     0. 'sum' divides them by their sum, and finds a mean for every patch. Returns (B, N, K) in float32 at least.
     """
+    dtype, exact = stat_dtype(before), exact_dtype(before)
     with torch.autocast(before.device.type, enabled=False):
-        dtype = stat_dtype(before)
-        distance = squared_distances(before.to(dtype), after.to(dtype))
-    if weighting == 'sum':
-        logits = -temperature * distance
-        return logits.masked_fill(_beyond_nearest(logits, k), -torch.inf).softmax(-1)
-    weights = (-temperature * distance).exp()
-    weights = weights.masked_fill(_beyond_nearest(weights, k), 0)
-    return weights / torch.linalg.vector_norm(weights, dim=-1, keepdim=True).clamp_min(1e-12)
+        distance = squared_distances(before.to(exact), after.to(exact))
+        if weighting == 'sum':
+            logits = -temperature * distance
+            return logits.masked_fill(_beyond_nearest(logits, k), -torch.inf).softmax(-1).to(dtype)
+        weights = (-temperature * distance).exp()
+        weights = weights.masked_fill(_beyond_nearest(weights, k), 0).to(dtype)
+        return weights / torch.linalg.vector_norm(weights, dim=-1, keepdim=True).clamp_min(1e-12)
+
+
+def exact_dtype(x: Tensor) -> torch.dtype:
+    """float64 for networks that run in float32, where the device has it; float32 under autocast and for half precision.
+
+    Clusters may be so alike that rounding in float32, which differs with the batch, would choose the k-th nearest.
+    """
+    dtype, device = stat_dtype(x), x.device.type
+    if device == 'mps' or x.dtype != dtype or torch.is_autocast_enabled(device):
+        return dtype
+    return torch.float64
 
 
 def _beyond_nearest(weights: Tensor, k: int) -> Tensor:
