@@ -19,9 +19,12 @@ from mmseg.structures import SegDataSample
 from mmseg_tr.nn import ViT
 
 ROOT = Path(__file__).parents[2] / 'local_configs'
-CONFIGS = sorted(path for path in ROOT.glob('*/*.py') if path.parent.name != '_base_')
+EVERY = sorted(path for path in ROOT.glob('*/*.py') if path.parent.name != '_base_')
+POLICIES = [path for path in EVERY if path.stem.startswith('cts-policy_')]  # classifiers, not segmentation networks
+CONFIGS = [path for path in EVERY if path not in POLICIES]
 SEGMENTER = [path for path in CONFIGS if path.parent.name == 'segmenter']
 ALGM = [path for path in CONFIGS if path.parent.name == 'algm']
+CTS = [path for path in CONFIGS if path.parent.name == 'cts']
 PUBLISHED = [path for path in CONFIGS if 'photo-mosaic' not in path.name]
 # training images, batch of the whole world, epochs, learning rate, epochs between evaluations; cap of the long side
 SCHEDULES = {
@@ -31,6 +34,9 @@ SCHEDULES = {
 }
 SIZES = {512: (2048, 512), 640: (2560, 640), 480: (4160, 520), 768: (2048, 1024)}
 STRIDES = {512: 480, 640: 608, 480: 448, 768: 512, 128: 96}
+CTS_STRIDES = {512: 512, 640: 512, 480: 320, 768: 512, 128: 96}
+# crop -> shared superpatches, patches kept, tokens
+CTS_SCHEDULES = {512: (103, 612, 715), 640: (160, 960, 1120), 480: (90, 540, 630), 768: (336, 960, 1296)}
 
 
 def each(paths):
@@ -67,7 +73,7 @@ def reduced(model, name):
     return model
 
 
-@each(CONFIGS)
+@each(EVERY)
 def test_pretty_text_reads_back_as_the_same_config(path, tmp_path):
     config = load(path)
     copy = tmp_path / 'copy.py'
@@ -117,7 +123,8 @@ def test_crop_window_and_classes_agree(path):
     assert {head.num_classes for head in heads} == {len(dataset.METAINFO['classes'])}
     assert f'{crop}x{crop}' in path.stem
     assert model.data_preprocessor.size == model.test_cfg.crop_size == (crop, crop)
-    assert model.test_cfg.stride == (STRIDES[crop], STRIDES[crop])
+    stride = (CTS_STRIDES if path in CTS else STRIDES)[crop]
+    assert model.test_cfg.stride == (stride, stride)
     assert all(head.loss_decode.avg_non_ignore for head in heads)
 
 
@@ -155,6 +162,66 @@ def test_algm_config_is_segmenter_plus_merging(path):
     ours = {key: value for key, value in model.backbone.items() if key not in ('reduction', 'out', 'out_indices')}
     assert ours == {key: value for key, value in base.backbone.items() if key != 'out'}
     assert all(model[key] == base[key] for key in shared - {'backbone'})
+
+
+@each(CTS)
+def test_cts_config_is_segmenter_plus_sharing(path):
+    """Only the reduction and the stride of the windows differ; how many tokens remain is as published."""
+    model = load(path).model
+    base = load(ROOT / 'segmenter' / path.name.replace('cts_', 'segmenter_')).model
+    ours = {key: value for key, value in model.backbone.items() if key != 'reduction'}
+    assert ours == base.backbone and model.decode_head == base.decode_head
+    assert dict(model.test_cfg, stride=None) == dict(base.test_cfg, stride=None)
+    reduction = model.backbone.reduction
+    policy = ROOT / 'cts' / f'{Path(reduction.policy_checkpoint).parent.name}.py'
+    last = load(policy).train_cfg.max_iters
+    assert reduction.policy_checkpoint == f'work_dirs/{policy.stem}/iter_{last}.pth'
+    with torch.device('meta'):
+        vit = ViT(**{key: value for key, value in model.backbone.items() if key != 'type'})
+    patches, shared = vit.grid[0] * vit.grid[1], vit.reduction.count(vit.grid)
+    if path in PUBLISHED:
+        assert (shared, patches - 4 * shared, patches - 3 * shared) == CTS_SCHEDULES[model.backbone.img_size]
+        assert reduction.shared == shared
+
+
+@each(POLICIES)
+def test_policy_network_is_trained_as_published(path):
+    config = load(path)
+    model = config.model
+    size = model.data_preprocessor.size
+    assert f'{size[0]}x{size[1]}' in path.stem and size[0] % 32 == size[1] % 32 == 0
+    assert model.data_preprocessor.mean == model.data_preprocessor.std == [127.5] * 3
+    assert config.train_dataloader.batch_size == 8
+    assert config.val_evaluator == config.test_evaluator == dict(type='mmseg_tr.PolicyAccuracy')
+    if 'photo-mosaic' in path.stem:
+        return
+    dataset = config.train_dataloader.dataset
+    rules = dict(
+        ADE20KDataset=dict(ignore_mixed_border=True),
+        PascalContextDataset=dict(zero_is_ignore=True),
+        CityscapesDataset={},
+    )
+    assert model.labels == rules[dataset.type]
+    assert dataset.get('reduce_zero_label', False) == (dataset.type == 'ADE20KDataset')
+    assert model.pretrained is True and config.train_cfg.max_iters == 50000 and config.param_scheduler == []
+    assert config.optim_wrapper.optimizer == dict(type='AdamW', lr=5e-5, weight_decay=1e-3)
+
+
+@each(POLICIES)
+def test_policy_network_builds_trains_and_predicts(path):
+    config = load(path)
+    model = MODELS.build(dict(config.model, pretrained=None))
+    images = [torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8) for _ in range(2)]
+    labels = torch.randint(0, 3, (2, 1, 64, 96), dtype=torch.uint8)
+    labels[0] = 2
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=label), metainfo=dict(img_shape=(64, 96))) for label in labels]
+    data = model.data_preprocessor(dict(inputs=images, data_samples=samples), training=True)
+    loss = model(**data, mode='loss')['loss']
+    loss.backward()
+    assert torch.isfinite(loss) and model.policy.head.weight.grad.abs().sum() > 0
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=label), metainfo=dict(img_shape=(64, 96))) for label in labels]
+    found = model.eval().test_step(dict(inputs=images, data_samples=samples))
+    assert [sample.pred_policy.data.shape for sample in found] == [(1, 2, 3)] * 2
 
 
 @pytest.mark.parametrize('size', [(683, 512), (511, 340), (2048, 1024), (500, 375), (333, 500), (1000, 97)])

@@ -56,7 +56,7 @@ def test_entry_agrees_with_its_name_and_config(entry):
     for result in entry.get('Results', []):
         assert result['Dataset'] == metadata['Training Data']
         assert f'_{DATASETS[result["Dataset"]]}-' in entry['Name']
-    assert ('Weights' in entry) == ('Results' in entry)
+    assert 'Results' in entry or 'Weights' not in entry  # those of CTS were never released
 
 
 @each(SIZED)
