@@ -29,6 +29,7 @@ class Method:
     idle: settings under which nothing is reduced and nothing else changes, None where there are none.
     joint: whether it knows batch='joint'. conserves: whether every patch stays part of a token.
     shortens: whether fewer tokens leave the blocks than enter. too_small: warning on an image of one patch, if any.
+    class_token: whether it needs one.
     """
 
     name: str
@@ -38,6 +39,11 @@ class Method:
     conserves: bool = True
     shortens: bool = True
     too_small: str | None = None
+    class_token: bool = False
+
+    def takes(self, prefix: int) -> bool:
+        """Whether a network with this many prefix tokens (see PREFIXES) can have it."""
+        return prefix > 0 or not self.class_token
 
     def __str__(self) -> str:
         return self.name
@@ -76,6 +82,28 @@ METHODS = [
         dict(type='CTS', share=0.3, policy='random'),
         idle=dict(type='CTS', policy='none'),
         too_small='no .* window fits',
+    ),
+    # few clusters, so that the smallest grids of the tests hold them
+    Method(
+        'Expedite',
+        dict(type='Expedite', layer=2, clusters=(2, 1), window=3, temperature=0.1, k=2, weighting='sum'),
+        conserves=False,
+        too_small='fewer patches than clusters',
+    ),
+    Method(
+        'Expedite-inside',
+        dict(type='Expedite', layer=1, clusters=(1, 2), window=1, k=-1, reconstruct=3),
+        conserves=False,
+        shortens=False,
+        too_small='fewer patches than clusters',
+    ),
+    Method(
+        'EViT',
+        dict(type='EViT', keep_rate=(0.7, 0.5), layers=(1, 3)),
+        idle=dict(type='EViT', keep_rate=1, layers=(2,)),
+        conserves=False,
+        too_small='drops none of 1 tokens',
+        class_token=True,
     ),
     # narrow buckets, as the queries of a random network are short
     Method('ACT', dict(type='ACT', q_hashes=8, bucket_width=2), shortens=False),
