@@ -134,7 +134,8 @@ def benchmark_model(
                 contestants['plain'] = Contestant.of(plain, compiled=compiled)
             if published and math_attention_fits(plain, batches[0]):
                 contestants['published'] = Contestant.of(plain, math_attention=True)
-            times = time_in_turn(contestants, batches, repeats=repeats, seconds=seconds, amp=amp)
+            warm_up = len(batches) if compiled else None  # every new number of tokens may compile anew
+            times = time_in_turn(contestants, batches, repeats=repeats, seconds=seconds, warm_up=warm_up, amp=amp)
             peaks = {name: peak_memory(contestants[name], batches[0], amp) for name in counts}
             shares = None
             if reduction is not None:

@@ -42,7 +42,8 @@ MEANINGS: dict[str, str] = {
     'all': 'everything that computes, matching included',
 }
 
-# The rule that a family's published multiply-adds follow; `all` is always reported beside it.
+# The rule that a family's published multiply-adds follow; `all` is always reported beside it. other: networks of other
+# packages. A method that is not named has that of the plain Segmenter.
 FAMILY_RULES: dict[str, str] = {'Segmenter': 'segmenter', 'ALGM': 'segmenter', 'other': 'conv-matmul'}
 
 
@@ -54,8 +55,8 @@ def check_rule(rule: str) -> str:
 
 
 def family_rule(family: str) -> str:
-    """The rule of a family of FAMILY_RULES, that of 'other' for any other."""
-    return FAMILY_RULES.get(family, FAMILY_RULES['other'])
+    """The rule of a family."""
+    return FAMILY_RULES.get(family, FAMILY_RULES['Segmenter'])
 
 
 def _numel(out: Any) -> int:

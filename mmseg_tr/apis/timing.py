@@ -105,7 +105,7 @@ def _run(contestant: Contestant, batch: Tensor) -> Seconds:
             contestant.labels(scores, batch)
             _synchronise(batch.device)
             return Seconds(middle - start, time.perf_counter() - start)
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         raise DeviceError(
             f'{batch.device} has too little memory for a batch of {tuple(batch.shape)}: take a smaller one.'
         ) from error
