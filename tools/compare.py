@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmseg_tr.apis.compare_report import check_folder, table, write_files
 
     check_folder(Path(args.out), args.force)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     with Console(stderr=True).status('reading') as status:
         comparison = compare(
             args.configs,
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             progress=status.update,
         )
     paths = write_files(comparison, Path(args.out))
-    console.print(table(comparison), width=None if console.is_terminal else 150)
+    console.print(table(comparison))
     for kind, path in paths.items():
         console.print(f'{kind}: [link={path.resolve().as_uri()}]{path}[/link]', soft_wrap=True, highlight=False)
 

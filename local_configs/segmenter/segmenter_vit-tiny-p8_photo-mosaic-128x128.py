@@ -5,6 +5,7 @@ _base_ = [
     '../_base_/runtime/default.py',
 ]
 
+# Decodes linearly: the mask transformer learns more slowly and costs more, and minutes are all there is.
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
     backbone=dict(
@@ -13,6 +14,12 @@ model = dict(
         drop_path_rate=0.0,
         pretrained=None,
     ),
-    decode_head=dict(in_channels=128, num_classes=11, depth=1),
+    decode_head=dict(
+        _delete_=True,
+        type='mmseg_tr.SegmenterLinearHead',
+        in_channels=128,
+        num_classes=11,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, avg_non_ignore=True, loss_weight=1.0),
+    ),
     test_cfg=dict(crop_size=(128, 128), stride=(96, 96)),
 )

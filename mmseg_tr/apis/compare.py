@@ -127,12 +127,16 @@ def compare(
 
 
 def names_of(configs: Sequence[str]) -> list[str]:
-    """A short name for every config file: its stem. Raises ConfigError when a config comes twice."""
-    names = [Path(path).stem for path in configs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f'the config {name} is named twice: name each once.')
-    return names
+    """A short name for every config file: its stem without the parts that all share.
+
+    Raises ConfigError when a config comes twice.
+    """
+    stems = [Path(path).stem for path in configs]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise ConfigError(f'the config {stem} is named twice: name each once.')
+    shared = set.intersection(*(set(stem.split('_')) for stem in stems)) if len(stems) > 1 else set()
+    return ['_'.join(part for part in stem.split('_') if part not in shared) or stem for stem in stems]
 
 
 def with_plain(configs: dict[str, Config]) -> dict[str, Config]:
