@@ -104,8 +104,7 @@ def test_numbers_of_classes_choose_the_repositorys_test_settings(tmp_path, num_c
     pytest.importorskip('mmseg')
     from mmengine.config import Config
 
-    official = model_state(net_kwargs(n_cls=num_classes, **SQUARE))
-    torch.save({'state_dict': layout.segmenter_to_expedite(official)}, tmp_path / 'model.pth')
+    torch.save(payload(n_cls=num_classes), tmp_path / 'model.pth')
     converted = convert(tmp_path / 'model.pth')
     config = Config.fromstring(converted.config, '.py')
     assert converted.testable
