@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -208,7 +209,9 @@ class CTS(nn.Module, Reduction):
     @torch.no_grad()
     def policy_logits(self, image: Tensor) -> Tensor:
         """Logits of the policy network, (B, 3, H, W) -> (B, 2, ceil(H/32), ceil(W/32)); never under autocast."""
-        with record_function('mmseg_tr::policy'), torch.autocast(image.device.type, enabled=False):
+        # the meta device, on which multiply-adds are counted, knows no autocast
+        exact = nullcontext() if image.is_meta else torch.autocast(image.device.type, enabled=False)
+        with record_function('mmseg_tr::policy'), exact:
             image = image.to(self.policy.head.weight.dtype)
             if self.normalization == 'deit':
                 mean, std = (image.new_tensor(value)[:, None, None] for value in (DEIT_MEAN, DEIT_STD))

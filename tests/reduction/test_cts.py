@@ -218,6 +218,13 @@ def test_decisions_under_autocast_are_those_of_float32(network, dtype):
     assert torch.equal(plain.memo.superpatches, mixed.memo.superpatches)
 
 
+@pytest.mark.parametrize('policy', ['network', 'random'])
+def test_shapes_can_be_had_without_numbers(policy):
+    with torch.device('meta'):
+        tokens = vit(policy=policy).forward_tokens(torch.empty(2, 3, 128, 128))
+    assert tokens.trace[-1] == (1 + 64 - 15,) * 2
+
+
 def test_half_precision_networks_run():
     assert vit().bfloat16()(images().bfloat16())[0].isfinite().all()
 
