@@ -37,12 +37,16 @@ OPTIONS = (
 )
 
 
-def build_encoder(arch: str | dict, img_size=None, **kwargs) -> VisionTransformer:
+def build_encoder(arch: str | dict | VisionTransformer, img_size=None, **kwargs) -> VisionTransformer:
     """A timm VisionTransformer without its classification head, randomly initialised as Segmenter is.
 
-    arch: a timm model name, or a dict with DIMENSIONS and any of OPTIONS. img_size: (H, W) or one side in pixels.
+    arch: a timm model name, or a dict with DIMENSIONS and any of OPTIONS; a timm model itself is taken as it is,
+    weights and all. img_size: (H, W) or one side in pixels.
     kwargs: further arguments of timm's constructor. Raises ConfigError for names and dimensions it does not support.
     """
+    if isinstance(arch, nn.Module):
+        _refuse_unsupported(arch, type(arch).__name__)
+        return arch
     if img_size is not None:
         kwargs['img_size'] = check_img_size(img_size)
     if isinstance(arch, dict):

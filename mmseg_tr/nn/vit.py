@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -20,7 +21,8 @@ from mmseg_tr.reduction import Reduction, Tokens, build_reduction
 class ViT(nn.Module):
     """A plain vision transformer for dense prediction, (B, 3, H, W) -> maps or tokens.
 
-    arch: timm model name, or dict(embed_dim=, depth=, num_heads=, patch_size=, ...) (see nn.encoders).
+    arch: timm model name, or dict(embed_dim=, depth=, num_heads=, patch_size=, ...) (see nn.encoders), or a timm model,
+    whose modules and weights are used as they are.
     img_size: side or (H, W) in pixels that the position embedding is made for; default: the one in the name.
     reduction: settings of a token-reduction method, dict(type='ALGM', ...); None for the plain model.
     out: 'maps' gives a restored (B, C, h, w) map per level, for any head; 'tokens' gives Tokens, for Segmenter's heads.
@@ -35,7 +37,7 @@ class ViT(nn.Module):
 
     def __init__(
         self,
-        arch: str | dict,
+        arch: str | dict | VisionTransformer,
         img_size: int | tuple[int, int] | None = None,
         *,
         reduction: dict | Reduction | None = None,
@@ -54,9 +56,14 @@ class ViT(nn.Module):
             raise ConfigError(f"out={out!r} is unknown: it is 'maps' or 'tokens'.")
         if pretrained is True and isinstance(arch, dict):
             raise ConfigError('pretrained=True needs an arch by name: give a weights file for an arch by dimensions.')
+        given = isinstance(arch, nn.Module)
+        if given and (img_size is not None or pretrained):
+            raise ConfigError('img_size and pretrained belong to an arch by name: a timm model has its own already.')
         drops = dict(proj_drop_rate=drop_rate, attn_drop_rate=drop_rate, pos_drop_rate=drop_rate)
         model = build_encoder(arch, img_size, in_chans=in_chans, drop_path_rate=drop_path_rate, **drops)
-        self.arch, self.in_chans, self.out, self.with_cp = arch, in_chans, out, with_cp
+        self.arch = type(arch).__name__ if given else arch
+        self.out, self.with_cp = out, with_cp
+        self.in_chans = model.patch_embed.proj.in_channels
         self.pretrained = pretrained
         self.patch_embed = model.patch_embed
         self.cls_token = model.cls_token
@@ -73,7 +80,7 @@ class ViT(nn.Module):
         self.patch_size: tuple[int, int] = tuple(model.patch_embed.patch_size)
         self.grid: tuple[int, int] = tuple(model.patch_embed.grid_size)
         self.out_indices = check_out_indices(out_indices, len(self.blocks))
-        published = isinstance(arch, dict) or arch.split('.')[0] in SEGMENTER_ENCODERS
+        published = isinstance(arch, dict) or self.arch.split('.')[0] in SEGMENTER_ENCODERS
         self.pos_resize = check_resize_rule(pos_resize or ('bilinear' if published else 'bicubic_antialias'))
         if norm_eps is not None or published:
             set_norm_eps(self, 1e-5 if norm_eps is None else norm_eps)

@@ -189,3 +189,24 @@ def test_state_dict_is_timms():
     assert {key: value.shape for key, value in vit.state_dict().items()} == {
         key: value.shape for key, value in reference.state_dict().items()
     }
+
+
+def test_a_timm_model_is_taken_as_it_is():
+    model = timm.create_model('vit_tiny_patch16_224', num_classes=0, img_size=64, depth=2).eval()
+    vit = ViT(model, reduction=dict(type='ToMe', r=2))
+    image = torch.rand(1, 3, 64, 64)
+    plain = ViT(model)
+    with torch.no_grad():
+        (features,) = plain(image)
+        assert vit(image)[0].shape == features.shape == (1, 192, 4, 4)
+        assert torch.allclose(features.flatten(2).transpose(1, 2), model.forward_features(image)[:, 1:], atol=1e-5)
+        assert vit.forward_tokens(image).trace == ((15,), (13,))
+    assert vit.blocks[0].attn.qkv.weight is model.blocks[0].attn.qkv.weight
+    assert vit.blocks[0].norm1.eps == 1e-6
+
+
+@pytest.mark.parametrize('settings', [dict(img_size=64), dict(pretrained=True)])
+def test_settings_of_a_name_are_refused_beside_a_timm_model(settings):
+    model = timm.create_model('vit_tiny_patch16_224', num_classes=0, img_size=64, depth=1)
+    with pytest.raises(ConfigError, match='by name'):
+        ViT(model, **settings)
