@@ -22,10 +22,25 @@ STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUFF := $(VENV)/bin/ruff
 
-.PHONY: demo test lint format setup clean distclean
+.PHONY: demo compare test lint format setup clean distclean
 
 demo: $(STAMP)
 	$(VENV)/bin/python tools/demo.py $(ARGS)
+
+# The demo's model under every method. CTS brings a policy network, which is trained for it in some minutes.
+MOSAIC := vit-tiny-p8_photo-mosaic-128x128
+POLICY := cts-policy_effnet-lite0_photo-mosaic-128x128
+METHODS := segmenter algm cts expedite evit tome act
+
+compare: $(STAMP) work_dirs/demo/report.json work_dirs/$(POLICY)/last_checkpoint
+	$(VENV)/bin/python tools/compare.py $(foreach method,$(METHODS),$(wildcard local_configs/$(method)/*$(MOSAIC)*.py)) \
+		--checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" --out work_dirs/compare --force $(ARGS)
+
+work_dirs/demo/report.json: | $(STAMP)
+	$(VENV)/bin/python tools/demo.py
+
+work_dirs/$(POLICY)/last_checkpoint: | $(STAMP)
+	$(VENV)/bin/python tools/train.py local_configs/cts/$(POLICY).py
 
 test: lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) $(ARGS)
