@@ -1,0 +1,3 @@
+_base_ = '../segmenter/segmenter_vit-l16_cityscapes-768x768_expedite.py'
+
+model = dict(backbone=dict(reduction=dict(type='ACT', q_hashes=24)))

@@ -1,0 +1,3 @@
+_base_ = '../segmenter/segmenter_vit-l16_pascal-context-480x480_expedite.py'
+
+model = dict(backbone=dict(reduction=dict(type='ToMe', form='dense', r=0.3)))
