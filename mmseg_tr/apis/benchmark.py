@@ -19,7 +19,7 @@ from mmseg_tr.apis.counting import MacCount, count_macs, evaluating
 from mmseg_tr.apis.counting_rules import check_rule, family_rule
 from mmseg_tr.apis.network import count_params, reduction_of, without_reduction
 from mmseg_tr.apis.parts import SCOPES, find_vit
-from mmseg_tr.apis.timing import Contestant, Seconds, peak_memory, scope_shares, time_in_turn
+from mmseg_tr.apis.timing import Contestant, Seconds, mixed_precision, peak_memory, scope_shares, time_in_turn
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn import ViT
 
@@ -126,8 +126,9 @@ def benchmark_model(
         where = f'{images.shape[2]}x{images.shape[3]}, batch {size}'
         with evaluating(model), evaluating(plain):
             progress(f'{where}: counting')
-            counts = _count_both(model, plain, batches)
-            tokens = _tokens_of_both(model, plain, batches)
+            with mixed_precision(images.device, amp):  # rounding may decide what merges
+                counts = _count_both(model, plain, batches)
+                tokens = _tokens_of_both(model, plain, batches)
             progress(f'{where}: timing')
             contestants = dict(model=Contestant.of(model, compiled=compiled))
             if reduction is not None:

@@ -70,7 +70,7 @@ def time_in_turn(
     """
     device = batches[0].device
     taken: dict[str, list[list[Seconds]]] = {name: [[] for _ in batches] for name in contestants}
-    with torch.inference_mode(), _mixed_precision(device, amp):
+    with torch.inference_mode(), mixed_precision(device, amp):
         first = min(warm_up if warm_up is not None else 1 if device.type == 'cpu' else len(batches), len(batches))
         for batch in batches[:first]:
             for contestant in contestants.values():
@@ -117,13 +117,14 @@ def _run(contestant: Contestant, batch: Tensor) -> Seconds:
 def _run_cuda(contestant: Contestant, batch: Tensor) -> Seconds:
     """Events on the stream: the host runs ahead as it does in use, and nothing waits between the two steps."""
     start, middle, end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
-    torch.cuda.synchronize(batch.device)
-    start.record()
-    scores = contestant.scores(batch)
-    middle.record()
-    contestant.labels(scores, batch)
-    end.record()
-    torch.cuda.synchronize(batch.device)
+    with torch.cuda.device(batch.device):
+        torch.cuda.synchronize()
+        start.record()
+        scores = contestant.scores(batch)
+        middle.record()
+        contestant.labels(scores, batch)
+        end.record()
+        torch.cuda.synchronize()
     return Seconds(start.elapsed_time(middle) / 1e3, start.elapsed_time(end) / 1e3)
 
 
@@ -132,7 +133,8 @@ def _synchronise(device: torch.device) -> None:
         getattr(torch, device.type).synchronize()
 
 
-def _mixed_precision(device: torch.device, dtype: torch.dtype | None) -> Any:
+def mixed_precision(device: torch.device, dtype: torch.dtype | None) -> Any:
+    """Autocast to dtype; None leaves everything as it is."""
     return torch.autocast(device.type, dtype) if dtype is not None else nullcontext()
 
 
@@ -142,7 +144,7 @@ def peak_memory(contestant: Contestant, batch: Tensor, amp: torch.dtype | None =
         return None
     torch.cuda.synchronize(batch.device)
     torch.cuda.reset_peak_memory_stats(batch.device)
-    with torch.inference_mode(), _mixed_precision(batch.device, amp):
+    with torch.inference_mode(), mixed_precision(batch.device, amp):
         _run(contestant, batch)
     return torch.cuda.max_memory_allocated(batch.device)
 
@@ -159,7 +161,7 @@ def scope_shares(
     cuda, whole = batches[0].device.type == 'cuda', 'mmseg_tr::scores'
     activities = [torch.profiler.ProfilerActivity.CPU]
     activities += [torch.profiler.ProfilerActivity.CUDA] if cuda else []
-    with torch.inference_mode(), _mixed_precision(batches[0].device, amp):
+    with torch.inference_mode(), mixed_precision(batches[0].device, amp):
         for used in (batches[:1], batches):  # the first run of the profiler is slower: it is not used
             with _without_usdt_lines(), torch.profiler.profile(activities=activities) as profiler:
                 for batch in used:
