@@ -8,7 +8,7 @@ Needs torch and timm only; apis.benchmark_config does the same for a config file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from mmseg_tr.apis.counting import MacCount, count_macs, evaluating
 from mmseg_tr.apis.counting_rules import check_rule, family_rule
-from mmseg_tr.apis.network import count_params, reduction_of, without_reduction
+from mmseg_tr.apis.network import count_params, plain_tokens, reduction_of, tokens_per_layer, without_reduction
 from mmseg_tr.apis.parts import SCOPES, find_vit
 from mmseg_tr.apis.timing import Contestant, Seconds, mixed_precision, peak_memory, scope_shares, time_in_turn
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.nn import ViT
 
 # Attention as published keeps its scores in memory; above this much for one layer it is not timed.
 MATH_ATTENTION_BYTES = 4 << 30
@@ -177,7 +176,7 @@ def math_attention_fits(model: nn.Module, batch: Tensor) -> bool:
     vit = find_vit(model)
     if vit is None:
         return False
-    tokens = _plain_tokens(vit, batch)
+    tokens = plain_tokens(vit, batch)
     return 4 * len(batch) * vit.blocks[0].attn.num_heads * tokens**2 <= MATH_ATTENTION_BYTES
 
 
@@ -196,22 +195,8 @@ def _tokens_of_both(model: nn.Module, plain: nn.Module, batches: list[Tensor]) -
     vit = find_vit(plain)
     if vit is None:
         return dict(model=None, plain=None)
-    counts = [float(_plain_tokens(vit, batches[0]))] * len(vit.blocks)
+    counts = [float(plain_tokens(vit, batches[0]))] * len(vit.blocks)
     return dict(model=counts if plain is model else tokens_per_layer(find_vit(model), batches), plain=counts)
-
-
-@torch.inference_mode()
-def tokens_per_layer(vit: ViT, batches: Iterable[Tensor]) -> list[float]:
-    """Mean number of tokens that leave each layer, over all images; prefix tokens included."""
-    per_image = []
-    for batch in batches:
-        per_image += zip(*vit.forward_tokens(batch).trace, strict=True)
-    return [sum(counts) / len(per_image) for counts in zip(*per_image, strict=True)]
-
-
-def _plain_tokens(vit: ViT, batch: Tensor) -> int:
-    height, width = (-(-side // patch) for side, patch in zip(batch.shape[-2:], vit.patch_size))
-    return vit.num_prefix + height * width
 
 
 def _measured(

@@ -7,15 +7,17 @@ module that takes an image. Nothing of OpenMMLab is imported.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mmseg_tr.nn.segmenter import Segmenter, enlarge_scores
+from mmseg_tr.nn.vit import ViT
 from mmseg_tr.reduction import Reduction
 
 
@@ -95,3 +97,18 @@ def count_params(model: nn.Module) -> int:
     """Parameters that a forward can use: those of auxiliary heads, which only training needs, are left out."""
     names = dict(model.named_parameters())
     return sum(parameter.numel() for name, parameter in names.items() if not name.startswith('auxiliary_head.'))
+
+
+@torch.inference_mode()
+def tokens_per_layer(vit: ViT, batches: Iterable[Tensor]) -> list[float]:
+    """Mean number of tokens that leave each layer, over all images; prefix tokens included."""
+    per_image = []
+    for batch in batches:
+        per_image += zip(*vit.forward_tokens(batch).trace, strict=True)
+    return [sum(counts) / len(per_image) for counts in zip(*per_image, strict=True)]
+
+
+def plain_tokens(vit: ViT, batch: Tensor) -> int:
+    """Tokens of one image of the batch without reduction, prefix tokens included."""
+    height, width = (-(-side // patch) for side, patch in zip(batch.shape[-2:], vit.patch_size))
+    return vit.num_prefix + height * width
