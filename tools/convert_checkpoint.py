@@ -1,4 +1,4 @@
-"""Turn a published checkpoint into one of this package, with the config that goes with it."""
+"""Turn a published checkpoint into one of this package, or either into mmsegmentation's, with its config."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.checkpoints import FORMATS, convert_file
+from mmseg_tr.checkpoints import FORMATS, TARGETS, convert_file
 from mmseg_tr.checkpoints.io import few
 from mmseg_tr.errors import CheckpointError, ConfigError, MissingExtraError
 
@@ -17,6 +17,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=f'Known formats: {known}.')
     parser.add_argument('src', help='checkpoint file, or the folder of an official release')
     parser.add_argument('dst', help='checkpoint to write, such as model.pth; its config goes beside it as model.py')
+    parser.add_argument(
+        '--to', choices=TARGETS, default='mmseg_tr', help="whose layout is written: mmseg for mmsegmentation 1.x's own"
+    )
     parser.add_argument('--variant', help='description of an official release (default: variant.yml beside SRC)')
     parser.add_argument(
         '--trust', action='store_true', help='read files that are not plain data, which runs code from them'
@@ -29,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     """Convert; return the exit status, 2 for input that cannot be used."""
     args = parse_args(argv)
     try:
-        written = convert_file(args.src, args.dst, variant=args.variant, trust=args.trust, force=args.force)
+        written = convert_file(args.src, args.dst, variant=args.variant, trust=args.trust, force=args.force, to=args.to)
     except (CheckpointError, ConfigError, MissingExtraError) as error:
         print(f'convert_checkpoint: {error}', file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmseg_tr.checkpoints import expedite, mmengine_file, official_cts, official_segmenter
+from mmseg_tr.checkpoints import expedite, mmengine_file, mmseg_segmenter, official_cts, official_segmenter, to_mmseg
 from mmseg_tr.checkpoints.fit import load_into
 from mmseg_tr.checkpoints.formats import Converted
 from mmseg_tr.checkpoints.io import check_destination, few, read_file, write_together
@@ -21,6 +21,7 @@ from mmseg_tr.version import __version__
 
 __all__ = [
     'FORMATS',
+    'TARGETS',
     'Converted',
     'Written',
     'build_segmenter',
@@ -33,8 +34,9 @@ __all__ = [
     'read_file',
 ]
 
+TARGETS = {'mmseg_tr': None, to_mmseg.NAME: to_mmseg.to_mmseg}  # what a checkpoint may be written for
 # each module has NAME, recognise(payload) and convert(payload, path, *, variant); the first to recognise a file has it
-FORMATS = (official_cts, official_segmenter, expedite, mmengine_file)
+FORMATS = (official_cts, official_segmenter, expedite, mmseg_segmenter, mmengine_file)
 
 
 def describe(payload: Any) -> str:
@@ -80,12 +82,15 @@ def convert_file(
     variant: str | os.PathLike | None = None,
     trust: bool = False,
     force: bool = False,
+    to: str = 'mmseg_tr',
 ) -> Written:
     """Convert `src` and write the checkpoint `dst` and, with suffix .py beside it, its config: both or neither.
 
-    force: replace files that are there already.
+    force: replace files that are there already. to: whose layout is written, one of TARGETS.
     Raises CheckpointError as `convert` does, and when a file exists or cannot be written.
     """
+    if to not in TARGETS:
+        raise CheckpointError(f'to={to!r} is unknown: checkpoints are written for {" and ".join(TARGETS)}.')
     source, dst = official_segmenter.checkpoint_path(src), Path(dst)
     if dst.suffix == '.py':
         raise CheckpointError(
@@ -96,6 +101,7 @@ def convert_file(
     config = dst.with_suffix('.py')
     check_destination([dst, config], force=force)  # before the work, not after it
     converted = convert(src, variant=variant, trust=trust)
+    converted = TARGETS[to](converted) if TARGETS[to] else converted
     meta = {**converted.meta, 'mmseg_tr_version': __version__}
     files: dict[Path, Any] = {dst: {'meta': meta, 'state_dict': converted.state_dict}}
     if converted.config is not None:

@@ -3,7 +3,6 @@ official ones: keys of mmseg's VisionTransformer, the mask transformer's own key
 """
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -65,12 +64,12 @@ def recognise(payload: Any) -> bool:
 def expedite_to_segmenter(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The weights of `mmseg_tr.nn.Segmenter` from a state dict of the repository, and the keys that were dropped."""
     kept, dropped = keymap.split(state, UNUSED)
-    return io.contiguous(keymap.rename(kept, key_table(_depth(state, 'backbone.layers')))), dropped
+    return io.contiguous(keymap.rename(kept, key_table(keymap.count_layers(state, 'backbone.layers')))), dropped
 
 
 def segmenter_to_expedite(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The other direction: weights of `mmseg_tr.nn.Segmenter` under the repository's keys."""
-    return keymap.rename(state, keymap.backwards(key_table(_depth(state, 'encoder.blocks'))))
+    return keymap.rename(state, keymap.backwards(key_table(keymap.count_layers(state, 'encoder.blocks'))))
 
 
 def net_kwargs(state: Mapping[str, Tensor], where: str = 'The checkpoint') -> dict[str, Any]:
@@ -92,11 +91,11 @@ def net_kwargs(state: Mapping[str, Tensor], where: str = 'The checkpoint') -> di
         raise CheckpointError(f'{where} is no {NAME}: {what}.') from error
     if embed_dim % _HEAD_WIDTH:
         raise CheckpointError(f'{where} has tokens of width {embed_dim}: only multiples of {_HEAD_WIDTH} are known.')
-    decoder_depth = _depth(state, 'decode_head.blocks')
+    decoder_depth = keymap.count_layers(state, 'decode_head.blocks')
     return {
         'backbone': f'ViT of width {embed_dim}',
         'd_model': embed_dim,
-        'n_layers': _depth(state, 'backbone.layers'),
+        'n_layers': keymap.count_layers(state, 'backbone.layers'),
         'n_heads': embed_dim // _HEAD_WIDTH,
         'patch_size': patch_size,
         'image_size': (side, side),
@@ -141,12 +140,6 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
         ),
         testable=config.has_dataset,
     )
-
-
-def _depth(state: Mapping[str, Any], layers: str) -> int:
-    """How many layers there are by the keys, '<layers>.<number>.'."""
-    numbers = (re.match(rf'{re.escape(layers)}\.(\d+)\.', key) for key in state)
-    return 1 + max((int(match[1]) for match in numbers if match), default=-1)
 
 
 def _facts(meta: Any) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Tables of renamed keys that read in both directions."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -32,3 +33,9 @@ def split(state: Mapping[str, Value], prefixes: Iterable[str]) -> tuple[dict[str
     prefixes = tuple(prefixes)
     kept = {key: value for key, value in state.items() if not key.startswith(prefixes)}
     return kept, tuple(key for key in state if key.startswith(prefixes))
+
+
+def count_layers(state: Iterable[str], layers: str) -> int:
+    """How many layers there are by the keys, '<layers>.<number>.'."""
+    numbers = (re.match(rf'{re.escape(layers)}\.(\d+)\.', key) for key in state)
+    return 1 + max((int(match[1]) for match in numbers if match), default=-1)

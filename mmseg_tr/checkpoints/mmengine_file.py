@@ -32,7 +32,7 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
     given = given if isinstance(given, Mapping) else {}
     # exact types: numpy's numbers count as floats and would make the new file unreadable again
     meta = {key: given[key] for key in _FACTS if type(given.get(key)) in (int, float, str)}
-    classes = _class_names(given.get('dataset_meta'))
+    classes = class_names(given.get('dataset_meta'))
     if classes:
         meta['dataset_meta'] = classes
     config = str(given['cfg']) if isinstance(given.get('cfg'), str) else None
@@ -52,7 +52,7 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
     )
 
 
-def _class_names(dataset_meta: Any) -> dict[str, Any]:
+def class_names(dataset_meta: Any) -> dict[str, Any]:
     """Classes and palette as plain lists, as far as they are there."""
     if not isinstance(dataset_meta, Mapping):
         return {}

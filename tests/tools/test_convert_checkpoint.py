@@ -310,6 +310,24 @@ def test_destination_that_cannot_be_written(tool, capsys, tmp_path):
     refused(tool, capsys, [source, tmp_path / 'file' / 'model.pth'], 'cannot be written')
 
 
+def test_written_for_mmseg(tool, tmp_path, capsys):
+    source = write_release(tmp_path / 'src', variant(net_kwargs(image_size=(32, 32))))
+    assert tool.main([str(source), str(tmp_path / 'model.pth'), '--to', 'mmseg']) == 0
+    assert 'written for mmsegmentation 1.x' in capsys.readouterr().out
+    assert read_config(tmp_path / 'model.py').model.type == 'EncoderDecoder'
+    assert tool.main([str(tmp_path / 'model.pth'), str(tmp_path / 'back.pth')]) == 0
+    assert 'Recognised  mmsegmentation 1.x Segmenter' in capsys.readouterr().out
+    ours, theirs = built(tmp_path / 'back.py', tmp_path / 'back.pth'), load_official(source)
+    same = {key.replace('backbone.', 'encoder.'): tensor for key, tensor in ours.state_dict().items()}
+    same = {key.replace('decode_head.decoder.', 'decoder.'): tensor for key, tensor in same.items()}
+    assert all(torch.equal(tensor, theirs.state_dict()[key]) for key, tensor in same.items())
+
+
+def test_distilled_release_for_mmseg(tool, capsys, nothing_written, tmp_path):
+    source = write_release(tmp_path / 'src', variant(net_kwargs(distilled=True)))
+    refused(tool, capsys, [source, nothing_written, '--to', 'mmseg'], 'distillation token')
+
+
 class TestMmengineFiles:
     @pytest.fixture
     def source(self, tmp_path):

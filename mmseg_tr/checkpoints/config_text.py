@@ -1,0 +1,58 @@
+"""What a config says that is kept as text inside a checkpoint, read without running it."""
+
+import ast
+from typing import Any
+
+
+class _NotPlainError(Exception):
+    """An expression that is more than values."""
+
+
+def read_config(text: str) -> dict[str, Any]:
+    """Plain top-level assignments of a config: numbers, texts, lists, tuples, dicts, and names of earlier ones.
+
+    That is all that mmengine's pretty_text consists of. Whatever needs running (imports, other calls) is left out, and
+    so is everything of a text that is no Python.
+    """
+    try:
+        lines = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    found: dict[str, Any] = {}
+    for line in lines:
+        if not isinstance(line, ast.Assign) or len(line.targets) != 1 or not isinstance(line.targets[0], ast.Name):
+            continue
+        try:
+            found[line.targets[0].id] = _value(line.value, found)
+        except (_NotPlainError, RecursionError, TypeError):
+            found.pop(line.targets[0].id, None)
+    return found
+
+
+def section(config: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A dict inside of dicts, empty where there is none."""
+    for name in names:
+        config = config.get(name) if isinstance(config, dict) else None
+    return config if isinstance(config, dict) else {}
+
+
+def _value(node: ast.expr, known: dict[str, Any]) -> Any:
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+            return -number
+        case ast.Tuple():
+            return tuple(_value(item, known) for item in node.elts)
+        case ast.List():
+            return [_value(item, known) for item in node.elts]
+        case ast.Dict() if None not in node.keys:
+            return {_value(key, known): _value(value, known) for key, value in zip(node.keys, node.values, strict=True)}
+        case ast.Name(id=name) if name in known:
+            return known[name]
+        case ast.Call(func=ast.Name(id='dict'), args=args, keywords=keywords) if len(args) <= 1:
+            given = dict(_value(args[0], known)) if args else {}
+            if any(keyword.arg is None for keyword in keywords):
+                raise _NotPlainError
+            return given | {keyword.arg: _value(keyword.value, known) for keyword in keywords}
+    raise _NotPlainError

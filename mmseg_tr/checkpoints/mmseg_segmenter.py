@@ -1,0 +1,123 @@
+"""Segmenter weights of mmsegmentation 1.x: its VisionTransformer under SegmenterMaskTransformerHead, or under a linear
+FCNHead. Read here; to_mmseg.py writes them.
+
+Some of the network is not in its weights: attention heads, LayerNorm eps, how positions are resized. It comes from the
+config inside the file, which is read and not run, or else from the Segmenter configs that mmsegmentation ships.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mmseg_tr.checkpoints import fit, io, keymap, mmengine_file
+from mmseg_tr.checkpoints.config_text import read_config
+from mmseg_tr.checkpoints.expedite import BLOCK
+from mmseg_tr.checkpoints.formats import Converted
+from mmseg_tr.checkpoints.keymap import Prefixes
+from mmseg_tr.checkpoints.official_segmenter import needed_shapes
+from mmseg_tr.checkpoints.variant import Network
+from mmseg_tr.errors import CheckpointError
+
+NAME = 'mmsegmentation 1.x Segmenter checkpoint'
+
+LINEAR = {'decode_head.conv_seg.weight', 'decode_head.conv_seg.bias'}
+PATCH_BIAS = 'encoder.patch_embed.proj.bias'
+TRANSPOSED = ('decoder.proj_patch', 'decoder.proj_classes')
+_UNUSED = ('auxiliary_head.',)
+
+
+def key_table(depth: int, decoder_depth: int) -> Prefixes:
+    """Prefixes of mmsegmentation's keys beside those of `mmseg_tr.nn.Segmenter`, for networks of these depths."""
+    parts = (('backbone', 'encoder', depth), ('decode_head', 'decoder', decoder_depth))
+    blocks = [
+        (f'{theirs}.layers.{layer}.{inner_theirs}', f'{ours}.blocks.{layer}.{inner_ours}')
+        for theirs, ours, layers in parts
+        for layer in range(layers)
+        for inner_theirs, inner_ours in BLOCK
+    ]
+    return (
+        *blocks,
+        ('backbone.patch_embed.projection.', 'encoder.patch_embed.proj.'),
+        ('backbone.ln1.', 'encoder.norm.'),
+        ('backbone.', 'encoder.'),
+        ('decode_head.dec_proj.', 'decoder.proj_dec.'),
+        ('decode_head.patch_proj.weight', 'decoder.proj_patch'),
+        ('decode_head.classes_proj.weight', 'decoder.proj_classes'),
+        ('decode_head.conv_seg.', 'decoder.head.'),
+        ('decode_head.', 'decoder.'),
+    )
+
+
+def recognise(payload: Any) -> bool:
+    """Whether a file's content is laid out so: mmseg's ViT, its mask transformer or a linear head, and no neck."""
+    state = payload.get('state_dict') if isinstance(payload, Mapping) else None
+    if not isinstance(state, Mapping) or 'backbone.patch_embed.projection.weight' not in state:
+        return False
+    head = {key for key in state if str(key).startswith(('decode_head.', 'neck.'))}
+    return 'backbone.layers.0.ln1.weight' in state and ('decode_head.dec_proj.weight' in head or head == LINEAR)
+
+
+def mmseg_to_segmenter(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of `mmseg_tr.nn.Segmenter` from those of mmsegmentation.
+
+    A missing bias of the patch embedding (patch_bias=False, its default) is a bias of zeros.
+    """
+    table = key_table(keymap.count_layers(state, 'backbone.layers'), keymap.count_layers(state, 'decode_head.layers'))
+    found = {key: _turned(key, tensor) for key, tensor in keymap.rename(state, table).items()}
+    weight = found.get('encoder.patch_embed.proj.weight')
+    if weight is not None and PATCH_BIAS not in found:
+        found[PATCH_BIAS] = weight.new_zeros(len(weight))
+    return io.contiguous(found)
+
+
+def segmenter_to_mmseg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The other direction; a bias of the patch embedding that is all zeros is left out, as mmsegmentation does."""
+    table = key_table(keymap.count_layers(state, 'encoder.blocks'), keymap.count_layers(state, 'decoder.blocks'))
+    kept = {key: tensor for key, tensor in state.items() if key != PATCH_BIAS or tensor.any()}
+    turned = {key: _turned(key, tensor) for key, tensor in kept.items()}
+    return io.contiguous(keymap.rename(turned, keymap.backwards(table)))
+
+
+def _turned(key: str, tensor: Tensor) -> Tensor:
+    """Between the shapes of the two sides, either way; key is one of `mmseg_tr.nn.Segmenter`."""
+    if key in TRANSPOSED and tensor.dim() == 2:
+        return tensor.T  # a linear layer there, a matrix applied from the right here
+    if key == 'decoder.head.weight':  # a convolution of one pixel there
+        return tensor[:, :, None, None] if tensor.dim() == 2 else tensor.flatten(1)
+    return tensor
+
+
+def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLike | None = None) -> Converted:
+    """Turn such a checkpoint into weights and config of this package; see `mmseg_tr.checkpoints.convert`."""
+    from mmseg_tr.checkpoints.mmseg_settings import config_of, read_settings
+
+    if variant is not None:
+        raise CheckpointError(f'{path} is a {NAME}, which carries its config itself: leave --variant out.')
+    fit.check_tensors(payload['state_dict'], f'state_dict of {path}')
+    theirs, dropped = keymap.split(payload['state_dict'], _UNUSED)
+    if 'backbone.ln1.weight' not in theirs:
+        raise CheckpointError(f'{path} has no LayerNorm behind its last layer (final_norm=False), and ours needs one.')
+    meta = payload.get('meta') if isinstance(payload.get('meta'), Mapping) else {}
+    text = meta.get('cfg') or meta.get('config')  # the latter in files of mmcv
+    settings = read_settings(theirs, read_config(text) if isinstance(text, str) else {}, str(path))
+    state, net = mmseg_to_segmenter(theirs), Network.from_net_kwargs(settings.net_kwargs)
+    found = fit.difference(state, needed_shapes(settings.net_kwargs))
+    if found:
+        raise CheckpointError(f'{path} does not fit a Segmenter of its width and depth: {found}.')
+    config = config_of(settings)
+    bias = () if 'backbone.patch_embed.projection.bias' in theirs else ('its patch embedding has no bias: zeros here.',)
+    classes = mmengine_file.class_names(
+        meta.get('dataset_meta') or {key.lower(): meta.get(key) for key in ('CLASSES', 'PALETTE')}
+    )
+    return Converted(
+        what=f'{NAME}, {net.backbone} with {net.decoder} decoder, {net.depth} layers, {net.num_classes} classes',
+        state_dict=keymap.rename(state, keymap.SEGMENTER_TO_SEGMENTOR),
+        meta={**config.meta, **({'dataset_meta': classes} if classes else {}), 'source': {'format': NAME}},
+        config=config.text,
+        dropped=(*dropped, *(str(key) for key in payload if key not in ('state_dict', 'meta'))),
+        notes=(*settings.notes, *bias, *config.notes),
+        testable=config.has_dataset,
+    )
