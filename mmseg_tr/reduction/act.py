@@ -16,7 +16,7 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction, check_seed, seeded_generator
-from mmseg_tr.reduction.matching import stat_dtype
+from mmseg_tr.reduction.matching import stat_dtype, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
 MAX_HASHES = 32  # two bits each in a code of 64
@@ -31,7 +31,7 @@ def bucket_codes(q: Tensor, projection: Tensor, offset: Tensor, bucket_width: fl
     bits, and 64-bit sums wrap around, as published. Returns (..., N) int64. Runs in float32 at least.
     """
     dtype = stat_dtype(q)
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q):
         bucket = ((q.to(dtype) @ projection.to(dtype) + offset.to(dtype)) / bucket_width).floor().long()
     bucket = bucket - bucket.amin(dim=-2, keepdim=True)
     return (bucket << (2 * torch.arange(bucket.shape[-1], device=q.device))).sum(-1)

@@ -13,7 +13,7 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction, check_batch_rule, check_layers
-from mmseg_tr.reduction.matching import Merge, best_partners, bipartite_index, descending_rank, unit
+from mmseg_tr.reduction.matching import Merge, best_partners, bipartite_index, descending_rank, unit, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
 
@@ -29,7 +29,7 @@ def window_similarity(x: Tensor, grid: tuple[int, int], window: tuple[int, int],
     n = wh * ww
     if h < wh or w < ww:
         return x.new_zeros(len(x), 0)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         # tokens in raster order are a channels-last map, which pooling reads as it lies: ten times faster than sums
         # over the strided axes of windows
         u = unit(x[:, num_prefix:]).unflatten(1, (h, w)).permute(0, 3, 1, 2)  # (B, h*w, C) -> (B, C, h, w)

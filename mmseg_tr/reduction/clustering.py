@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmseg_tr.reduction.matching import stat_dtype
+from mmseg_tr.reduction.matching import stat_dtype, without_autocast
 
 
 def start_clusters(x: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
@@ -50,7 +50,7 @@ def cluster_patches(
     clusters around its own, by a softmax of -temperature times the squared distance: an inverse temperature. Returns
     (B, K, C) in float32 at least. The memberships count as constants of the backward pass, which reaches x alone.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         x = x.to(stat_dtype(x))
         centres = start_clusters(x, grid, clusters)
         if not iterations:

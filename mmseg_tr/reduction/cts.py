@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.reduction.base import Embedded, Reduction
+from mmseg_tr.reduction.matching import without_autocast
 from mmseg_tr.reduction.sharing import (
     Sharing,
     policy_scores,
@@ -209,9 +209,7 @@ class CTS(nn.Module, Reduction):
     @torch.no_grad()
     def policy_logits(self, image: Tensor) -> Tensor:
         """Logits of the policy network, (B, 3, H, W) -> (B, 2, ceil(H/32), ceil(W/32)); never under autocast."""
-        # the meta device, on which multiply-adds are counted, knows no autocast
-        exact = nullcontext() if image.is_meta else torch.autocast(image.device.type, enabled=False)
-        with record_function('mmseg_tr::policy'), exact:
+        with record_function('mmseg_tr::policy'), without_autocast(image):
             image = image.to(self.policy.head.weight.dtype)
             if self.normalization == 'deit':
                 mean, std = (image.new_tensor(value)[:, None, None] for value in (DEIT_MEAN, DEIT_STD))

@@ -21,7 +21,7 @@ from mmseg_tr.reduction.expedite import (
     reconstructed,
     reconstruction_weights,
 )
-from mmseg_tr.reduction.matching import stat_dtype
+from mmseg_tr.reduction.matching import stat_dtype, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
 
@@ -30,7 +30,7 @@ def class_attention(q: Tensor, k: Tensor, scale: float, num_prefix: int = 1) -> 
 
     q, k: (B, H, E + n, d), class token first. Returns (B, n) in float32 at least.
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q):
         dtype = stat_dtype(q)
         row = (q[:, :, :1].to(dtype) * scale) @ k.to(dtype).transpose(-2, -1)  # (B, H, 1, E + n)
         return row.softmax(-1)[:, :, 0, num_prefix:].mean(1)
@@ -53,7 +53,7 @@ def take(x: Tensor, places: Tensor) -> Tensor:
 
 def fused(dropped: Tensor, attention: Tensor) -> Tensor:
     """The sum of dropped tokens by their class attention: (B, n, C), (B, n) -> (B, 1, C); the weights stay as small."""
-    with torch.autocast(dropped.device.type, enabled=False):
+    with without_autocast(dropped):
         return (attention[:, None] @ dropped.to(attention.dtype)).to(dropped.dtype)
 
 

@@ -13,7 +13,7 @@ from torch.profiler import record_function
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction
 from mmseg_tr.reduction.clustering import cluster_patches, squared_distances
-from mmseg_tr.reduction.matching import stat_dtype
+from mmseg_tr.reduction.matching import stat_dtype, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
 WEIGHTINGS = ('l2', 'sum')
@@ -32,7 +32,7 @@ def reconstruction_weights(
     0. 'sum' divides them by their sum, and finds a mean for every patch. Returns (B, N, K) in float32 at least.
     """
     dtype, exact = stat_dtype(before), exact_dtype(before)
-    with torch.autocast(before.device.type, enabled=False):
+    with without_autocast(before):
         distance = squared_distances(before.to(exact), after.to(exact))
         if weighting == 'sum':
             logits = -temperature * distance
@@ -48,7 +48,7 @@ def exact_dtype(x: Tensor) -> torch.dtype:
     Clusters may be so alike that rounding in float32, which differs with the batch, would choose the k-th nearest.
     """
     dtype, device = stat_dtype(x), x.device.type
-    if device == 'mps' or x.dtype != dtype or torch.is_autocast_enabled(device):
+    if device in ('mps', 'meta') or x.dtype != dtype or torch.is_autocast_enabled(device):
         return dtype
     return torch.float64
 
@@ -70,7 +70,7 @@ class Reconstruction:
     weights: Tensor
 
     def __call__(self, values: Tensor) -> Tensor:
-        with torch.autocast(values.device.type, enabled=False):
+        with without_autocast(values):
             return (self.weights @ values.to(self.weights.dtype)).to(values.dtype)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +80,12 @@ def stat_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Products keep the precision of their factors inside; x tells the device."""
+    # the meta device, on which multiply-adds are counted, knows no autocast
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
 def unit(x: Tensor) -> Tensor:
     """Rows of x divided by their length, in float32 at least; a zero row stays zero, so that its similarity is 0."""
     x = x.to(stat_dtype(x))
@@ -88,7 +95,7 @@ def unit(x: Tensor) -> Tensor:
 
 def similarities(sources: Tensor, destinations: Tensor) -> Tensor:
     """Cosine of every source with every destination, (B, M, C), (B, N, C) -> (B, M, N), in float32 at least."""
-    with torch.autocast(sources.device.type, enabled=False):
+    with without_autocast(sources):
         return unit(sources) @ unit(destinations).transpose(1, 2)
 
 
