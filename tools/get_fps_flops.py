@@ -30,7 +30,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
     parser.add_argument('--amp', metavar='TYPE', help='mixed precision: bf16 or fp16')
     parser.add_argument('--compile', action='store_true', help='time the networks under torch.compile')
-    parser.add_argument('--count', metavar='RULE', help='segmenter, conv-matmul or all (default: that of the family)')
+    parser.add_argument(
+        '--count', metavar='RULE', help='segmenter, expedite, conv-matmul or all (default: that of the family)'
+    )
     parser.add_argument('--repeats', type=int, default=10, metavar='N', help='rounds over the images (default: 10)')
     parser.add_argument(
         '--seconds', type=float, default=30, metavar='S', help='no new round after this time (default: 30)'

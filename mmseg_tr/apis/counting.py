@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmseg_tr.apis.counting_rules import OPERATORS, RULES, check_rule, units_of
+from mmseg_tr.apis.counting_expedite import closed_forms
+from mmseg_tr.apis.counting_rules import OPERATORS, check_rule, units_of, weights_of
 from mmseg_tr.apis.network import network_of
 from mmseg_tr.apis.parts import PARTS, PartTracker, track_parts
 
@@ -49,8 +50,10 @@ class MacCount:
         return {part: found[part] for part in PARTS if part in found}
 
     def _sum(self, rule: str, key: int) -> dict[str, float]:
-        weights, found = RULES[check_rule(rule)], Counter()
+        check_rule(rule)
+        found = Counter()
         for what, units in self.units.items():
+            weights = weights_of(rule, what[0])
             if what[1] in weights:
                 found[what[key]] += weights[what[1]] * units
         return dict(found)
@@ -123,6 +126,7 @@ def count_macs(model: nn.Module, image: Tensor) -> MacCount:
         scores = network.scores(image)
         tracker.enter('enlargement')
         network.enlarge(scores, image)
+    counter.units.update(closed_forms(model, image))
     return counter.count()
 
 

@@ -30,21 +30,40 @@ PRODUCTS: dict[str, float] = dict(conv=1, linear=1, matmul=1, attention=1)
 #   one other operation.
 RULES: dict[str, dict[str, float]] = {
     'segmenter': PRODUCTS | dict(layer_norm=5, bilinear=4),
+    # what runs as a module, plus attention of the encoder with its scaling and softmax
+    'expedite': dict(conv=1, conv_bias=1, linear=1, layer_norm=2, gelu=2, attention=1, query=1, softmax=2),
     'conv-matmul': PRODUCTS,
     'all': PRODUCTS
     | dict(layer_norm=5, bilinear=4, bicubic=16, softmax=5, gelu=4, group_norm=5, batch_norm=1)
     | dict(elementwise=1, reduction=1, sort=1),
 }
 
+# Rule -> part -> weights that replace those of RULES there. Expedite's counter saw nothing of the decoder's attention
+# and masks, of matching and of hashing; `clustering` and `reconstruction` are closed forms (apis.counting_expedite).
+PART_RULES: dict[str, dict[str, dict[str, float]]] = {
+    'expedite': dict(
+        decoder=dict(conv=1, conv_bias=1, linear=1, layer_norm=2, gelu=2),
+        merging=dict(clustering=1),
+        restoring=dict(reconstruction=1),
+    )
+}
+
 MEANINGS: dict[str, str] = {
     'segmenter': 'convolutions, products, LayerNorm and bilinear enlargement, as published with Segmenter and ALGM',
+    'expedite': "layers, the encoder's attention, clustering and reconstruction, as published with Expedite, which "
+    "left out matching, hashing, enlargement and the decoder's attention and masks",
     'conv-matmul': 'convolutions and products, as published with SegFormer++',
     'all': 'everything that computes, matching included',
 }
 
 # The rule that a family's published multiply-adds follow; `all` is always reported beside it. other: networks of other
 # packages. A method that is not named has that of the plain Segmenter.
-FAMILY_RULES: dict[str, str] = {'Segmenter': 'segmenter', 'ALGM': 'segmenter', 'other': 'conv-matmul'}
+FAMILY_RULES: dict[str, str] = {
+    'Segmenter': 'segmenter',
+    'ALGM': 'segmenter',
+    'CTS': 'segmenter',
+    'other': 'conv-matmul',
+} | dict.fromkeys(('Expedite', 'EViT', 'ToMe', 'ACT'), 'expedite')
 
 
 def check_rule(rule: str) -> str:
@@ -52,6 +71,11 @@ def check_rule(rule: str) -> str:
     if rule not in RULES:
         raise ConfigError(f'counting rule {rule!r} is unknown: it is one of {", ".join(RULES)}.')
     return rule
+
+
+def weights_of(rule: str, part: str) -> Mapping[str, float]:
+    """Weight of each kind of work that a rule counts in a part of the network."""
+    return PART_RULES.get(rule, {}).get(part, RULES[rule])
 
 
 def family_rule(family: str) -> str:
@@ -82,7 +106,7 @@ def _per_input(kind: str, which: int = 0) -> Callable[..., Units]:
 def _sdpa(out: Any, q: Tensor, k: Tensor, v: Tensor, bias: Any = None, *args, **kwargs) -> Units:
     """q: (..., M, d); k: (..., N, d); v: (..., N, e)."""
     scores = q.numel() // max(q.shape[-1], 1) * k.shape[-2]
-    units = dict(attention=scores * (q.shape[-1] + v.shape[-1]), softmax=scores)
+    units = dict(attention=scores * (q.shape[-1] + v.shape[-1]), softmax=scores, query=q.numel())
     biased = isinstance(kwargs.get('attn_mask', kwargs.get('attn_bias', bias)), Tensor)
     return units | dict(elementwise=scores) if biased else units
 
@@ -103,7 +127,8 @@ def _scattered(out: Any, x: Tensor, dim: int, index: Tensor, source: Any, *args,
 
 def _convolution(out: Any, x: Tensor, weight: Tensor, bias, stride, padding, dilation, transposed, *args) -> Units:
     """Every output element reads a kernel; transposed, every input element writes one."""
-    return dict(conv=(x.numel() if transposed else _numel(out)) * math.prod(weight.shape[1:]))
+    units = dict(conv=(x.numel() if transposed else _numel(out)) * math.prod(weight.shape[1:]))
+    return units if bias is None else units | dict(conv_bias=_numel(out))
 
 
 # operator, without its overload -> units(out, *args, **kwargs)
@@ -126,6 +151,7 @@ OPERATORS: dict[str, Callable[..., Units]] = {
     'upsample_bicubic2d': _per_output('bicubic'),
     '_upsample_bicubic2d_aa': _per_output('bicubic'),
     'gelu': _per_output('gelu'),
+    'floor_divide': _per_output('elementwise'),  # which torch does not call pointwise
     'cumsum': _per_output('reduction'),
     'avg_pool2d': _pooled,
     'max_pool2d_with_indices': _pooled,
@@ -204,7 +230,8 @@ def units_of(name: str, func: Any, out: Any, args: tuple, kwargs: Mapping[str, A
         if 'attention' not in name and 'attn' not in name:
             return dict(matmul=multiply_adds)
         q, _, v = args[:3]
-        return dict(attention=multiply_adds, softmax=multiply_adds // (q.shape[-1] + v.shape[-1]))
+        scores = multiply_adds // (q.shape[-1] + v.shape[-1])
+        return dict(attention=multiply_adds, softmax=scores, query=q.numel())
     if isinstance(func, HigherOrderOperator):
         return None
     if name in OPERATORS:

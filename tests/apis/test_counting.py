@@ -143,6 +143,7 @@ def test_rules_differ_in_what_they_leave_out():
     count = count_macs(small(algm()), pictures(1))
     kinds = {rule: set(count.by_operator(rule)) for rule in RULES}
     assert kinds['conv-matmul'] == {'conv', 'linear', 'matmul', 'attention'}
+    assert kinds['expedite'] == {'conv', 'conv_bias', 'linear', 'layer_norm', 'gelu', 'attention', 'query', 'softmax'}
     assert kinds['segmenter'] == kinds['conv-matmul'] | {'layer_norm', 'bilinear'}
     assert kinds['all'] >= kinds['segmenter'] | {'softmax', 'gelu', 'reduction', 'sort', 'elementwise'}
     assert count.total('conv-matmul') < count.total('segmenter') < count.total('all')
@@ -157,10 +158,11 @@ def test_every_rule_has_a_meaning_and_every_family_a_rule():
     assert set(RULES) == set(MEANINGS)
     assert set(FAMILY_RULES.values()) <= set(RULES)
     assert family_rule('ALGM') == family_rule('a method without a row of its own') == 'segmenter'
+    assert {family_rule(name) for name in ('Expedite', 'EViT', 'ToMe', 'ACT')} == {'expedite'}
 
 
 def test_an_unknown_rule_is_refused():
-    with pytest.raises(ConfigError, match="'fvcore' is unknown: it is one of segmenter, conv-matmul, all"):
+    with pytest.raises(ConfigError, match="'fvcore' is unknown: it is one of segmenter, expedite, conv-matmul, all"):
         count_macs(small(), pictures(1)).total('fvcore')
 
 

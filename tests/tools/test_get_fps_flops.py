@@ -158,7 +158,7 @@ def test_an_existing_file_is_kept_unless_forced(tmp_path, capsys):
         ([PLAIN, '--device', 'cuda:99'], '--device cuda:99 was asked for, but this machine has'),
         ([PLAIN, '--device', 'cpu', '--amp', 'fp16'], 'on a CPU give --amp bf16'),
         ([PLAIN, '--amp', 'int8'], '--amp int8 is unknown'),
-        ([PLAIN, '--count', 'fvcore'], "'fvcore' is unknown: it is one of segmenter, conv-matmul, all"),
+        ([PLAIN, '--count', 'fvcore'], "'fvcore' is unknown: it is one of segmenter, expedite, conv-matmul, all"),
         ([PLAIN, '--shape', '512by512'], '--shape 512by512 is no image size'),
         ([PLAIN, '--shape', '512x'], '--shape 512x is no image size'),
         ([PLAIN, '--shape', '0x64'], '--shape 0x64 is no image size'),
