@@ -43,7 +43,7 @@ work_dirs/$(POLICY)/last_checkpoint: | $(STAMP)
 	$(VENV)/bin/python tools/train.py local_configs/cts/$(POLICY).py
 
 test: lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	$(RUFF) format --check .
