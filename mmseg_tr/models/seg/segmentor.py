@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmengine.config import ConfigDict
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
@@ -25,7 +26,8 @@ class TokenSegmentor(EncoderDecoder):
 
     def __init__(self, backbone, decode_head, neck=None, auxiliary_head=None, test_cfg=None, **kwargs) -> None:
         test_cfg = check_test_cfg(dict(mode='whole') if test_cfg is None else test_cfg)
-        super().__init__(backbone, decode_head, neck, auxiliary_head, test_cfg=test_cfg, **kwargs)
+        # mmseg reads attributes, which a plain dict does not have
+        super().__init__(backbone, decode_head, neck, auxiliary_head, test_cfg=ConfigDict(test_cfg), **kwargs)
         refuse_tokens_in_front_of_maps(self)
 
     def predict(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> list[SegDataSample]:
