@@ -148,7 +148,7 @@ def test_metric_of_the_labels_themselves_is_perfect(tmp_path):
 
 def test_base_config_feeds_a_runner():
     config = Config.fromfile(BASE)
-    for name, batch in (('train', 16), ('val', 1), ('test', 1)):
+    for name, batch in (('train', 8), ('val', 1), ('test', 1)):
         settings = config[f'{name}_dataloader']
         settings.update(num_workers=0, persistent_workers=False)
         data = next(iter(Runner.build_dataloader(settings)))
