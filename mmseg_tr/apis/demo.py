@@ -63,7 +63,8 @@ def run_demo(work_dir: str = 'work_dirs/demo', max_iters: int | None = None, sce
         report[name].update(found)
     report |= {'updates': updates, 'images': len(inputs), 'batch': BATCH, 'device': str(get_device())}
     figure = folder / 'scenes.png'
-    shown = [show(models, dataset, index) for index in range(min(SHOWN, len(dataset)))]
+    spread = range(0, len(dataset), -(-len(dataset) // SHOWN))
+    shown = [show(models, dataset, index) for index in spread]
     scenes_figure(shown, dataset.metainfo['classes'], dataset.metainfo['palette'], 'ALGM', figure)
     report['seconds'] = round(time.perf_counter() - start, 1)
     write_atomically(json.dumps(report, indent=2) + '\n', folder / 'report.json')
