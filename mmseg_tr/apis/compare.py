@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,18 +14,25 @@ from torch import Tensor, nn
 
 from mmseg_tr.apis.benchmark import tokens_per_layer
 from mmseg_tr.apis.benchmark_config import PRECISIONS, build_model, machine, own_shape, pick_device, pick_precision
+from mmseg_tr.apis.compare_models import (
+    PLAIN,
+    check_alike,
+    check_numbers,
+    names_of,
+    reduction_settings,
+    share_weights,
+    with_plain,
+)
 from mmseg_tr.apis.config import load_config, require_sections
 from mmseg_tr.apis.counting import MacCount, count_macs
 from mmseg_tr.apis.network import count_params, reduction_of
 from mmseg_tr.apis.parts import find_vit
 from mmseg_tr.apis.runner import FRACTION, ToolRunner
 from mmseg_tr.apis.testing import set_metric
-from mmseg_tr.apis.timing import Contestant, peak_memory, time_in_turn
+from mmseg_tr.apis.timing import Contestant, mixed_precision, peak_memory, time_in_turn
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.evaluation import SegmenterIoUMetric
 from mmseg_tr.nn.inference import enlarge_to_window
-
-PLAIN = 'plain'
 
 
 @dataclass(frozen=True)
@@ -75,11 +81,13 @@ def compare(
 ) -> Comparison:
     """Test and time every config, and their plain model, with the same weights on the same images.
 
-    The dataset and the windows are those of the first config. fraction: share of the dataset that is tested on, evenly
-    spread. batch_size: of the throughput. images: how many are timed and counted. Every network is timed in turn.
+    The dataset and the windows are those of the plain config, or of the first where none is plain. fraction: share of
+    the dataset that is tested on, evenly spread. batch_size: of the throughput. images: how many are timed and counted.
+    amp: precision of everything, tests included. Every network is timed in turn.
     Raises ConfigError, CheckpointError, DatasetError or DeviceError for input that cannot be used.
     """
     place, dtype = pick_device(device), pick_precision(amp, device)
+    check_numbers(fraction, batch_size, images, repeats)
     loaded = [load_config(path, cfg_options) for path in configs]
     for config in loaded:
         require_sections(config, 'model', 'test_dataloader', 'test_evaluator')
@@ -88,18 +96,22 @@ def compare(
     for name, config in named.items():
         progress(f'building {name}')
         models[name] = build_model(config, checkpoint).to(place).eval()
+        check_alike(models)
+        share_weights(models)
     first = next(iter(named.values()))
-    check_alike(models)
     loader = test_loader(first, fraction)
-    scores, agreement, inputs = predict_all(models, first, loader, images, progress)
-    if len(inputs) < batch_size:
-        raise ConfigError(f'--batch-size {batch_size} needs as many images, only {len(inputs)} are there: take fewer.')
+    if len(loader.dataset) < batch_size:
+        raise ConfigError(
+            f'--batch-size {batch_size} takes as many different images, {len(loader.dataset)} are tested on: take a '
+            'smaller batch or more of the dataset.'
+        )
+    scores, agreement, inputs = predict_all(models, first, loader, images, dtype, progress)
     fps, throughput, work, tokens = measure_all(models, inputs, batch_size, repeats, dtype, progress)
     rows = tuple(
         Row(
             name=name,
             method=PLAIN if reduction_of(model) is None else type(reduction_of(model)).__name__,
-            settings=dict(named[name].model.backbone.get('reduction') or {}),
+            settings=reduction_settings(named[name]),
             miou=scores[name],
             agreement=agreement[name],
             gmacs=work[name].total() / 1e9,
@@ -126,44 +138,8 @@ def compare(
     return Comparison(rows, about)
 
 
-def names_of(configs: Sequence[str]) -> list[str]:
-    """A short name for every config file: its stem without the parts that all share.
-
-    Raises ConfigError when a config comes twice.
-    """
-    stems = [Path(path).stem for path in configs]
-    for stem in stems:
-        if stems.count(stem) > 1:
-            raise ConfigError(f'the config {stem} is named twice: name each once.')
-    shared = set.intersection(*(set(stem.split('_')) for stem in stems)) if len(stems) > 1 else set()
-    return ['_'.join(part for part in stem.split('_') if part not in shared) or stem for stem in stems]
-
-
-def with_plain(configs: dict[str, Config]) -> dict[str, Config]:
-    """The configs with the plain model in front: the first that reduces nothing, else the first without its method."""
-    for name, config in configs.items():
-        if not config.model.backbone.get('reduction'):
-            return {name: config} | configs
-    plain = copy.deepcopy(next(iter(configs.values())))
-    plain.model.backbone.reduction = None
-    return {PLAIN: plain} | configs
-
-
-def check_alike(models: Mapping[str, nn.Module]) -> None:
-    """Raise ConfigError unless all models predict the same number of classes."""
-    classes = {name: getattr(model, 'num_classes', None) for name, model in models.items()}
-    for name, count in classes.items():
-        if count != next(iter(classes.values())):
-            raise ConfigError(
-                f'{name} predicts {count} classes, {next(iter(classes))} {next(iter(classes.values()))}: compare '
-                'models of one dataset.'
-            )
-
-
 def test_loader(config: Config, fraction: float):
     """The test set of a config, one image at a time."""
-    if not 0 < fraction <= 1:
-        raise ConfigError(f'--frac-dataset {fraction} must be above 0 and at most 1')
     dataloader = copy.deepcopy(config.test_dataloader)
     dataloader[FRACTION] = fraction
     return ToolRunner.build_dataloader(dataloader, seed=0)
@@ -171,7 +147,12 @@ def test_loader(config: Config, fraction: float):
 
 @torch.inference_mode()
 def predict_all(
-    models: Mapping[str, nn.Module], config: Config, loader, images: int, progress: Callable[[str], None]
+    models: Mapping[str, nn.Module],
+    config: Config,
+    loader,
+    images: int,
+    amp: torch.dtype | None,
+    progress: Callable[[str], None],
 ) -> tuple[dict[str, float], dict[str, float], list[Tensor]]:
     """Mean IoU and agreement with the first model, both in percent, and the network's inputs of some images."""
     evaluation = copy.deepcopy(config)
@@ -189,7 +170,8 @@ def predict_all(
         predicted = {}
         for name, model in models.items():
             batch = model.data_preprocessor(data, False)
-            samples = model.predict(batch['inputs'], batch['data_samples'])
+            with mixed_precision(batch['inputs'].device, amp):
+                samples = model.predict(batch['inputs'], batch['data_samples'])
             metrics[name].process(data, [sample.to_dict() for sample in samples])
             predicted[name] = torch.stack([sample.pred_sem_seg.data[0] for sample in samples])
         label = torch.stack([sample.gt_sem_seg.data[0] for sample in samples])
@@ -236,12 +218,14 @@ def measure_all(
     progress(f'timing, batches of {batch_size}')
     together = time_in_turn(contestants, batches, repeats=repeats, amp=amp)
     progress('counting')
-    work = {
-        name: MacCount.mean([count_macs(model, batch) for batch in batches], full) for name, model in models.items()
-    }
-    tokens = {
-        name: tokens_per_layer(find_vit(model), batches) if find_vit(model) else None for name, model in models.items()
-    }
+    with mixed_precision(inputs[0].device, amp):  # rounding may decide what merges
+        work = {
+            name: MacCount.mean([count_macs(model, batch) for batch in batches], full) for name, model in models.items()
+        }
+        tokens = {
+            name: tokens_per_layer(find_vit(model), batches) if find_vit(model) else None
+            for name, model in models.items()
+        }
     return (
         {name: 1 / seconds.scores for name, seconds in alone.items()},
         {name: 1 / seconds.scores for name, seconds in together.items()},

@@ -1,0 +1,182 @@
+"""tools/compare.py: every method over one checkpoint in one run, its files, and one sentence for every mistake."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+pytest.importorskip('mmseg')
+
+from PIL import Image
+
+from mmseg_tr.apis.benchmark_config import build_model
+from mmseg_tr.apis.compare_models import names_of, share_weights
+from mmseg_tr.apis.config import load_config
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.paths import config_path
+from tests.tools.command import call, mistake
+
+NAME = 'vit-tiny-p8_photo-mosaic-128x128'
+PLAIN, ALGM, TOME = (str(config_path(f'{name}/{name}_{NAME}.py')) for name in ('segmenter', 'algm', 'tome'))
+POLICY = str(config_path('cts/cts-policy_effnet-lite0_photo-mosaic-128x128.py'))
+SMALL = ('--images', 4, '--batch-size', 2, '--repeats', 1, '--device', 'cpu')
+OPTIONS = (
+    *('--cfg-options', 'test_dataloader.dataset.length=10', 'test_dataloader.num_workers=0'),
+    'test_dataloader.persistent_workers=False',
+)
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    """The plain model of the embedded data set, untrained but not as even as it is drawn."""
+    file = tmp_path_factory.mktemp('weights') / 'plain.pth'
+    model = build_model(load_config(PLAIN), None)
+    torch.manual_seed(0)
+    state = {key: value + 0.05 * torch.randn_like(value) for key, value in model.state_dict().items()}
+    torch.save(dict(meta={}, state_dict=state), file)
+    return str(file)
+
+
+def compared(folder, checkpoint, *arguments) -> dict:
+    numbers = ('--checkpoint', checkpoint, '--frac-dataset', 0.5, '--out', folder, *SMALL)
+    assert call('compare', *arguments, *numbers, *OPTIONS) == 0
+    return json.loads((folder / 'compare.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def report(tmp_path_factory, checkpoint):
+    folder = tmp_path_factory.mktemp('compared')
+    return folder, compared(folder, checkpoint, ALGM, PLAIN, TOME)
+
+
+def test_the_plain_model_stands_first_and_agrees_with_itself(report):
+    _, found = report
+    assert [row['name'] for row in found['rows']] == ['segmenter', 'algm', 'tome']
+    assert [row['method'] for row in found['rows']] == ['plain', 'ALGM', 'ToMe']
+    plain, *others = found['rows']
+    assert plain['agreement'] == 100 and plain['settings'] == {}
+    assert plain['tokens_per_layer'] == [257.0] * 6
+    for row in others:
+        assert 0 < row['agreement'] < 100
+        assert 0 <= row['miou'] <= 100
+        assert row['settings']['type'] == row['method']
+        assert row['gmacs'] < plain['gmacs']
+        assert row['params'] == plain['params']
+    assert all(row['fps'] > 0 and row['throughput'] > 0 and row['peak_memory'] is None for row in found['rows'])
+
+
+def test_the_circumstances_are_written_down(report, checkpoint):
+    _, found = report
+    about = found['about']
+    assert about['checkpoint'] == checkpoint
+    assert (about['images_tested'], about['images_timed'], about['batch_size']) == (5, 4, 2)
+    assert about['shape'] == [128, 128] and about['precision'] == 'fp32' and about['torch'] == torch.__version__
+
+
+def test_csv_json_and_plot_agree(report):
+    folder, found = report
+    with open(folder / 'compare.csv', newline='') as file:
+        table = list(csv.DictReader(file))
+    for line, row in zip(table, found['rows'], strict=True):
+        assert line.keys() == row.keys()
+        for key, value in row.items():
+            if isinstance(value, (list, dict)):
+                assert json.loads(line[key]) == value
+            else:
+                assert line[key] == ('' if value is None else str(value))
+    with Image.open(folder / 'compare.png') as picture:
+        assert picture.format == 'PNG' and min(picture.size) > 400
+
+
+def test_results_are_kept_unless_forced_and_the_same_numbers_come_again(report, checkpoint, capsys):
+    folder, found = report
+    before = (folder / 'compare.json').read_text()
+    sentence = mistake(capsys, 'compare', PLAIN, '--checkpoint', checkpoint, '--out', folder)
+    assert 'holds compare.csv already' in sentence and '--force' in sentence
+    assert (folder / 'compare.json').read_text() == before
+    again = compared(folder, checkpoint, PLAIN, ALGM, TOME, '--force')
+    fixed = ('name', 'miou', 'agreement', 'gmacs', 'tokens_per_layer')
+    assert [[row[key] for key in fixed] for row in again['rows']] == [
+        [row[key] for key in fixed] for row in found['rows']
+    ]
+    said = capsys.readouterr().out
+    assert 'agreement' in said and '100.0 %' in said and 'compare.png' in said
+
+
+def test_one_reduced_config_is_held_against_its_plain_model(report, checkpoint, tmp_path):
+    found = compared(tmp_path, checkpoint, TOME)['rows']
+    assert [row['name'] for row in found] == ['plain', f'tome_{NAME}']
+    assert found[0]['agreement'] == 100
+    plain, tome = report[1]['rows'][0], report[1]['rows'][2]
+    for key in ('miou', 'gmacs', 'agreement'):
+        assert [row[key] for row in found] == [plain[key], tome[key]]
+
+
+def test_quality_and_tokens_are_those_of_the_precision_that_is_timed(checkpoint, tmp_path):
+    found = compared(tmp_path, checkpoint, PLAIN, ALGM, '--amp', 'bf16')
+    assert found['about']['precision'] == 'bf16'
+    assert found['rows'][0]['agreement'] == 100
+
+
+def test_a_model_of_another_size_or_kind_is_refused(checkpoint, tmp_path, capsys):
+    base = (PLAIN, '--checkpoint', checkpoint, '--out', tmp_path, *SMALL, *OPTIONS)
+    assert 'plain.pth' in mistake(capsys, 'compare', *base, 'model.decode_head.num_classes=7')
+    assert 'plain.pth' in mistake(capsys, 'compare', POLICY, *base[1:])
+    assert not list(tmp_path.iterdir())
+
+
+def test_networks_that_are_no_segmentors_are_refused(tmp_path, capsys):
+    file = tmp_path / 'policy.pth'
+    torch.save(dict(meta={}, state_dict=build_model(load_config(POLICY), None).state_dict()), file)
+    sentence = mistake(capsys, 'compare', POLICY, '--checkpoint', file, '--out', tmp_path / 'out', *SMALL, *OPTIONS)
+    assert 'only segmentation networks can be compared' in sentence
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        (['nowhere.py'], 'there is no config file nowhere.py'),
+        ([PLAIN, '--checkpoint', 'nowhere.pth'], 'nowhere.pth'),
+        ([PLAIN, ALGM, PLAIN], f'the config segmenter_{NAME} is named twice'),
+        ([PLAIN, '--device', 'gpu'], '--device gpu is unknown: give cpu, cuda or cuda:1'),
+        ([PLAIN, '--device', 'cuda:99'], '--device cuda:99 was asked for, but this machine has'),
+        ([PLAIN, '--amp', 'fp16'], 'on a CPU give --amp bf16'),
+        ([PLAIN, '--batch-size', '5'], '--batch-size 5 takes as many different images, --images 4 allows fewer'),
+        ([PLAIN, '--images', '64', '--batch-size', '11'], '--batch-size 11 takes as many different images, 10 are'),
+        ([PLAIN, '--batch-size', '0'], '--batch-size 0 is too few'),
+        ([PLAIN, '--images', '0'], '--images 0 is too few'),
+        ([PLAIN, '--repeats', '0'], '--repeats 0 is too few'),
+        ([PLAIN, '--frac-dataset', '0'], '--frac-dataset 0.0 must be above 0'),
+    ],
+    ids=lambda value: '_'.join(value[-2:]).rpartition('/')[2] if isinstance(value, list) else '',
+)
+def test_mistakes_are_told_in_one_sentence(checkpoint, tmp_path, capsys, arguments, said):
+    first = ('--checkpoint', checkpoint, '--out', tmp_path, *SMALL)
+    names = [value for value in arguments if value.endswith('.py')]
+    assert said in mistake(capsys, 'compare', *names, *first, *arguments[len(names) :], *OPTIONS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_leave_out_what_all_configs_share():
+    assert names_of([PLAIN, TOME, 'x/tome_vit-tiny-p8_photo-mosaic-128x128_original.py']) == [
+        'segmenter',
+        'tome',
+        'tome_original',
+    ]
+    assert names_of([PLAIN]) == [f'segmenter_{NAME}']
+    assert names_of(['a/x.py', 'b/x_y_x.py']) == ['x', 'y']
+    assert names_of(['a_b.py', 'b_a.py']) == ['a_b', 'b_a']
+    with pytest.raises(ConfigError, match='named twice'):
+        names_of(['a/x.py', 'b/x.py'])
+
+
+def test_equal_weights_are_held_once():
+    models = {name: torch.nn.Linear(2, 2) for name in ('plain', 'equal', 'other')}
+    models['equal'].load_state_dict(models['plain'].state_dict())
+    with torch.no_grad():
+        models['other'].bias.copy_(models['plain'].bias)
+    share_weights(models)
+    places = {name: (model.weight.data_ptr(), model.bias.data_ptr()) for name, model in models.items()}
+    assert places['equal'] == places['plain']
+    assert places['other'][1] == places['plain'][1] and places['other'][0] != places['plain'][0]
