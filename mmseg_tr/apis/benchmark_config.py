@@ -227,8 +227,8 @@ def _cautions(reduction: Any, checkpoint: str | None, runs: Sequence[Run]) -> It
     name = type(reduction).__name__
     if reduction is not None and reduction.ADAPTIVE and checkpoint is None:
         yield (
-            f'{name} decides by what the network sees, and without --checkpoint its weights are random: how many '
-            'tokens merge here says nothing about the trained model.'
+            f'{name} decides by what the network sees, and without --checkpoint its weights are random: what it '
+            'saves here says nothing about the trained model.'
         )
     for run in runs:
         where = f'at {run.shape[0]}x{run.shape[1]}, batch {run.batch_size}'

@@ -8,6 +8,7 @@ from rich.table import Table
 from mmseg_tr.apis.benchmark import Measured, Run
 from mmseg_tr.apis.benchmark_config import BenchmarkReport
 from mmseg_tr.apis.counting_rules import MEANINGS
+from mmseg_tr.apis.parts import PARTS
 
 EXPLANATION = """\
 GMACs: 1e9 multiply-adds an image, to logits at its size (the "GFLOPs" of the papers); true GFLOPs are twice that. \
@@ -58,7 +59,7 @@ def run_table(run: Run, parts: bool = True) -> Table:
     row('GFLOPs', both(lambda m: f'{m.gflops:.3f}'), 'work')
     row('GMACs, all', both(lambda m: f'{m.gmacs_all:.3f}'), 'work_all', end_section=True)
     if parts:
-        names = [part for part in {**model.parts_all, **plain.parts_all} if _shown(part, plain, model)]
+        names = [part for part in PARTS if _shown(part, plain, model)]
         for part in names:
             text = both(lambda m, part=part: f'{m.parts.get(part, 0):.3f} ({m.parts_all.get(part, 0):.3f})')
             row(f'  {part.replace("_", " ")} (all)', text, end_section=part == names[-1])
@@ -80,7 +81,8 @@ def run_table(run: Run, parts: bool = True) -> Table:
 
 def _shown(part: str, plain: Measured, model: Measured) -> bool:
     """Parts that would show as 0.000 everywhere are left out."""
-    return max(plain.parts_all.get(part, 0), model.parts_all.get(part, 0)) >= 5e-4
+    counts = (plain.parts_all, model.parts_all, plain.parts, model.parts)
+    return max(found.get(part, 0) for found in counts) >= 5e-4
 
 
 def tokens_text(tokens: list[float]) -> str:

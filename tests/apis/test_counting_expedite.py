@@ -142,3 +142,24 @@ def test_images_with_fewer_patches_than_clusters_are_not_clustered():
     assert closed_forms(model, torch.empty(1, 3, 64, 64, device='meta'))
     assert not closed_forms(model, torch.empty(1, 3, 40, 40, device='meta'))
     assert not closed_forms(torch.nn.ReLU(), torch.empty(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ('config', 'counted'),
+    [
+        ('segmenter/segmenter_vit-l16_cityscapes-768x768_expedite.py', 995.5478),
+        ('expedite/expedite_vit-l16_ade20k-640x640_a10-28x28.py', 438.9124),
+        ('evit/evit_vit-l16_pascal-context-480x480_k0.5.py', 184.3694),
+        ('tome/tome_vit-l16_cityscapes-768x768_r0.3.py', 651.5351),
+    ],
+)
+def test_the_segmentor_of_a_config_costs_the_same(config, counted):
+    pytest.importorskip('mmseg')
+    from mmseg_tr.apis.benchmark_config import build_model, own_shape
+    from mmseg_tr.apis.config import load_config
+    from mmseg_tr.paths import config_path
+
+    config = load_config(str(config_path(config)))
+    with torch.device('meta'):
+        model, image = build_model(config, None), torch.empty(1, 3, *own_shape(config))
+    assert count_macs(model, image).total('expedite') / 1e9 == pytest.approx(counted, rel=1e-6)
