@@ -70,7 +70,7 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def plot(comparison: Comparison, path: Path) -> None:
-    """mIoU against throughput and against GMACs, one marker a method; the plain model's quality is a line."""
+    """mIoU against throughput and against GMACs, a marker a method, a colour a row; the plain quality is a line."""
     figure = Figure(figsize=(11, 4.8), layout='constrained')
     axes = figure.subplots(1, 2, sharey=True)
     panels = (
@@ -80,14 +80,15 @@ def plot(comparison: Comparison, path: Path) -> None:
     methods = list(dict.fromkeys(row.method for row in comparison.rows))
     for axis, (key, label) in zip(axes, panels):
         axis.axhline(comparison.rows[0].miou, color='0.8', zorder=0)
-        for number, method in enumerate(methods):
-            rows = [row for row in comparison.rows if row.method == method]
-            x, y = [getattr(row, key) for row in rows], [row.miou for row in rows]
-            axis.plot(x, y, 'os^Dv<>PX*'[number % 10], label=method, markersize=9, markeredgecolor='white')
+        for row in comparison.rows:
+            marker = 'os^Dv<>PX*'[methods.index(row.method) % 10]
+            x = getattr(row, key)
+            axis.plot(x, row.miou, marker, label=row.name, markersize=9, markeredgecolor='white', linestyle='')
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel('mIoU (%)')
-    axes[1].legend(frameon=False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside right center', frameon=False)
     about = comparison.about
     figure.suptitle(f'{about["dataset"]}, {about["images_tested"]} images; {about["machine"]}', fontsize=10)
     figure.savefig(path, dpi=130)
