@@ -26,7 +26,6 @@ HERE = Path(__file__).parent
 PENDING = {
     ('segmenter', 'cli_inference_ade20k'): 'the command that writes blended pictures',
     ('segmenter', 'cli_attention_maps'): 'the command that draws attention maps',
-    ('segmenter', 'cli_logs'): 'the command that reads the published training logs',
 }
 
 # a name may end in how the array was thinned out or computed: logits_s4, logits_sub2, prob_f64_sub3

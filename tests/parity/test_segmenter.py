@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import re
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +33,7 @@ from mmseg_tr.nn.inference import (
 from mmseg_tr.nn.pos_embed import infer_square_grid, resize_pos_embed
 from mmseg_tr.nn.pretrained import fit_state
 from tests.parity.harness import Case, golden_cases, run_case
+from tests.tools.command import call
 
 FAMILY = 'segmenter'
 
@@ -220,6 +225,21 @@ def multiscale(case: Case) -> None:
         case.compare('prob_singlescale', predict_views(model, single, size, s['window'], s['stride'])[0])
 
 
+def cli_logs(case: Case) -> None:
+    pytest.importorskip('mmseg')
+    folder = case.folder / Path(case.entry['file']).parent
+    text = (folder / 'logs.yml').read_text().replace('<dir of this file>', str(folder))
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / 'logs.yml').write_text(text)
+        for name, options in case.settings['options'].items():
+            printed, picture = io.StringIO(), Path(place) / f'{name}.png'
+            with contextlib.redirect_stdout(printed):
+                assert call('plot_logs', Path(place) / 'logs.yml', *options, '-o', picture) == 0
+            case.expect(f'what {name} prints', printed.getvalue().split('\n'), case.settings['printed'][name])
+            assert picture.is_file()
+    case.compare('dummy', case.take('dummy'))  # the case keeps what it expects in its settings, and this for form
+
+
 KINDS = {
     'resize_pos_embed': resize_pos_embeds,
     'checkpoint_filter_pos_embed': checkpoint_filter,
@@ -235,6 +255,7 @@ KINDS = {
     'network': network,
     'sliding_window': sliding_window,
     'multiscale_inference': multiscale,
+    'cli_logs': cli_logs,
 }
 
 

@@ -1,0 +1,205 @@
+"""Training logs, mmengine's and the published log.txt: reading them, their last values, and their curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmseg_tr.errors import ConfigError, require_extra
+
+X_KEYS = ('epoch', 'step', 'iter')
+# the first of these sets that a log has a key of is drawn when none is asked for
+Y_KEYS = (('val_mean_iou', 'mIoU', 'coco/AP'), ('train_loss', 'loss'))
+SIZES = {'large': (9.6, 5.4), 'tight': (4.8, 3.2)}  # inches
+
+
+@dataclass(frozen=True)
+class LogList:
+    """Which logs to draw, {name: path}, and within which limits; None leaves a limit to the data."""
+
+    paths: Mapping[str, Path]
+    vmin: float | None = None
+    vmax: float | None = None
+    epochs: int = -1
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The values of one key in one log, in the log's order."""
+
+    name: str
+    x_key: str
+    y_key: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+def find_logs(inputs: Sequence[str]) -> LogList:
+    """The logs that a command line names: a published .yml list alone, or log files and work folders, also NAME=PATH.
+
+    Raises ConfigError for a list that cannot be read or stands among others, and for a name given twice.
+    """
+    lists = [text for text in inputs if Path(text).suffix in ('.yml', '.yaml')]
+    if lists:
+        if len(inputs) > 1:
+            raise ConfigError(f'{lists[0]} is a list of logs by itself: give it alone.')
+        return read_list(Path(lists[0]))
+    paths: dict[str, Path] = {}
+    for text in inputs:
+        name, equals, path = text.partition('=')
+        if not equals or Path(text).exists():
+            name, path = _name(Path(text)), text
+        if name in paths:
+            raise ConfigError(f'two logs are called {name}: name them, as in first={paths[name]} second={path}.')
+        paths[name] = Path(path)
+    return LogList(paths)
+
+
+def _name(path: Path) -> str:
+    """What a log is called: its work folder, or a file's folder that is not one of mmengine's."""
+    if path.is_dir() or path.suffix not in ('.json', '.txt'):
+        return path.resolve().name
+    folder = path.resolve().parent
+    return folder.parent.parent.name if folder.name == 'vis_data' else folder.name
+
+
+def read_list(path: Path) -> LogList:
+    """A published list of logs: root, logs {name: path}, and vmin, vmax, epochs where they are given.
+
+    Paths are relative to root, root to the folder of the list, and without root to that folder itself.
+    Raises ConfigError for a file that is missing or no such list.
+    """
+    require_extra('seg', 'yaml', 'to read a list of logs')
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise ConfigError(f'the list of logs {path} cannot be read ({error.strerror}): check the path.') from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f'{path} is not YAML: {" ".join(str(error).split())}') from error
+    logs = content.get('logs') if isinstance(content, Mapping) else None
+    if not isinstance(logs, Mapping) or not logs or not all(isinstance(value, str) for value in logs.values()):
+        raise ConfigError(f'{path} lists no logs: it needs an entry logs with a path for every name.')
+    limits = {key: content[key] for key in ('vmin', 'vmax', 'epochs') if content.get(key) is not None}
+    for key, value in limits.items():
+        if isinstance(value, bool) or not isinstance(value, int if key == 'epochs' else int | float):
+            raise ConfigError(f'{path} has {key}: {value!r}, which is no number: give one or leave it out.')
+    root = path.parent / str(content.get('root') or '')
+    return LogList({str(name): root / value for name, value in logs.items()}, **limits)
+
+
+def read_log(path: Path) -> list[dict[str, Any]] | None:
+    """The rows of a log file, or of all logs in a work folder; None where there is no log.
+
+    A training that was resumed has written several logs in its work folder: each takes over where it starts.
+    Raises ConfigError for a file that is no log.
+    """
+    if not path.is_dir():
+        return _read_rows(path) if path.is_file() else None
+    rows: list[dict[str, Any]] = []
+    files = _log_files(path)
+    for file in files:
+        part = _read_rows(file)
+        start = min((row['step'] for row in part if 'step' in row), default=None)
+        if start is not None:
+            rows = [row for row in rows if row.get('step', start) < start]
+        rows += part
+    return rows if files else None
+
+
+def _log_files(folder: Path) -> list[Path]:
+    if (folder / 'log.txt').is_file():
+        return [folder / 'log.txt']
+    found = []
+    for place in sorted([folder, folder / 'vis_data', *folder.glob('*/vis_data')]):
+        if place.name == 'vis_data':  # the same rows stand there twice, in a file with the time of the run as its name
+            files = [place / 'scalars.json', *sorted(place.glob('*.json'))]
+            found += [file for file in files if file.is_file()][:1]
+    return found
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    try:
+        lines = path.read_text(encoding='utf-8').rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f'the log {path} cannot be read: {error}') from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines) > 1:  # a training that is running, or was killed while it wrote
+                break
+            raise ConfigError(f'{path} is no training log: line {number} is not JSON ({error.msg}).') from error
+        if not isinstance(row, dict):
+            raise ConfigError(f'{path} is no training log: line {number} is {line[:40]}, not a JSON object.')
+        rows.append(row)
+    return rows
+
+
+def value_of(row: Mapping[str, Any], key: str) -> float | None:
+    """The number under `key`, which may go inside, as in val/mean_iou; None where there is none."""
+    value: Any = row.get(key)
+    if value is None and '/' in key:
+        value = row
+        for part in key.split('/'):
+            value = value.get(part) if isinstance(value, Mapping) else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def read_curve(
+    name: str, rows: Sequence[Mapping[str, Any]], x_key: str | None = None, y_key: str | None = None, epochs: int = -1
+) -> Curve:
+    """The curve of one log: by default of validation mIoU, or else the loss, over epochs, or else iterations.
+
+    epochs: the last epoch to take, counted as in the log; in a log without epochs, the last iteration. -1 takes all.
+    Raises ConfigError where the log has no such key.
+    """
+    x_keys = [x_key] if x_key else X_KEYS
+    x_found = next((key for key in x_keys if any(value_of(row, key) is not None for row in rows)), x_keys[0])
+    counter = next((key for key in X_KEYS if any(value_of(row, key) is not None for row in rows)), None)
+    if epochs >= 0 and counter:
+        rows = [row for row in rows if (value_of(row, counter) or 0) <= epochs]
+    # mmengine's rows of a validation by iterations do not hold the epoch: such rows have no place on that axis
+    keys = [y_key] if y_key else [key for group in Y_KEYS for key in group]
+    for key in keys:
+        for axis in [x_found] if x_key else dict.fromkeys([x_found, *X_KEYS]):
+            pairs = [(value_of(row, axis), value_of(row, key)) for row in rows]
+            kept = [(float(x), float(y)) for x, y in pairs if x is not None and y is not None]
+            if kept:
+                return Curve(name, axis, key, *map(tuple, zip(*kept)))
+    there = sorted({key for row in rows for key in row})
+    raise ConfigError(
+        f'the log {name} has no {" or ".join(keys)} over {x_key or " or ".join(X_KEYS)}: it has '
+        f'{", ".join(there) or "nothing"}.'
+    )
+
+
+def draw_curves(
+    curves: Sequence[Curve], path: Path, size: str = 'large', vmin: float | None = None, vmax: float | None = None
+) -> None:
+    """Write the curves to a PNG of 300 dpi. size: 'large', or 'tight' for a column of a paper."""
+    require_extra('seg', 'matplotlib', 'to draw curves')
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZES[size], layout='constrained')
+    axes = figure.subplots()
+    for i, curve in enumerate(curves):
+        color = matplotlib.colormaps['tab20'](i % 20)
+        marker = 'o' if len(curve.x) < 40 else None
+        axes.plot(curve.x, curve.y, color=color, marker=marker, markersize=3, linewidth=1.5, label=curve.name)
+    axes.set_xlabel(', '.join(dict.fromkeys(curve.x_key for curve in curves)))
+    axes.set_ylabel(', '.join(dict.fromkeys(curve.y_key for curve in curves)))
+    axes.set_ylim(vmin, vmax)
+    axes.grid(alpha=0.3)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(frameon=False, fontsize='small')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format='png', dpi=300)
