@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmseg_tr.checkpoints import load_official
 from mmseg_tr.checkpoints.segmenter_config import STATISTICS
@@ -240,6 +241,25 @@ def cli_logs(case: Case) -> None:
     case.compare('dummy', case.take('dummy'))  # the case keeps what it expects in its settings, and this for form
 
 
+def cli_inference(case: Case) -> None:
+    pytest.importorskip('mmseg')
+    with tempfile.TemporaryDirectory() as place:
+        weights, pictures, out = (Path(place) / name for name in ('model.pth', 'pictures', 'out'))
+        assert call('convert_checkpoint', case.release() / 'checkpoint.pth', weights) == 0
+        pictures.mkdir()
+        numbers = [name.removeprefix('im') for name in case.arrays if name.startswith('im')]
+        for number in numbers:
+            Image.fromarray(case.take(f'im{number}').numpy()).save(pictures / f'{number}.png')
+        batch = ('--cfg-options', f'model.test_cfg.window_batch={case.settings["batch_size"]}', '--device', 'cpu')
+        assert call('infer', weights.with_suffix('.py'), weights, pictures, '-o', out, *batch) == 0
+        for number in numbers:
+            got, want = np.array(Image.open(out / 'blend' / f'{number}.png')), case.arrays[f'blend{number}']
+            # pixels on the border of two classes may tip over
+            same = (got == want).all(-1) if got.shape == want.shape else np.zeros(1)
+            assert same.mean() >= 0.999, f'blend{number}: {100 * same.mean():.2f} % of pixels are equal'
+            case.compare(f'blend{number}', got, where=same)
+
+
 KINDS = {
     'resize_pos_embed': resize_pos_embeds,
     'checkpoint_filter_pos_embed': checkpoint_filter,
@@ -255,6 +275,7 @@ KINDS = {
     'network': network,
     'sliding_window': sliding_window,
     'multiscale_inference': multiscale,
+    'cli_inference_ade20k': cli_inference,
     'cli_logs': cli_logs,
 }
 

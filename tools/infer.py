@@ -1,0 +1,75 @@
+"""Segment your own pictures: blends with the dataset's colours, and label PNGs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
+
+from mmseg_tr.apis.cli import cfg_options_argument, require_openmmlab, run_tool
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog='Exit status: 1 when a picture had to be left out.')
+    parser.add_argument('config', metavar='CONFIG')
+    parser.add_argument('checkpoint', metavar='CKPT')
+    parser.add_argument(
+        'inputs', nargs='+', metavar='INPUT', help='image files, and folders, which are searched through'
+    )
+    parser.add_argument('-o', '--out', required=True, metavar='OUT', help='folder for OUT/blend and OUT/label')
+    parser.add_argument(
+        '--reduction',
+        metavar='METHOD',
+        help="over the config's: \"dict(type='ToMe', r=8)\" or type=ToMe,r=8; without a type, settings of the config's "
+        'method; None for the plain model',
+    )
+    parser.add_argument('--batch-size', type=int, default=1, metavar='B', help='pictures of one size together')
+    parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
+    parser.add_argument('--amp', metavar='TYPE', help='mixed precision: bf16 or fp16')
+    parser.add_argument('--force', action='store_true', help='replace results that exist')
+    cfg_options_argument(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Segment, write, tell what was left out. Exits with 1 where something was."""
+    require_openmmlab('to segment pictures')
+    args = parse_args(argv)
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from mmseg_tr.apis.infer import infer
+
+    console = Console(stderr=True)
+    rate = TextColumn('{task.fields[rate]}')
+    columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task('', total=None, rate='')
+
+        def advance(done: int, total: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f'{speed:.1f} images/s' if speed else '')
+
+        done, failures = infer(
+            args.config,
+            args.checkpoint,
+            args.inputs,
+            args.out,
+            reduction=args.reduction,
+            batch_size=args.batch_size,
+            device=args.device,
+            amp=args.amp,
+            force=args.force,
+            cfg_options=args.cfg_options,
+            progress=advance,
+            report=lambda failure: console.print(f'skipped: {failure.reason}', soft_wrap=True, markup=False),
+        )
+    print(f'{done} pictures segmented, {len(failures)} skipped: {args.out}')
+    if failures:
+        raise SystemExit(1)
+
+
+if __name__ == '__main__':
+    sys.exit(run_tool(main))
