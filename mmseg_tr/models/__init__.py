@@ -5,11 +5,13 @@ Plain networks are registered as they are. `seg` (heads, segmentors) is imported
 
 from mmseg_tr.errors import installed
 from mmseg_tr.nn import ViT
+from mmseg_tr.nn.mit import MixVisionTransformer
 from mmseg_tr.registry import MODELS
 
 __all__ = ['ViT']
 
 MODELS.register_module(module=ViT)
+MODELS.register_module(name='MiT', module=MixVisionTransformer)
 
 if installed('mmseg'):
     from mmseg_tr.models import seg  # noqa: F401 (registers its classes)

@@ -1,0 +1,164 @@
+"""MiT equals mmseg's, works on every grid, and merges as its settings say."""
+
+import warnings
+
+import pytest
+import torch
+
+from mmseg_tr.compat import ensure_openmmlab
+from mmseg_tr.errors import ConfigError, installed
+from mmseg_tr.nn.mit import MixVisionTransformer
+from mmseg_tr.reduction.segformerpp import Bipartite, grid_partition
+from mmseg_tr.reduction.segformerpp_settings import ALIASES, PRESETS, parse_merging
+from tests.nn.networks import image, shaken
+
+ARCH = dict(embed_dims=8, num_layers=(1, 1, 2, 1), num_heads=(1, 2, 3, 4))
+MIXED = [dict(q_mode='n1d', q_s=3), dict(kv_mode='n2d', kv_s=2), None, dict(q_mode='bsm', q_r=0.5, q_sx=2, q_sy=3)]
+SETTINGS = [*PRESETS, MIXED]
+
+
+def mit(merging=None, **kwargs):
+    torch.manual_seed(0)
+    return shaken(MixVisionTransformer(ARCH, merging=merging, **kwargs))
+
+
+@pytest.mark.skipif(not installed('mmseg'), reason='compared with mmseg, which is not installed')
+@pytest.mark.parametrize('size', [(64, 64), (75, 101)])
+def test_b0_equals_that_of_mmseg(size):
+    ensure_openmmlab()
+    from mmseg.models.backbones import MixVisionTransformer as Reference
+
+    reference = shaken(Reference(embed_dims=32, num_layers=[2, 2, 2, 2], num_heads=[1, 2, 5, 8]))
+    model = MixVisionTransformer('b0').eval()
+    assert list(model.state_dict()) == list(reference.state_dict())
+    model.load_state_dict(reference.state_dict())
+    x = image(2, 3, *size)
+    with torch.no_grad():
+        for got, want in zip(model(x), reference(x), strict=True):
+            torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize('name', [*PRESETS, *ALIASES])
+def test_every_name_has_an_effect_of_its_own(name):
+    plain, named, x = mit(), mit(name), image(1, 3, 128, 160)
+    assert parse_merging(name.replace('_', '-').upper(), 4) == named.merging
+    assert list(named.state_dict()) == list(plain.state_dict())
+    with torch.no_grad():
+        same = [a.shape == b.shape and torch.equal(a, b) for a, b in zip(plain(x), named(x), strict=True)]
+    assert all(same) == (ALIASES.get(name, name) == 'original')
+
+
+@pytest.mark.filterwarnings('ignore:the image is too small')
+@pytest.mark.parametrize('merging', SETTINGS, ids=str)
+@pytest.mark.parametrize('size', [(1, 1), (3, 40), (33, 64), (97, 131), (128, 128)])
+def test_every_grid_works(merging, size):
+    if merging == 'downsample' and min(size) < 2:
+        size = (2, 2)
+    with torch.no_grad():
+        maps = mit(merging)(image(1, 3, *size))
+    sides = [side // 2 if merging == 'downsample' else side for side in size]
+    for level, stride in zip(maps, (4, 8, 16, 32), strict=True):
+        assert level.shape[-2:] == tuple(-(-side // stride) for side in sides)
+        assert level.isfinite().all()
+
+
+def test_small_images_merge_less_with_one_warning():
+    model = mit('bsm_hq')
+    with pytest.warns(UserWarning, match='too small .* stage 1, 2, 3, 4') as caught, torch.no_grad():
+        model(image(1, 3, 48, 200))
+    assert len(caught) == 1
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter('error')
+        model(image(1, 3, 97, 97))
+
+
+@pytest.mark.parametrize('merging', SETTINGS, ids=str)
+def test_result_is_independent_of_batch_mates(merging):
+    model, x = mit(merging), image(3, 3, 128, 128)
+    with torch.no_grad():
+        for together, alone in zip(model(x), model(x[1:2]), strict=True):
+            torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize('merging', SETTINGS, ids=str)
+def test_gradients_reach_every_weight_and_checkpointing_keeps_them(merging):
+    gradients = []
+    for with_cp in (False, True):
+        model = mit(merging, with_cp=with_cp)
+        sum(level.square().mean() for level in model(image(1, 3, 128, 128))).backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert gradient is not None and gradient.isfinite().all(), name
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
+@pytest.mark.skipif(not installed('mmengine'), reason='the registry is that of mmengine, which is not installed')
+def test_it_is_registered():
+    from mmseg_tr.registry import MODELS
+
+    assert isinstance(MODELS.build(dict(type='mmseg_tr.MiT', arch=ARCH, merging='bsm_hq')), MixVisionTransformer)
+
+
+def test_any_number_of_channels_enters():
+    with torch.no_grad():
+        assert mit(in_channels=9, out_indices=(3,))(image(1, 9, 64, 64))[0].shape == (1, 32, 2, 2)
+
+
+def test_equal_tokens_and_zero_tokens_merge_without_nan():
+    for x in (torch.zeros(1, 16, 4), torch.ones(1, 16, 4)):
+        merged, expand = Bipartite(0.5, (2, 2))(x, (4, 4))
+        assert merged.shape[1] == 8
+        torch.testing.assert_close(expand(merged), x)
+
+
+def test_partition_of_an_odd_grid_leaves_the_border_to_the_sources():
+    destinations, sources = grid_partition((3, 5), (2, 2))
+    assert destinations.tolist() == [0, 2]
+    assert sorted([*destinations, *sources]) == list(range(15))
+
+
+def test_a_forward_in_inference_mode_leaves_training_as_it_is():
+    model, x = mit('bsm_hq'), image(1, 3, 100, 132)
+    with torch.inference_mode():
+        model(x)
+    model(x)[0].sum().backward()
+
+
+@pytest.mark.parametrize(
+    'merging, message',
+    [
+        ('bsm_r2D', "'bsm_r2D' is unknown"),
+        ([{}] * 3, 'settings of 3 stages'),
+        ([1, 2, 3, 4], 'neither a name nor a list'),
+        ([dict(q_mode='neighbor_2D'), {}, {}, {}], "stage 1: q_mode='neighbor_2D'"),
+        ([{}, dict(kv_mode='n1d', kv_s=2), {}, {}], "stage 2: kv_mode='n1d'"),
+        ([{}, {}, dict(q_mode='bsm', q_r=0.5), {}], 'stage 3: .* needs q_sx, q_sy'),
+        ([dict(q_mode='n2d', q_scale_factor=2, q_s=2), {}, {}, {}], "'q_scale_factor' is no setting"),
+        ([dict(q_r=0.5), {}, {}, {}], "'q_r' is no setting"),
+        ([dict(q_mode='bsm', q_r=6, q_sx=2, q_sy=2), {}, {}, {}], 'q_r=6 is no fraction'),
+        ([dict(q_mode='n2d', q_s=(2, 0)), {}, {}, {}], 'q_s=0 is no stride'),
+        ([dict(q_mode='n2d', q_s=(2,)), {}, {}, {}], 'is no stride'),
+    ],
+)
+def test_wrong_settings_are_refused_when_the_model_is_built(merging, message):
+    with pytest.raises(ConfigError, match=message):
+        mit(merging)
+
+
+def test_settings_that_merge_nothing_are_reported():
+    with pytest.warns(UserWarning, match='stage 2 removes no token'):
+        mit([{}, dict(q_mode='n1d', q_s=1), {}, {}])
+
+
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(arch='b6'), "'b6' is unknown"),
+        (dict(arch=dict(depth=3)), "no setting 'depth'"),
+        (dict(arch=dict(num_layers=(1, 1))), 'different numbers of stages'),
+        (dict(out_indices=(4,)), 'out_indices'),
+    ],
+)
+def test_wrong_architectures_are_refused(kwargs, message):
+    with pytest.raises(ConfigError, match=message):
+        MixVisionTransformer(**kwargs)
