@@ -24,7 +24,6 @@ HERE = Path(__file__).parent
 
 # (family, kind) -> what is missing. These cases are skipped by name; the table is empty in the end.
 PENDING = {
-    ('segmenter', 'cli_attention_maps'): 'the command that draws attention maps',
     ('segformerpp', 'pose_network'): 'the multi-scale concat head for pose',
     ('segformerpp', 'pose_codec'): 'the pose codec, loss and PCK settings',
 }

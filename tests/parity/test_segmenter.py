@@ -260,6 +260,37 @@ def cli_inference(case: Case) -> None:
             case.compare(f'blend{number}', got, where=same)
 
 
+def cli_attention_maps(case: Case) -> None:
+    """The command's files; the maps themselves, which PNGs hold as colours only, from what the command draws."""
+    pytest.importorskip('mmseg')
+    pytest.importorskip('matplotlib')
+    from mmseg_tr.apis.attention_maps import attention_maps as maps_of
+    from mmseg_tr.apis.attention_maps import load_release, read_picture
+    from mmseg_tr.visualization.attention import map_png
+
+    viewed = load_release(case.release())
+    with tempfile.TemporaryDirectory() as place:
+        picture = Path(place) / 'im.png'
+        Image.fromarray(case.take('im').numpy()).save(picture)
+        pixels = read_picture(picture, viewed.image_size, viewed.encoder.patch_size)
+        for i, run in enumerate(case.settings['runs']):
+            options, out = run['options'], Path(place) / str(i)
+            with contextlib.redirect_stdout(io.StringIO()):
+                assert call('show_attention', case.release(), picture, out, *options) == 0
+            given = dict(zip(options, options[1:]))
+            layer, patch = int(given.get('--layer-id', 0)), tuple(int(given.get(f'--{a}-patch', 0)) for a in 'xy')
+            chosen = dict(decoder='--dec' in options, classes='--cls' in options, layer=layer, patch=patch)
+            values = maps_of(viewed, pixels, **chosen).values.reshape(-1, *viewed.encoder.grid)
+            case.compare(f'maps{i}', values)
+            files = sorted(str(file.relative_to(out)) for file in out.rglob('*.png'))
+            case.expect(f'files of run {i}', files, sorted([*run['files'], *filter(None, [run.get('input_img')])]))
+            for name, value in zip(run['files'], values, strict=True):
+                drawn = map_png(value, viewed.encoder.patch_size, run['cmap'])
+                case.expect(name, (out / name).read_bytes() == drawn, True)
+            if 'input_img' in run:
+                case.compare(f'input_img{i}', np.array(Image.open(out / run['input_img'])))
+
+
 KINDS = {
     'resize_pos_embed': resize_pos_embeds,
     'checkpoint_filter_pos_embed': checkpoint_filter,
@@ -277,6 +308,7 @@ KINDS = {
     'multiscale_inference': multiscale,
     'cli_inference_ade20k': cli_inference,
     'cli_logs': cli_logs,
+    'cli_attention_maps': cli_attention_maps,
 }
 
 

@@ -1,0 +1,77 @@
+"""Draw what a patch, the class token or the class embeddings attend to, one PNG per head.
+
+Under token reduction (ALGM, CTS and ToMe, whose tokens have an index of their patches) every patch shows the attention
+that its token gets.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
+
+from mmseg_tr.apis.cli import cfg_options_argument, require_openmmlab, run_tool
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('model', nargs='+', metavar='MODEL', help='CONFIG CKPT, or the folder of an official release')
+    parser.add_argument('image', metavar='IMAGE')
+    parser.add_argument('out', metavar='OUT', help='folder for {enc|dec}_layer{L}/...')
+    parser.add_argument('--layer-id', type=int, default=0, metavar='L', help='layer, from 0 (default: 0)')
+    parser.add_argument('--x-patch', type=int, default=0, metavar='X', help='column of the patch (default: 0)')
+    parser.add_argument('--y-patch', type=int, default=0, metavar='Y', help='row of the patch (default: 0)')
+    parser.add_argument('--heads', type=int, nargs='+', metavar='H', help='heads, from 0 (default: all)')
+    parser.add_argument('--cmap', default='viridis', help="matplotlib's colour map (default: viridis)")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument('--enc', dest='decoder', action='store_false', help='of the encoder (default)')
+    part.add_argument('--dec', dest='decoder', action='store_true', help='of the decoder, a mask transformer')
+    query = parser.add_mutually_exclusive_group()
+    query.add_argument('--patch', dest='classes', action='store_false', help='of a patch (default)')
+    query.add_argument('--cls', dest='classes', action='store_true', help='of the class token or class embeddings')
+    parser.add_argument('--force', action='store_true', help='replace pictures that exist')
+    cfg_options_argument(parser)
+    parser.set_defaults(decoder=False, classes=False)
+    args = parser.parse_args(argv)
+    if len(args.model) > 2:
+        parser.error('give CONFIG CKPT IMAGE OUT, or FOLDER IMAGE OUT for an official release')
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Look, then write."""
+    args = parse_args(argv)
+    require_openmmlab('to draw attention maps')
+    import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
+    from mmseg_tr.apis.attention_maps import attention_maps, file_names, load_configured, load_release, read_picture
+    from mmseg_tr.engine.atomic import write_atomically
+    from mmseg_tr.errors import ConfigError
+    from mmseg_tr.visualization.attention import check_colormap, map_png, paint_patch, picture_png
+
+    check_colormap(args.cmap)
+    if len(args.model) == 1 and args.cfg_options:
+        raise ConfigError('--cfg-options belongs to a config: leave it out for an official release.')
+    viewed = load_release(args.model[0]) if len(args.model) == 1 else load_configured(*args.model, args.cfg_options)
+    pixels = read_picture(args.image, viewed.image_size, viewed.encoder.patch_size)
+    chosen = dict(decoder=args.decoder, classes=args.classes, layer=args.layer_id, patch=(args.x_patch, args.y_patch))
+    maps = attention_maps(viewed, pixels, heads=args.heads, **chosen)
+    size = viewed.encoder.patch_size
+    pictures = {}
+    for names, values in zip(file_names(maps, **chosen), maps.values, strict=True):
+        for name, value in zip(names, values, strict=True):
+            pictures[Path(args.out, name)] = map_png(value, size, args.cmap)
+    if not args.classes:
+        painted = paint_patch(pixels, args.x_patch, args.y_patch, size)
+        pictures[next(iter(pictures)).with_name('input_img.png')] = picture_png(painted)
+    for path in pictures:
+        if path.exists() and not args.force:
+            raise ConfigError(f'{path} exists already: name another OUT, or add --force.')
+    for path, content in pictures.items():
+        write_atomically(content, path)
+    print(f'{len(pictures)} pictures in {Path(args.out)}')
+
+
+if __name__ == '__main__':
+    sys.exit(run_tool(main))
