@@ -12,7 +12,6 @@ from mmengine.config import Config
 from mmengine.registry import METRICS
 from torch import Tensor, nn
 
-from mmseg_tr.apis.benchmark import tokens_per_layer
 from mmseg_tr.apis.benchmark_config import PRECISIONS, build_model, machine, own_shape, pick_device, pick_precision
 from mmseg_tr.apis.compare_models import (
     PLAIN,
@@ -25,7 +24,7 @@ from mmseg_tr.apis.compare_models import (
 )
 from mmseg_tr.apis.config import load_config, require_sections
 from mmseg_tr.apis.counting import MacCount, count_macs
-from mmseg_tr.apis.network import count_params, reduction_of
+from mmseg_tr.apis.network import count_params, reduction_of, tokens_per_layer
 from mmseg_tr.apis.parts import find_vit
 from mmseg_tr.apis.runner import FRACTION, ToolRunner
 from mmseg_tr.apis.testing import set_metric

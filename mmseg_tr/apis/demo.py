@@ -12,22 +12,22 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
-from mmengine.registry import init_default_scope
 from rich.console import Console
 from torch import Tensor, nn
 
+from mmseg_tr.apis.benchmark_config import build_model
 from mmseg_tr.apis.config import load_config
 from mmseg_tr.apis.counting import MacCount, count_macs
 from mmseg_tr.apis.datasets import build_dataset
 from mmseg_tr.apis.demo_report import print_summary, write_report
-from mmseg_tr.apis.resume import find_checkpoint, load_strictly
+from mmseg_tr.apis.network import tokens_per_layer
+from mmseg_tr.apis.resume import find_checkpoint
 from mmseg_tr.apis.testing import evaluate
 from mmseg_tr.apis.timing import Contestant, time_in_turn
 from mmseg_tr.apis.training import train
 from mmseg_tr.engine.atomic import write_atomically
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.paths import config_path
-from mmseg_tr.registry import MODELS
 from mmseg_tr.visualization.scenes import Scene, scenes_figure
 
 CONFIGS = {
@@ -55,8 +55,7 @@ def run_demo(work_dir: str = 'work_dirs/demo', max_iters: int | None = None, sce
         scores = evaluate(config, checkpoint, metrics=['mIoU'], work_dir=str(folder / name))
         report[name] = {'miou': scores['mean_iou'] / 100}
     console.rule('4/4 measure both in one run')
-    init_default_scope('mmseg')
-    models = {name: build(config, checkpoint) for name, config in configs.items()}
+    models = {name: build_model(config, checkpoint).to(get_device()).eval() for name, config in configs.items()}
     dataset = build_dataset(configs['plain'].val_dataloader.dataset)
     inputs = [prepare(models['plain'], dataset[index])['inputs'] for index in range(min(MEASURED, len(dataset)))]
     for name, found in measure(models, inputs).items():
@@ -100,13 +99,6 @@ def train_or_continue(config: Config, folder: Path) -> str:
     return find_checkpoint(str(folder))
 
 
-def build(config: Config, checkpoint: str) -> nn.Module:
-    """The model of a config with a checkpoint's weights, ready for inference on the device at hand."""
-    model = MODELS.build(config.model)
-    load_strictly(model, checkpoint)
-    return model.to(get_device()).eval()
-
-
 def prepare(model: nn.Module, item: dict) -> dict:
     """One item of a dataset as the model takes it: normalised, a batch of one, on the model's device."""
     return model.data_preprocessor(pseudo_collate([item]), training=False)
@@ -120,12 +112,10 @@ def measure(models: dict[str, nn.Module], inputs: list[Tensor]) -> dict[str, dic
     found = {}
     for name, model in models.items():
         work = MacCount.mean([count_macs(model, batch) for batch in batches], sum(map(len, batches)))
-        with torch.inference_mode():
-            traces = [model.backbone.forward_tokens(batch).trace for batch in batches]
         found[name] = {
             'gmacs': work.total() / 1e9,
             'images_per_second': 1 / times[name].scores,
-            'tokens_per_layer': np.mean([np.mean(trace, axis=1) for trace in traces], axis=0).tolist(),
+            'tokens_per_layer': tokens_per_layer(model.backbone, batches),
         }
     return found
 
