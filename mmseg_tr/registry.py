@@ -25,9 +25,10 @@ def _child(parent: Registry, *locations: str) -> Registry:
 
 MODELS = _child(_root.MODELS, 'models')
 MODEL_WRAPPERS = _child(_root.MODEL_WRAPPERS, 'models')
-DATASETS = _child(_root.DATASETS, 'datasets.mosaic')  # its neighbours are plain and import no framework
+# the neighbours of these two are plain and import no framework
+DATASETS = _child(_root.DATASETS, 'datasets.mosaic', 'datasets.pose')
 DATA_SAMPLERS = _child(_root.DATA_SAMPLERS, 'datasets')
-TRANSFORMS = _child(_root.TRANSFORMS, 'datasets.mosaic')
+TRANSFORMS = _child(_root.TRANSFORMS, 'datasets.mosaic', 'datasets.pose')
 METRICS = _child(_root.METRICS, 'evaluation')
 EVALUATOR = _child(_root.EVALUATOR, 'evaluation')
 HOOKS = _child(_root.HOOKS, 'engine')

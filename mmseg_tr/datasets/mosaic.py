@@ -7,22 +7,20 @@ files through mmengine can open: mmseg's LoadImageFromFile and LoadAnnotations, 
 
 from __future__ import annotations
 
-import io
 import re
 
 import numpy as np
 from mmcv.transforms import BaseTransform
-from mmengine.fileio import BaseStorageBackend, register_backend
+from mmengine.fileio import register_backend
 from mmseg.datasets import BaseSegDataset
-from PIL import Image
 
+from mmseg_tr.datasets.addresses import DrawnBackend
 from mmseg_tr.datasets.photographs import NAMES, SPLITS
 from mmseg_tr.datasets.scenes import check_scene, make_scene
-from mmseg_tr.errors import ConfigError, DatasetError
+from mmseg_tr.errors import ConfigError
 from mmseg_tr.registry import DATASETS, TRANSFORMS
 
 LENGTHS = {'train': 2000, 'val': 200}
-ADDRESS = re.compile(rf'mosaic://({"|".join(SPLITS)})/seed(\d+)/(\d+)x(\d+)/(\d+)(_label)?\.png')
 
 
 def scene_address(size: tuple[int, int], seed: int, split: str, index: int, suffix: str = '') -> str:
@@ -31,26 +29,16 @@ def scene_address(size: tuple[int, int], seed: int, split: str, index: int, suff
 
 
 @register_backend('mosaic', prefixes='mosaic', force=True)
-class MosaicBackend(BaseStorageBackend):
-    """Reads `mosaic://` addresses: draws the scene and returns it as the bytes of a PNG file."""
+class MosaicBackend(DrawnBackend):
+    """Reads `mosaic://` addresses: draws the scene and returns its image, or its label map, as the bytes of a PNG."""
 
-    def get(self, filepath: str) -> bytes:
-        """A PNG of an image (RGB) or of a label map (grey). Raises DatasetError when there is no such address."""
-        match = ADDRESS.fullmatch(str(filepath))
-        if match is None:
-            raise DatasetError(
-                f"'{filepath}' is no photo mosaic; addresses read mosaic://val/seed0/128x128/000012.png, for the label "
-                'map mosaic://val/seed0/128x128/000012_label.png.'
-            )
-        split, seed, height, width, index, is_label = match.groups()
+    what = 'photo mosaic'
+    example = 'mosaic://val/seed0/128x128/000012.png, for the label map mosaic://val/seed0/128x128/000012_label.png'
+    pattern = re.compile(rf'mosaic://({"|".join(SPLITS)})/seed(\d+)/(\d+)x(\d+)/(\d+)(_label)?\.png')
+
+    def draw(self, split: str, seed: str, height: str, width: str, index: str, is_label: str | None) -> np.ndarray:
         image, label = make_scene((int(height), int(width)), int(seed), split, int(index))
-        buffer = io.BytesIO()
-        Image.fromarray(label if is_label else image).save(buffer, format='PNG', compress_level=1)
-        return buffer.getvalue()
-
-    def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
-        """Raises DatasetError: a mosaic is a picture."""
-        raise DatasetError(f"'{filepath}' is a picture and cannot be read as text.")
+        return label if is_label else image
 
 
 @TRANSFORMS.register_module()

@@ -42,15 +42,15 @@ def make_scene(size: tuple[int, int], seed: int, split: str, index: int) -> tupl
     return image, classes[regions]
 
 
-def check_scene(size: tuple[int, int], seed: int, split: str) -> None:
-    """Raises ConfigError when a side is below 1, the split is unknown, or the seed is negative."""
+def check_scene(size: tuple[int, int], seed: int, split: str, what: str = 'a photo mosaic') -> None:
+    """Raises ConfigError, naming `what` it is, when a side is below 1, the split unknown, or the seed negative."""
     sides = tuple(size) if isinstance(size, (tuple, list)) else ()
     if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) and side > 0 for side in sides):
-        raise ConfigError(f'a photo mosaic cannot have size {size!r}; give (height, width), whole numbers above 0.')
+        raise ConfigError(f'{what} cannot have size {size!r}; give (height, width), whole numbers above 0.')
     if split not in SPLITS:
-        raise ConfigError(f"unknown split {split!r} of the photo mosaics; choose 'train' or 'val'.")
+        raise ConfigError(f"{what} has no split {split!r}; choose 'train' or 'val'.")
     if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ConfigError(f'a photo mosaic cannot be drawn from seed {seed!r}; give a whole number of 0 or more.')
+        raise ConfigError(f'{what} cannot be drawn from seed {seed!r}; give a whole number of 0 or more.')
 
 
 def cut_regions(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
