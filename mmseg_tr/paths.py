@@ -1,4 +1,4 @@
-"""Where the files that come with this package lie."""
+"""Where the files that come with this package lie: beside it in a checkout, inside it in an installed wheel."""
 
 from __future__ import annotations
 
@@ -6,12 +6,33 @@ from pathlib import Path
 
 from mmseg_tr.errors import ConfigError
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'local_configs'
+PACKAGE = Path(__file__).resolve().parent
+# mim, OpenMMLab's installer, looks for what a package carries in this folder of it
+CARRIED = PACKAGE / '.mim' if (PACKAGE / '.mim').is_dir() else PACKAGE.parent
+CONFIGS = CARRIED / 'local_configs'
+TOOLS = CARRIED / 'tools'
 
 
 def config_path(name: str) -> Path:
     """A file of local_configs, 'algm/algm_vit-s16_ade20k-512x512.py'. Raises ConfigError when it is not there."""
     path = CONFIGS / name
     if not path.is_file():
-        raise ConfigError(f'there is no {path}: run from a checkout of mmseg_tr, which holds local_configs.')
+        raise ConfigError(f'there is no {path}: install mmseg_tr again, or run from a checkout of it.')
     return path
+
+
+def find_config(path: Path) -> Path:
+    """The config file that a user names: his own, else one that comes with this package.
+
+    path: a file, or a name inside local_configs, with that folder's name in front of it, with its own folder's
+    (algm/algm_vit-s16_ade20k-512x512.py), or bare, with or without .py. Raises ConfigError when there is none.
+    """
+    if path.is_file():
+        return path
+    inside = path.relative_to('local_configs') if path.parts[:1] == ('local_configs',) else path
+    if inside.name and not inside.is_absolute() and '..' not in inside.parts:
+        inside = inside if inside.suffix == '.py' else inside.with_name(f'{inside.name}.py')
+        found = [CONFIGS / inside] if len(inside.parts) > 1 else sorted(CONFIGS.glob(f'[!_]*/{inside}'))
+        if found and found[0].is_file():
+            return found[0]
+    raise ConfigError(f'there is no config file {path}: check the path, or name one that `mmseg-tr configs` lists.')

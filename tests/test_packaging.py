@@ -1,5 +1,6 @@
 """The package that pip builds holds what it should and asks for what it should."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -28,10 +29,29 @@ def source(folder):
     """A copy of what the wheel is built from, so that building leaves nothing in the checkout."""
     copy = folder / 'source'
     ignored = shutil.ignore_patterns('__pycache__')
-    shutil.copytree(ROOT / 'mmseg_tr', copy / 'mmseg_tr', ignore=ignored)
-    for name in ('pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md'):
+    for name in ('mmseg_tr', 'local_configs', 'tools'):
+        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+    for name in ('pyproject.toml', 'setup.py', 'MANIFEST.in', 'LICENSE', 'README.md', 'model-index.yml'):
         shutil.copy(ROOT / name, copy / name)
     return copy
+
+
+@pytest.fixture(scope='module')
+def unpacked(wheel, tmp_path_factory):
+    """The wheel as pip lays it out, away from the checkout."""
+    folder = tmp_path_factory.mktemp('installed')
+    wheel.extractall(folder)
+    return folder
+
+
+def run_installed(unpacked, *arguments, cwd):
+    """`mmseg-tr ARGUMENTS` of the unpacked wheel, whose own packages come first."""
+    code = (
+        f'import sys; sys.path.insert(0, {str(unpacked)!r}); import mmseg_tr; from mmseg_tr.apis.command import main; '
+        f'assert mmseg_tr.__file__.startswith({str(unpacked)!r}); sys.exit(main({[str(a) for a in arguments]!r}))'
+    )
+    environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=cwd, env=environment)
 
 
 @pytest.fixture(scope='module')
@@ -44,6 +64,36 @@ def test_the_wheel_holds_every_module_and_nothing_else_at_the_top(wheel):
     ours = {str(file.relative_to(ROOT)) for file in (ROOT / 'mmseg_tr').rglob('*.py')}
     assert ours <= set(wheel.namelist())
     assert {name.split('/')[0] for name in wheel.namelist()} == {'mmseg_tr', f'mmseg_tr-{__version__}.dist-info'}
+
+
+def test_the_wheel_carries_configs_and_tools_where_mim_looks(wheel):
+    carried = [*(ROOT / 'tools').glob('*.*'), *(ROOT / 'local_configs').rglob('*.*'), ROOT / 'model-index.yml']
+    carried = {f'mmseg_tr/.mim/{file.relative_to(ROOT)}' for file in carried if file.suffix != '.pyc'}
+    assert carried <= set(wheel.namelist())
+    (record,) = [name for name in wheel.namelist() if name.endswith('.dist-info/RECORD')]
+    assert carried <= {line.split(',')[0] for line in wheel.read(record).decode().splitlines()}
+
+
+def test_the_installed_command_trains_outside_the_checkout(unpacked, tmp_path):
+    name = 'segmenter_vit-tiny-p8_photo-mosaic-128x128'
+    small = ('train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'val_dataloader.dataset.length=2')
+    done = run_installed(unpacked, 'train', name, '--work-dir', 'here', '--cfg-options', *small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'here' / 'iter_2.pth').is_file()
+
+
+def test_the_installed_command_lists_its_tools_and_configs(unpacked, tmp_path):
+    usage = run_installed(unpacked, cwd=tmp_path)
+    names = {file.stem.replace('_', '-') for file in (ROOT / 'tools').glob('[!_]*.*')}
+    assert names <= {line.split()[0] for line in usage.stdout.splitlines() if line.startswith('  ')}
+    listed = run_installed(unpacked, 'configs', 'algm_vit-s16', cwd=tmp_path)
+    assert 'algm/algm_vit-s16_ade20k-512x512.py' in listed.stdout.split()
+
+
+def test_an_unknown_command_is_answered_in_one_sentence(unpacked, tmp_path):
+    done = run_installed(unpacked, 'trian', cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "mmseg-tr: there is no command 'trian': did you mean train?"
 
 
 def test_the_version_has_one_place(metadata):

@@ -13,6 +13,7 @@ from mmengine.device import get_device
 
 import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
 from mmseg_tr.errors import ConfigError, MissingExtraError
+from mmseg_tr.paths import find_config
 
 _runs = itertools.count(1)
 
@@ -20,6 +21,7 @@ _runs = itertools.count(1)
 def load_config(path: str | Config, options: Mapping[str, Any] | None = None) -> Config:
     """The config file `path`, its custom_imports done, with `options` ('a.b': value) merged into it.
 
+    path: a file, or the name of one that comes with the package, see paths.find_config().
     Raises ConfigError when it is missing or cannot be read, MissingExtraError when what it imports is not installed.
     """
     config = path.copy() if isinstance(path, Config) else _read(Path(path))
@@ -32,8 +34,7 @@ def load_config(path: str | Config, options: Mapping[str, Any] | None = None) ->
 
 
 def _read(path: Path) -> Config:
-    if not path.is_file():
-        raise ConfigError(f'there is no config file {path}: check the path')
+    path = find_config(path)
     try:
         return Config.fromfile(str(path))
     except MissingExtraError:
