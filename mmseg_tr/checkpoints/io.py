@@ -20,6 +20,7 @@ from mmseg_tr.errors import CheckpointError
 
 _ZIP_START = b'PK\x03\x04'
 _PICKLE_START = b'\x80'
+SAFETENSORS = '.safetensors'
 
 
 def few(names: Iterable[object], limit: int = 3) -> str:
@@ -30,7 +31,7 @@ def few(names: Iterable[object], limit: int = 3) -> str:
 
 
 def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
-    """What the torch file `path` holds, on the CPU.
+    """What the torch file `path` holds, on the CPU; tensors by name for a .safetensors file.
 
     trust: unpickle freely, which runs whatever code the file asks for. Without it only tensors and plain values are
     read, and a file that needs more is refused by naming what it asks for.
@@ -42,7 +43,11 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
     if not path.exists():
         raise CheckpointError(f'There is no checkpoint file {path}: check the path.')
     try:
-        _check_kind(path)
+        check_kind(path)
+        if path.suffix == SAFETENSORS:
+            from safetensors.torch import load_file  # a requirement of timm
+
+            return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', UserWarning)  # of the unpickler, about files that it goes on to refuse
             return torch.load(path, map_location='cpu', weights_only=not trust)
@@ -55,12 +60,16 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
         raise CheckpointError(_why_unreadable(path, error, trust)) from error
 
 
-def _check_kind(path: Path) -> None:
-    """Refuse what is not a file of torch.save before the unpickler sees it."""
+def check_kind(path: Path) -> None:
+    """Raise CheckpointError for what is not a file of torch.save, or of safetensors by name, before it is read."""
     with path.open('rb') as file:
-        start = file.read(4)
+        start, header = file.read(4), file.read(5)[4:]
     if not start:
         raise CheckpointError(f'{path} is empty (0 bytes): copy or download it again.')
+    if path.suffix == SAFETENSORS:
+        if header != b'{':  # behind the 8 bytes of its length
+            raise CheckpointError(f'{path} is no safetensors file: copy or download it again.')
+        return
     if start == _ZIP_START:
         if not zipfile.is_zipfile(path):
             raise CheckpointError(

@@ -145,6 +145,10 @@ class MixVisionTransformer(nn.Module):
         reduction.segformerpp_settings.parse_merging(); None for the plain model. It adds no weights, and may be
         changed at any time: model.merging = parse_merging(...).
     out_indices: stages (from 0) whose maps leave.
+    pretrained: True for OpenMMLab's ImageNet weights of that arch, a name of checkpoints.published or a file of any
+        known layout; loaded by init_weights().
+    norm_eps: eps of every LayerNorm; embed_eps: that of patch embeddings and key reduction alone. NVIDIA's code has
+        embed_eps=1e-5, Hugging Face's norm_eps=1e-5; OpenMMLab and SegFormer++ have 1e-6 everywhere.
     with_cp: recompute blocks in the backward pass to save memory.
     Keys of the state dict are those of mmseg's MixVisionTransformer. Raises ConfigError for what does not fit.
     """
@@ -159,10 +163,16 @@ class MixVisionTransformer(nn.Module):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        norm_eps: float = EPS,
+        embed_eps: float | None = None,
+        pretrained: bool | str | None = None,
         with_cp: bool = False,
     ) -> None:
         super().__init__()
         dims = arch_settings(arch)
+        if pretrained is True and not isinstance(arch, str):
+            raise ConfigError('pretrained=True needs an arch by name: give a weights file for an arch by dimensions.')
+        self.arch, self.pretrained = arch, pretrained
         depths = dims['num_layers']
         self.merging: Merging = parse_merging(merging, len(depths))
         self.out_indices, self.with_cp = tuple(out_indices), with_cp
@@ -181,6 +191,18 @@ class MixVisionTransformer(nn.Module):
             self.layers.append(nn.ModuleList([embed, blocks, nn.LayerNorm(width, eps=EPS)]))
             in_channels = width
         self.apply(init_module)
+        set_eps(self, norm_eps, norm_eps if embed_eps is None else embed_eps)
+
+    def init_weights(self) -> None:
+        """Load the weights named by `pretrained`, once; weights that are there are never drawn again.
+
+        Raises CheckpointError when they cannot be had, or belong to another network.
+        """
+        if self.pretrained:
+            from mmseg_tr.checkpoints.mit import load_backbone
+
+            load_backbone(self, f'mit_{self.arch}' if self.pretrained is True else self.pretrained)
+            self.pretrained = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.merging.downsample:
@@ -222,6 +244,16 @@ def arch_settings(arch: str | dict) -> dict:
     if len(set(counts.values())) > 1:
         raise ConfigError(f'arch says different numbers of stages, {counts}: give every list one entry per stage.')
     return dims
+
+
+def set_eps(model: MixVisionTransformer, norm_eps: float, embed_eps: float) -> None:
+    """Give every LayerNorm its eps: embed_eps in patch embeddings and key reduction, norm_eps elsewhere."""
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = norm_eps
+    for module in model.modules():
+        if isinstance(module, PatchEmbed | EfficientAttention) and hasattr(module, 'norm'):
+            module.norm.eps = embed_eps
 
 
 def init_module(module: nn.Module) -> None:
