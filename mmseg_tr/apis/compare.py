@@ -158,7 +158,8 @@ def predict_all(
     set_metric(evaluation, ['mIoU'], None, False)
     settings = evaluation.test_evaluator
     settings = settings[0] if isinstance(settings, (list, tuple)) else settings
-    metrics = {name: METRICS.build(dict(settings)) for name in models}
+    # a prefix, which belongs to evaluate() and is not used here, keeps mmengine from warning that there is none
+    metrics = {name: METRICS.build({'prefix': name, **settings}) for name in models}
     for metric in metrics.values():
         metric.dataset_meta = loader.dataset.metainfo
     plain = next(iter(models))

@@ -1,0 +1,79 @@
+"""Find the setting of a method that keeps to a budget of mIoU, or reaches a speed-up, and write its config."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
+
+from mmseg_tr.apis.cli import cfg_options_argument, require_openmmlab, run_tool
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='Interrupted? The same command goes on. Exit status: 1 when no setting keeps to the budget.',
+    )
+    parser.add_argument('config', metavar='CONFIG', help='of a method, or of the plain model with --reduction')
+    parser.add_argument('checkpoint', metavar='CKPT', help='weights of the plain model')
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument('--budget-miou', type=float, metavar='LOSS', help='points of mIoU that may be lost')
+    budget.add_argument('--speed-up', type=float, metavar='X', help='times the plain model, such as 1.5')
+    parser.add_argument(
+        '--by', default='time', metavar='WHAT', help='speed-up by time (default) or by work, which repeats exactly'
+    )
+    parser.add_argument('--reduction', metavar='METHOD', help="over the config's: type=ALGM, or type=ToMe,form=dense")
+    parser.add_argument(
+        '--frac-dataset', type=float, default=0.1, metavar='F', help='share of the images to search on (default: 0.1)'
+    )
+    parser.add_argument('--images', type=int, default=32, metavar='N', help='images to time and count (default: 32)')
+    parser.add_argument('--batch-size', type=int, default=8, metavar='B', help='batch that is timed (default: 8)')
+    parser.add_argument('--repeats', type=int, default=5, metavar='N', help='rounds over these images (default: 5)')
+    parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
+    parser.add_argument('--amp', metavar='TYPE', help='mixed precision: bf16 or fp16')
+    parser.add_argument('-o', '--out', metavar='FILE', help='config to write (default: in the work dir)')
+    parser.add_argument('--work-dir', metavar='DIR', help='for journal and plot (default: below work_dirs/tune)')
+    cfg_options_argument(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Search, print, draw. Exits with 1 where nothing keeps to the budget."""
+    require_openmmlab('to tune a method')
+    args = parse_args(argv)
+    from rich.console import Console
+
+    from mmseg_tr.apis.tune import tune
+    from mmseg_tr.apis.tune_report import plot, table, verdict
+    from mmseg_tr.apis.tune_search import Budget
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    with Console(stderr=True).status('reading') as status:
+        tuned = tune(
+            args.config,
+            args.checkpoint,
+            Budget(args.budget_miou, args.speed_up, args.by),
+            reduction=args.reduction,
+            fraction=args.frac_dataset,
+            images=args.images,
+            batch_size=args.batch_size,
+            repeats=args.repeats,
+            device=args.device,
+            amp=args.amp,
+            out=args.out,
+            work_dir=args.work_dir,
+            cfg_options=args.cfg_options,
+            progress=status.update,
+        )
+    console.print(table(tuned))
+    console.print(f'{len(tuned.points)} settings, {tuned.measured} measurements in this run; plot: {plot(tuned)}')
+    console.print(verdict(tuned), soft_wrap=True, highlight=False)
+    if tuned.path is None:
+        raise SystemExit(1)
+    console.print(f'config: {tuned.path}', soft_wrap=True, highlight=False)
+
+
+if __name__ == '__main__':
+    sys.exit(run_tool(main))
