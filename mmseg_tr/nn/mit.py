@@ -7,15 +7,13 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.nn.attention import scaled_attention
-from mmseg_tr.reduction.segformerpp import Grid, StageMerging
+from mmseg_tr.nn.mit_blocks import EPS, NOTHING, Block, EfficientAttention, PatchEmbed
 from mmseg_tr.reduction.segformerpp_settings import Merging, parse_merging
+from mmseg_tr.reduction.tokens import as_map
 
 DEFAULTS = dict(
     embed_dims=64,
@@ -35,115 +33,15 @@ ARCHS = dict(
     b4=dict(num_layers=(3, 8, 27, 3)),
     b5=dict(num_layers=(3, 6, 40, 3)),
 )
-EPS = 1e-6
-
-
-class PatchEmbed(nn.Module):
-    """Overlapping patches, (B, C, H, W) -> (B, h*w, D) normed and their grid (h, w); h = ceil(H / stride)."""
-
-    def __init__(self, in_channels: int, dim: int, patch: int, stride: int) -> None:
-        super().__init__()
-        self.projection = nn.Conv2d(in_channels, dim, patch, stride, padding=patch // 2)
-        self.norm = nn.LayerNorm(dim, eps=EPS)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
-        x = self.projection(x)
-        return self.norm(x.flatten(2).transpose(1, 2)), (x.shape[2], x.shape[3])
-
-
-class Projections(nn.Module):
-    """Weights of multi-head attention under the names that torch's module has."""
-
-    def __init__(self, dim: int, bias: bool) -> None:
-        super().__init__()
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))  # rows of queries, keys, values
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim)) if bias else None
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        self.out_proj = nn.Linear(dim, dim, bias=bias)
-
-    def project(self, x: Tensor, start: int, count: int) -> Tensor:
-        """`count` of (queries, keys, values) from the start-th on, (B, N, C) -> (B, N, count * C)."""
-        rows = slice(start * x.shape[-1], (start + count) * x.shape[-1])
-        return F.linear(x, self.in_proj_weight[rows], None if self.in_proj_bias is None else self.in_proj_bias[rows])
-
-
-class EfficientAttention(nn.Module):
-    """Attention whose keys and values come from a grid reduced sr_ratio-fold, and may be merged, as queries may."""
-
-    def __init__(self, dim: int, num_heads: int, sr_ratio: int, bias: bool, drop: float, attn_drop: float) -> None:
-        super().__init__()
-        self.num_heads, self.sr_ratio, self.attn_drop = num_heads, sr_ratio, attn_drop
-        self.attn = Projections(dim, bias)
-        self.proj_drop = nn.Dropout(drop)
-        if sr_ratio > 1:
-            self.sr = nn.Conv2d(dim, dim, sr_ratio, sr_ratio)
-            self.norm = nn.LayerNorm(dim, eps=EPS)
-
-    def forward(self, y: Tensor, grid: Grid, merging: StageMerging) -> Tensor:
-        """y: normed tokens (B, h*w, C). Returns their branch of the residual, (B, h*w, C)."""
-        source, key_grid = self.reduce(y, grid)
-        source = merging.merge_keys(source, key_grid)
-        y, unmerge = merging.merge_queries(y, grid)
-        q = self.heads(self.attn.project(y, 0, 1))
-        k, v = (self.heads(part) for part in self.attn.project(source, 1, 2).chunk(2, dim=-1))
-        x = scaled_attention(q, k, v, dropout=self.attn_drop if self.training else 0.0)
-        return self.proj_drop(unmerge(self.attn.out_proj(x.transpose(1, 2).flatten(2))))
-
-    def reduce(self, y: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        """Tokens that keys and values are made of, and their grid."""
-        if self.sr_ratio == 1:
-            return y, grid
-        x = y.transpose(1, 2).unflatten(2, grid)
-        # a grid that is smaller than one step of the convolution is filled up with zeros, where mmseg fails
-        short = [max(self.sr_ratio - side, 0) for side in grid]
-        if any(short):
-            x = F.pad(x, (0, short[1], 0, short[0]))
-        x = self.sr(x)
-        return self.norm(x.flatten(2).transpose(1, 2)), (x.shape[2], x.shape[3])
-
-    def heads(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, heads, N, C / heads)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-
-class MixFFN(nn.Module):
-    """MLP of 1x1 convolutions with a depthwise 3x3 convolution between; (B, h*w, C) -> the same."""
-
-    def __init__(self, dim: int, hidden: int, drop: float) -> None:
-        super().__init__()
-        depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
-        dropout = nn.Dropout(drop)
-        self.layers = nn.Sequential(
-            nn.Conv2d(dim, hidden, 1), depthwise, nn.GELU(), dropout, nn.Conv2d(hidden, dim, 1), dropout
-        )
-
-    def forward(self, y: Tensor, grid: Grid) -> Tensor:
-        return self.layers(y.transpose(1, 2).unflatten(2, grid)).flatten(2).transpose(1, 2)
-
-
-class Block(nn.Module):
-    """x += Attention(LN1 x); x += MixFFN(LN2 x), each with stochastic depth."""
-
-    def __init__(self, dim: int, hidden: int, attention: EfficientAttention, drop: float, drop_path: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=EPS)
-        self.attn = attention
-        self.norm2 = nn.LayerNorm(dim, eps=EPS)
-        self.ffn = MixFFN(dim, hidden, drop)
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor, grid: Grid, merging: StageMerging) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), grid, merging))
-        return x + self.drop_path(self.ffn(self.norm2(x), grid))
 
 
 class MixVisionTransformer(nn.Module):
     """MiT for dense prediction, (B, in_channels, H, W) -> a map (B, C_i, h_i, w_i) per level of out_indices.
 
     arch: 'b0' to 'b5', or dict(embed_dims=, num_layers=, num_heads=, ...) with one entry per stage, see DEFAULTS.
-    merging: a preset of SegFormer++ ('bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample'), or one dict per stage, see
-        reduction.segformerpp_settings.parse_merging(); None for the plain model. It adds no weights, and may be
-        changed at any time: model.merging = parse_merging(...).
+    merging: a preset of SegFormer++ ('bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample', and 'bsm_hq_share4', in which four
+        blocks use one matching), or one dict per stage, see reduction.segformerpp_settings.parse_merging(); None for
+        the plain model. It adds no weights, and may be changed at any time: model.merging = parse_merging(...).
     out_indices: stages (from 0) whose maps leave.
     pretrained: True for OpenMMLab's ImageNet weights of that arch, a name of checkpoints.published or a file of any
         known layout; loaded by init_weights().
@@ -213,14 +111,16 @@ class MixVisionTransformer(nn.Module):
             sr_ratio = blocks[0].attn.sr_ratio
             if not merging.reaches(grid, (max(grid[0] // sr_ratio, 1), max(grid[1] // sr_ratio, 1))):
                 small.append(stage + 1)
-            for block in blocks:
+            matchings = NOTHING
+            for number, block in enumerate(blocks):
+                known = NOTHING if merging.compares(number) else matchings
                 if self.with_cp and torch.is_grad_enabled():
-                    x = checkpoint(block, x, grid, merging, use_reentrant=False)
+                    x, matchings = checkpoint(block, x, grid, merging, known, use_reentrant=False)
                 else:
-                    x = block(x, grid, merging)
-            x = norm(x).transpose(1, 2).unflatten(2, grid).contiguous()
+                    x, matchings = block(x, grid, merging, known)
+            x = as_map(norm(x), grid)
             if stage in self.out_indices:
-                maps.append(x)
+                maps.append(x.contiguous())
         if small:
             numbers = ', '.join(map(str, small))
             warnings.warn(

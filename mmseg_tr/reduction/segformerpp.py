@@ -1,7 +1,8 @@
 """SegFormer++ (Kienzle et al., 2024): merging of queries, and of keys with values, inside the attention of MiT.
 
 A merger takes tokens (B, N, C) of a grid to fewer tokens, and gives a function that expands them again. A stage merges
-its queries, its keys and values, both, or nothing; segformerpp_settings reads what is asked of each stage.
+its queries, its keys and values, both, or nothing; segformerpp_settings reads what is asked of each stage. What a
+merger decides (its matching) is handed back, so that the next blocks of a stage may use it again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from mmseg_tr.reduction.matching import Merge, descending_rank, identity, similarities
+from mmseg_tr.reduction.tokens import as_map, as_tokens
 
 Grid = tuple[int, int]
 Merged = tuple[Tensor, Callable[[Tensor], Tensor]]
@@ -62,13 +65,15 @@ def grid_matching(metric: Tensor, grid: Grid, stride: Grid, r: int, offset: Tens
     batch, num_tokens = metric.shape[:2]
     stride = min(stride[0], grid[0]), min(stride[1], grid[1])
     if offset is None:
-        dst, src = (torch.tensor(places, device=metric.device) for places in grid_partition(grid, stride))
+        # not waiting for the device, which torch.tensor(device=) does
+        places = (torch.tensor(places) for places in grid_partition(grid, stride))
+        dst, src = (place.to(metric.device, non_blocking=True) for place in places)
     else:
         dst, src = shifted_partition(grid, stride, offset)
     r = min(r, len(src))
     if r <= 0:
         return identity(metric)
-    score, partner = similarities(metric[:, src], metric[:, dst]).max(dim=-1)  # (B, sources)
+    score, partner = similarities(metric.index_select(1, src), metric.index_select(1, dst)).max(dim=-1)  # (B, sources)
     rank = descending_rank(score)
     kept = len(src) - r
     index = rank.new_empty(batch, num_tokens)
@@ -84,8 +89,13 @@ class Bipartite:
     ratio: float
     stride: Grid
 
-    def __call__(self, x: Tensor, grid: Grid) -> Merged:
-        merge = grid_matching(x, grid, self.stride, int(x.shape[1] * self.ratio))
+    def match(self, x: Tensor, grid: Grid) -> Merge:
+        """Which tokens join. x: (B, h*w, C)."""
+        return grid_matching(x, grid, self.stride, int(x.shape[1] * self.ratio))
+
+    def __call__(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> Merged:
+        """merge: a matching of tokens on the same grid, to be used instead of one of x."""
+        merge = self.match(x, grid) if merge is None else merge
         lengths = (x.shape[1],) * x.shape[0]
         return merge.apply(x, None, lengths)[0], lambda values: merge.unmerge(values, lengths)
 
@@ -104,10 +114,11 @@ class Neighbours1D:
 
     step: int
 
-    def __call__(self, x: Tensor, grid: Grid) -> Merged:
-        size = x.shape[1]
-        merged = F.avg_pool1d(x.transpose(1, 2), self.step, ceil_mode=True).transpose(1, 2)
-        return merged, lambda values: F.interpolate(values.transpose(1, 2), size=size).transpose(1, 2)
+    def match(self, x: Tensor, grid: Grid) -> None:
+        """Places alone decide."""
+
+    def __call__(self, x: Tensor, grid: Grid, merge: None = None) -> Merged:
+        return average_blocks(x, (1, x.shape[1]), (1, self.step))
 
     def reaches(self, grid: Grid) -> bool:
         return grid[0] * grid[1] >= self.step
@@ -126,14 +137,11 @@ class Neighbours2D:
 
     stride: Grid
 
-    def __call__(self, x: Tensor, grid: Grid) -> Merged:
-        pooled = F.avg_pool2d(x.transpose(1, 2).unflatten(2, grid), self.stride, ceil_mode=True)
+    def match(self, x: Tensor, grid: Grid) -> None:
+        """Places alone decide."""
 
-        def expand(values: Tensor) -> Tensor:
-            small = values.transpose(1, 2).unflatten(2, pooled.shape[-2:])
-            return F.interpolate(small, size=grid).flatten(2).transpose(1, 2)
-
-        return pooled.flatten(2).transpose(1, 2), expand
+    def __call__(self, x: Tensor, grid: Grid, merge: None = None) -> Merged:
+        return average_blocks(x, grid, self.stride)
 
     def reaches(self, grid: Grid) -> bool:
         return grid[0] >= self.stride[0] and grid[1] >= self.stride[1]
@@ -143,35 +151,61 @@ class Neighbours2D:
         return self.stride == (1, 1)
 
 
+def average_blocks(x: Tensor, grid: Grid, stride: Grid) -> Merged:
+    """Mean of every block of the grid, cut off at the border; expanded by nearest neighbour."""
+    merged, small = as_tokens(F.avg_pool2d(as_map(x, grid), stride, ceil_mode=True))
+    return merged, lambda values: as_tokens(F.interpolate(as_map(values, small), size=grid))[0]
+
+
 Merger = Bipartite | Neighbours1D | Neighbours2D
+
+
+class Matchings(NamedTuple):
+    """What a block decided about its queries and about its keys; None where nothing is compared."""
+
+    queries: Merge | None = None
+    keys: Merge | None = None
 
 
 @dataclass(frozen=True)
 class StageMerging:
-    """What the blocks of one stage merge: queries, and keys with values, each on its own."""
+    """What the blocks of one stage merge: queries, and keys with values, each on its own.
+
+    share: so many blocks in a row use the matchings of the first of them; 1 is published, None: all of the stage.
+    """
 
     queries: Merger | None = None
     keys: Merger | None = None
+    share: int | None = 1
 
-    def merge_keys(self, x: Tensor, grid: Grid) -> Tensor:
-        """Tokens from which keys and values are made, (B, K, C) of a grid; never expanded again."""
+    def compares(self, block: int) -> bool:
+        """Whether a block, counted from 0 in its stage, decides anew what joins."""
+        return block % self.share == 0 if self.share else block == 0
+
+    def merge_keys(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> tuple[Tensor, Merge | None]:
+        """Tokens from which keys and values are made, (B, K, C) of a grid, and the matching that was used.
+
+        They are never expanded again. merge: a matching of an earlier block, used instead of one of x.
+        """
         if self.keys is None:
-            return x
+            return x, None
         with record_function('mmseg_tr::merge'):
-            return self.keys(x, grid)[0]
+            merge = self.keys.match(x, grid) if merge is None else merge
+            return self.keys(x, grid, merge)[0], merge
 
-    def merge_queries(self, x: Tensor, grid: Grid) -> Merged:
-        """Tokens from which queries are made, and the function that gives every token its query's result."""
+    def merge_queries(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> tuple[Merged, Merge | None]:
+        """Tokens from which queries are made, the function that gives every token its query's result, the matching."""
         if self.queries is None:
-            return x, lambda values: values
+            return (x, lambda values: values), None
         with record_function('mmseg_tr::merge'):
-            merged, expand = self.queries(x, grid)
+            merge = self.queries.match(x, grid) if merge is None else merge
+            merged, expand = self.queries(x, grid, merge)
 
         def unmerge(values: Tensor) -> Tensor:
             with record_function('mmseg_tr::merge'):
                 return expand(values)
 
-        return merged, unmerge
+        return (merged, unmerge), merge
 
     def reaches(self, grid: Grid, key_grid: Grid) -> bool:
         """Whether the grids of queries and of keys are large enough to merge as asked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,17 +38,21 @@ def parse_merging(merging: str | Sequence[dict | None] | None, num_stages: int) 
 
     Names: those of PRESETS and ALIASES, with - or _. Dicts: q_mode 'bsm' (q_r, q_sx, q_sy), 'n1d' (q_s, a number) or
     'n2d' (q_s, (sy, sx)); kv_mode 'bsm' (kv_r, kv_sx, kv_sy) or 'n2d' (kv_s). q_r and kv_r are the fractions of tokens
-    removed. Raises ConfigError for whatever else is written; warns of settings that merge nothing.
+    removed. share, beside 'bsm': so many blocks of the stage use the matching of the first of them, 'stage' for all of
+    them; 1, where every block has its own, is published. Behind a name, _share4 says the same for every stage, and
+    _shared stands for 'stage'. Raises ConfigError for whatever else is written; warns of settings that merge nothing.
     """
     name = 'original' if merging is None else merging
     if isinstance(name, str):
-        preset = name.lower().replace('-', '_')
+        preset, share = split_share(name.lower().replace('-', '_'))
         preset = ALIASES.get(preset, preset)
         if preset not in PRESETS:
             raise ConfigError(
                 f'merging={merging!r} is unknown: it is one of {", ".join(PRESETS)}, or a dict per stage.'
             )
         stages = PRESETS[preset] or [{}] * num_stages
+        if share is not None:
+            stages = [stage | dict(share=share) for stage in stages]
     else:
         preset, stages = None, merging
     if not isinstance(stages, Sequence) or not all(stage is None or isinstance(stage, dict) for stage in stages):
@@ -79,12 +84,32 @@ def parse_stage(settings: dict, number: int) -> StageMerging:
         if missing:
             raise ConfigError(f'stage {number}: {side}_mode={mode!r} needs {", ".join(missing)}.')
         found[side] = build_merger(mode, {key: settings.pop(f'{side}_{key}') for key in modes[mode]}, side, number)
+    share = 1
+    if any(isinstance(merger, Bipartite) for merger in found.values()):
+        share = parse_share(settings.pop('share', 1), number)
     if settings:
         raise ConfigError(
             f'stage {number}: {next(iter(settings))!r} is no setting of the modes named there: '
-            'q_mode and kv_mode take bsm with _r, _sx, _sy, and n2d (q_mode also n1d) with _s.'
+            'q_mode and kv_mode take bsm with _r, _sx, _sy, and n2d (q_mode also n1d) with _s; share goes with bsm.'
         )
-    return StageMerging(found.get('q'), found.get('kv'))
+    return StageMerging(found.get('q'), found.get('kv'), share)
+
+
+def split_share(name: str) -> tuple[str, int | str | None]:
+    """'bsm_hq_share4' -> ('bsm_hq', 4); 'bsm_hq_shared' -> ('bsm_hq', 'stage'); None where the name says neither."""
+    found = re.fullmatch(r'(.+)_share(d|[0-9]+)', name)
+    if not found:
+        return name, None
+    return found[1], 'stage' if found[2] == 'd' else int(found[2])
+
+
+def parse_share(share: int | str, number: int) -> int | None:
+    """How many blocks use one matching; None for all. Raises ConfigError naming stage `number`."""
+    if share == 'stage':
+        return None
+    if isinstance(share, bool) or not isinstance(share, int) or share < 1:
+        raise ConfigError(f"stage {number}: share={share!r} is no number of blocks: give one from 1 on, or 'stage'.")
+    return share
 
 
 def build_merger(mode: str, values: dict, side: str, number: int) -> Merger:

@@ -147,3 +147,17 @@ class Tokens:
         restored = self.restore(self.patches().x if values is None else values)
         # a transposed view would make every later interpolation about ten times slower
         return restored.transpose(1, 2).contiguous().unflatten(2, self.grid)
+
+
+def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, h*w, C) -> a channels-last view (B, C, h, w).
+
+    Not by way of a transposition, which leaves a batch of one with strides that convolutions do not take for
+    channels-last: they would copy the map to and fro.
+    """
+    return tokens.unflatten(1, grid).permute(0, 3, 1, 2)
+
+
+def as_tokens(features: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """(B, C, h, w) -> contiguous tokens (B, h*w, C), a view where the map is channels-last, and the grid (h, w)."""
+    return features.permute(0, 2, 3, 1).flatten(1, 2).contiguous(), (features.shape[2], features.shape[3])

@@ -8,13 +8,14 @@ import torch
 from mmseg_tr.compat import ensure_openmmlab
 from mmseg_tr.errors import ConfigError, installed
 from mmseg_tr.nn.mit import MixVisionTransformer
+from mmseg_tr.reduction import segformerpp
 from mmseg_tr.reduction.segformerpp import Bipartite, grid_partition
 from mmseg_tr.reduction.segformerpp_settings import ALIASES, PRESETS, parse_merging
 from tests.nn.networks import image, shaken
 
 ARCH = dict(embed_dims=8, num_layers=(1, 1, 2, 1), num_heads=(1, 2, 3, 4))
 MIXED = [dict(q_mode='n1d', q_s=3), dict(kv_mode='n2d', kv_s=2), None, dict(q_mode='bsm', q_r=0.5, q_sx=2, q_sy=3)]
-SETTINGS = [*PRESETS, MIXED]
+SETTINGS = [*PRESETS, MIXED, 'bsm_fast_shared']
 
 
 def mit(merging=None, **kwargs):
@@ -46,6 +47,35 @@ def test_every_name_has_an_effect_of_its_own(name):
     with torch.no_grad():
         same = [a.shape == b.shape and torch.equal(a, b) for a, b in zip(plain(x), named(x), strict=True)]
     assert all(same) == (ALIASES.get(name, name) == 'original')
+
+
+@pytest.mark.parametrize(
+    'name, matchings', [('bsm_hq', 8), ('bsm_hq_share1', 8), ('bsm-hq-share2', 6), ('hq_share5', 4), ('hq_shared', 4)]
+)
+def test_blocks_that_share_compare_tokens_once(name, matchings, monkeypatch):
+    arch, x, calls = ARCH | dict(num_layers=(1, 1, 5, 1)), image(1, 3, 128, 128), []
+    models = {}
+    for merging in ('bsm_hq', name):
+        torch.manual_seed(0)
+        models[merging] = shaken(MixVisionTransformer(arch, merging=merging))
+    with torch.no_grad():
+        published = models['bsm_hq'](x)
+        match = segformerpp.grid_matching
+        monkeypatch.setattr(segformerpp, 'grid_matching', lambda *args: calls.append(args[1]) or match(*args))
+        shared = models[name](x)
+    assert len(calls) == matchings
+    assert torch.equal(published[1], shared[1])  # a block in front shares nothing
+    assert torch.equal(published[2], shared[2]) == (matchings == 8)
+
+
+def test_a_shared_matching_is_that_of_the_first_block():
+    attention = mit('bsm_hq').layers[2][1][0].attn
+    stage = parse_merging('bsm_hq_shared', 4).stages[2]
+    first, second = torch.randn(2, 1, 64, 24)
+    _, known = attention(first, (8, 8), stage)
+    _, used = attention(second, (8, 8), stage, known)
+    assert used.queries is known.queries and used.keys is None
+    assert not torch.equal(stage.queries.match(second, (8, 8)).index, known.queries.index)
 
 
 @pytest.mark.filterwarnings('ignore:the image is too small')
@@ -138,6 +168,11 @@ def test_a_forward_in_inference_mode_leaves_training_as_it_is():
         ([dict(q_mode='bsm', q_r=6, q_sx=2, q_sy=2), {}, {}, {}], 'q_r=6 is no fraction'),
         ([dict(q_mode='n2d', q_s=(2, 0)), {}, {}, {}], 'q_s=0 is no stride'),
         ([dict(q_mode='n2d', q_s=(2,)), {}, {}, {}], 'is no stride'),
+        ([dict(q_mode='n2d', q_s=2, share=2), {}, {}, {}], "'share' is no setting"),
+        ([dict(q_mode='bsm', q_r=0.5, q_sx=2, q_sy=2, share='all'), {}, {}, {}], "share='all' is no number of blocks"),
+        ('bsm_hq_share0', 'share=0 is no number'),
+        ('n2d_2x2_shared', "'share' is no setting"),
+        ('original_share2', "'share' is no setting"),
     ],
 )
 def test_wrong_settings_are_refused_when_the_model_is_built(merging, message):

@@ -146,7 +146,7 @@ def attention_case(case: Case) -> None:
         if f'out_{name}' not in case:  # too near a tie to be kept
             continue
         with recorded() as maps:
-            case.compare(f'out_{name}', identity + module(x, (s['h'], s['w']), parse_stage(mode, 1)))
+            case.compare(f'out_{name}', identity + module(x, (s['h'], s['w']), parse_stage(mode, 1))[0])
         compare_maps(case, maps, f'rep_{name}_')
 
 
