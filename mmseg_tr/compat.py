@@ -121,7 +121,7 @@ def ensure_xtcocotools() -> bool:
 
 def _coco_class(base: type) -> type:
     class COCO(base):
-        """pycocotools' COCO with xtcocotools' arguments and its default of `iscrowd`."""
+        """pycocotools' COCO with xtcocotools' arguments and its defaults of `iscrowd` and `num_keypoints`."""
 
         def __init__(self, annotation_file=None, test_index=None, ann_data=None):
             if test_index is not None:
@@ -133,6 +133,8 @@ def _coco_class(base: type) -> type:
             self.anno_file = [annotation_file]
             for annotation in self.dataset.get('annotations', ()):
                 annotation.setdefault('iscrowd', 0)
+                if 'keypoints' in annotation:
+                    annotation.setdefault('num_keypoints', sum(flag > 0 for flag in annotation['keypoints'][2::3]))
 
     return COCO
 

@@ -27,7 +27,7 @@ class PCKAccuracy(_PCKAccuracy):
     """
 
     def __init__(self, thr: float | Sequence[float] = (0.1, 0.05), **kwargs) -> None:
-        thresholds = [thr] if isinstance(thr, (int, float)) else list(thr)
+        thresholds = list(thr) if isinstance(thr, Sequence) else [thr]
         if not thresholds or not all(isinstance(value, (int, float)) and value > 0 for value in thresholds):
             raise ConfigError(f'PCK cannot be counted at thr={thr!r}; give numbers above 0, such as (0.1, 0.05).')
         if kwargs.get('norm_item', 'bbox') != 'bbox':
