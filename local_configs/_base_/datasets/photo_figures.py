@@ -1,4 +1,4 @@
-codec = dict(type='MSRAHeatmap', input_size=(144, 192), heatmap_size=(36, 48), sigma=1.5)
+codec = dict(type='MSRAHeatmap', input_size=(144, 192), heatmap_size=(36, 48), sigma=2)
 
 # LoadFigures stands for LoadImage: scenes are drawn when they are asked for.
 train_pipeline = [
