@@ -1,6 +1,7 @@
 """What OpenMMLab needs around the networks of mmseg_tr.nn. Importing this package fills the MODELS registry.
 
-Plain networks are registered as they are. `seg` (heads, segmentors) is imported only where mmseg is installed.
+Plain networks are registered as they are. `seg` (heads, segmentors) is imported only where mmseg is installed, `pose`
+(heads) only where mmpose is.
 """
 
 from mmseg_tr.errors import installed
@@ -15,3 +16,5 @@ MODELS.register_module(name='MiT', module=MixVisionTransformer)
 
 if installed('mmseg'):
     from mmseg_tr.models import seg  # noqa: F401 (registers its classes)
+if installed('mmpose'):
+    from mmseg_tr.models import pose  # noqa: F401 (registers its classes)

@@ -26,6 +26,7 @@ from mmseg_tr.reduction import segformerpp
 from mmseg_tr.reduction.segformerpp import Neighbours1D, Neighbours2D, grid_matching
 from mmseg_tr.reduction.segformerpp_settings import parse_stage
 from tests.parity.harness import Case, golden_cases, golden_root, run_case
+from tests.parity.pose import pose_codec, require_mmpose, run_pose_network
 
 FAMILY = 'segformerpp'
 FOLDER = golden_root() / FAMILY
@@ -179,11 +180,14 @@ def merging_of(cfg: list | None, down_sample: bool):
     return 'downsample' if down_sample else cfg
 
 
-def stored_model(case: Case, merging) -> Model:
-    described = manifest()['weights']
+def stored_arch() -> dict:
     known = ('embed_dims', 'num_layers', 'num_heads', 'sr_ratios', 'patch_sizes', 'strides', 'mlp_ratio', 'qkv_bias')
-    arch = {key: described['arch'][key] for key in known}
-    model = Model(arch, merging, described['arch']['head_channels'], described['arch']['num_classes'])
+    return {key: manifest()['weights']['arch'][key] for key in known}
+
+
+def stored_model(case: Case, merging) -> Model:
+    described = manifest()['weights']['arch']
+    model = Model(stored_arch(), merging, described['head_channels'], described['num_classes'])
     model.load_state_dict(load_file(case.folder / case.settings['weights']))
     return model.eval()
 
@@ -283,6 +287,12 @@ def formula_network(case: Case) -> None:
         compare_maps(case, maps, f'rep_{name}_')
 
 
+def pose_network(case: Case) -> None:
+    require_mmpose()
+    with recorded() as maps:
+        run_pose_network(case, image_of(case), stored_arch(), maps, compare_maps)
+
+
 KINDS = {
     'grid_matching': matching_case,
     'grid_matching_invariant': invariant_case,
@@ -293,6 +303,8 @@ KINDS = {
     'network_trace': network_trace,
     'training_step': training_step,
     'network_formula_weights': formula_network,
+    'pose_network': pose_network,
+    'pose_codec': pose_codec,
 }
 
 
