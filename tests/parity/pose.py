@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmseg_tr.errors import installed
 from tests.parity.harness import Case
+from tests.poses import pose_sample
 
 
 def require_mmpose() -> None:
@@ -45,26 +46,6 @@ def pose_model(case: Case, arch: dict) -> nn.Module:
     return model.eval()
 
 
-def pose_sample(settings: dict):
-    """An image that is its own box, so that predictions in image pixels are those in input pixels."""
-    from mmengine.structures import InstanceData
-    from mmpose.structures import PoseDataSample
-
-    height, width = settings['input'][2:]
-    size = np.array([width, height], dtype=np.float32)
-    sample = PoseDataSample(
-        metainfo=dict(
-            flip_indices=settings['flip_indices'],
-            input_size=size,
-            input_scale=size,
-            input_center=size / 2,
-            img_shape=size,
-        )
-    )
-    sample.gt_instances = InstanceData(bboxes=np.array([[0, 0, width, height]]), bbox_scores=np.ones(1))
-    return sample
-
-
 def run_pose_network(case: Case, image: Tensor, arch: dict, maps: list[Tensor], compare_maps) -> None:
     """The heatmap of a plain forward, and all of the flip test.
 
@@ -75,7 +56,7 @@ def run_pose_network(case: Case, image: Tensor, arch: dict, maps: list[Tensor], 
     calls = len(maps)
     maps.clear()
     model.test_cfg['output_heatmaps'] = True
-    sample = model.predict(image, [pose_sample(case.settings)])[0]
+    sample = model.predict(image, [pose_sample(tuple(image.shape[2:]), case.settings['flip_indices'])])[0]
     case.compare('heatmap_flip_avg', sample.pred_fields.heatmaps[None])
     case.compare('keypoints', sample.pred_instances.keypoints)
     case.compare('keypoint_scores', sample.pred_instances.keypoint_scores)

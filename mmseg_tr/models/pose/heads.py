@@ -65,6 +65,18 @@ class SegformerPoseHead(HeatmapHead):
         """Heatmaps (B, K, h_0, w_0) of maps of every level."""
         return self.final_layer(self.fuse(feats))
 
+    def loss(
+        self, feats: Sequence[Tensor], batch_data_samples: list, train_cfg: dict | None = None
+    ) -> dict[str, Tensor]:
+        """loss_kpt, and acc_pose unless train_cfg says compute_acc=False. Raises ConfigError for other target sizes."""
+        wanted, given = batch_data_samples[0].gt_fields.heatmaps.shape[-2:], feats[0].shape[-2:]
+        if wanted != given:
+            raise ConfigError(
+                f'the head gives heatmaps of {given[0]} x {given[1]}, the targets are {wanted[0]} x {wanted[1]}: set '
+                f"the codec's heatmap_size=({given[1]}, {given[0]}), width first."
+            )
+        return super().loss(feats, batch_data_samples, train_cfg or {})
+
 
 def keypoint_count(out_channels: int | None, num_keypoints: int | None) -> int:
     """The number that one of two names gives. Raises ConfigError where none does, or both do and differ."""
