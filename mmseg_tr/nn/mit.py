@@ -102,22 +102,24 @@ class MixVisionTransformer(nn.Module):
             load_backbone(self, f'mit_{self.arch}' if self.pretrained is True else self.pretrained)
             self.pretrained = None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        if self.merging.downsample:
+    def forward(self, x: Tensor, merging: Merging | None = None) -> tuple[Tensor, ...]:
+        """merging: what this forward merges in place of the model's own."""
+        merging = merging or self.merging
+        if merging.downsample:
             x = x[..., : x.shape[-2] // 2 * 2 : 2, : x.shape[-1] // 2 * 2 : 2]
         maps, small = [], []
-        for stage, ((embed, blocks, norm), merging) in enumerate(zip(self.layers, self.merging.stages, strict=True)):
+        for stage, ((embed, blocks, norm), asked) in enumerate(zip(self.layers, merging.stages, strict=True)):
             x, grid = embed(x)
             sr_ratio = blocks[0].attn.sr_ratio
-            if not merging.reaches(grid, (max(grid[0] // sr_ratio, 1), max(grid[1] // sr_ratio, 1))):
+            if not asked.reaches(grid, (max(grid[0] // sr_ratio, 1), max(grid[1] // sr_ratio, 1))):
                 small.append(stage + 1)
             matchings = NOTHING
             for number, block in enumerate(blocks):
-                known = NOTHING if merging.compares(number) else matchings
+                known = NOTHING if asked.compares(number) else matchings
                 if self.with_cp and torch.is_grad_enabled():
-                    x, matchings = checkpoint(block, x, grid, merging, known, use_reentrant=False)
+                    x, matchings = checkpoint(block, x, grid, asked, known, use_reentrant=False)
                 else:
-                    x, matchings = block(x, grid, merging, known)
+                    x, matchings = block(x, grid, asked, known)
             x = as_map(norm(x), grid)
             if stage in self.out_indices:
                 maps.append(x.contiguous())

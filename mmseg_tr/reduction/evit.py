@@ -62,17 +62,22 @@ class Drop:
     """One layer's drop of tokens: (B, n, V) became the kept ones, and a fused one behind them.
 
     place: (B, n) int64, where each token is among the kept ones followed by the dropped ones.
-    rebuilt: values of the kept tokens to values of the dropped ones.
+    rebuilt: values of the kept tokens to values of the dropped ones. fused: whether a fused token is there.
     """
 
     place: Tensor
     kept: int
     rebuilt: Reconstruction
+    fused: bool = True
 
     def undo(self, values: Tensor) -> Tensor:
         """(B, kept, V), with or without the fused token behind them -> (B, n, V)."""
         values = values[:, : self.kept]
         return take(torch.cat([values, self.rebuilt(values)], 1), self.place)
+
+    def index(self) -> Tensor:
+        """The token that each became, (B, n) int64: the fused one, or -1 where there is none, if it was dropped."""
+        return torch.where(self.place < self.kept, self.place, self.kept if self.fused else -1)
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,13 @@ class Drops:
         for step in reversed(self.steps):
             values = step.undo(values)
         return values
+
+    def places(self) -> Tensor:
+        """The token that stands for each patch, (B, N) int64; -1 for dropped patches that no fused token stands for."""
+        index = self.steps[0].index()
+        for step in self.steps[1:]:
+            index = torch.where(index < 0, index, step.index().gather(1, index.clamp_min(0)))
+        return index
 
 
 class EViT(Reduction):
@@ -165,7 +177,7 @@ class EViT(Reduction):
             parts.append(fused(dropped, attention.gather(1, drop)))
         weights = reconstruction_weights(dropped, kept, min(self.k, num_kept), self.reconstruct_temperature)
         place = torch.cat([keep, drop], 1).argsort(-1)
-        step = Drop(place, num_kept, Reconstruction(weights))
+        step = Drop(place, num_kept, Reconstruction(weights), self.fuse_token)
         earlier = tokens.reconstruct.steps if tokens.reconstruct else ()
         return tokens.replace(x=torch.cat(parts, 1), reconstruct=Drops((*earlier, step)))
 

@@ -73,6 +73,10 @@ class Reconstruction:
         with without_autocast(values):
             return (self.weights @ values.to(self.weights.dtype)).to(values.dtype)
 
+    def places(self) -> Tensor:
+        """The token that each patch has most of, (B, N) int64."""
+        return self.weights.argmax(-1)
+
 
 class Expedite(Reduction):
     """Full resolution for the first layers, clusters of patches for the others; class scores are reconstructed.

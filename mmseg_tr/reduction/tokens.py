@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +24,15 @@ class Step:
     merge: Merge
     assignment: Tensor
     size: Tensor
+
+
+class Rebuild(Protocol):
+    """How a method brings values per token, (B, T, V), back to patches, (B, N, V), where no index can say it."""
+
+    def __call__(self, values: Tensor) -> Tensor: ...
+
+    def places(self) -> Tensor:
+        """As Tokens.places()."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class Tokens:
     trace: tuple[tuple[int, ...], ...] = ()
     steps: tuple[Step, ...] = ()
     memo: Any = None
-    reconstruct: Callable[[Tensor], Tensor] | None = None
+    reconstruct: Rebuild | None = None
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -141,6 +149,17 @@ class Tokens:
             index = index + values.shape[1] * torch.arange(len(index), device=index.device)[:, None]
         rows = values.flatten(0, 1).index_select(0, index.flatten())
         return rows.view(*index.shape, values.shape[-1])
+
+    def places(self) -> Tensor:
+        """The token (prefix not counted) that stands for each patch, (B, N) int64, for those who want to see it.
+
+        Where patches are made of several tokens, the one that they have most of; -1 for dropped patches without any.
+        """
+        if self.reconstruct is not None:
+            return self.reconstruct.places()
+        if self.index is not None:
+            return self.index
+        return torch.arange(self.grid[0] * self.grid[1], device=self.x.device).expand(self.num_images, -1)
 
     def to_map(self, values: Tensor | None = None) -> Tensor:
         """Restored values (default: the tokens' features) as a contiguous map, (B, K, h, w)."""

@@ -126,7 +126,7 @@ class ToMe(Reduction):
             setting = f'k={asked}' if self.matching == 'kth' else f'r={asked}'
             warnings.warn(f'ToMe: {setting} merges none of {num_tokens} tokens.', stacklevel=1)
 
-    def _matched(self, metric: Tensor, tokens: Tokens, layer: int, call: int) -> Merge | None:
+    def matched(self, metric: Tensor, tokens: Tokens, layer: int, call: int) -> Merge | None:
         """Which tokens of metric (B, T, C) merge; None where none do. call: which of a layer's matchings this is."""
         num_tokens, num_prefix = metric.shape[1], tokens.num_prefix
         r = self.amount(layer, num_tokens, num_prefix)
@@ -158,7 +158,7 @@ class ToMe(Reduction):
             return tokens
         with record_function('mmseg_tr::merge'):
             keys = seen.detach().mean(1, dtype=stat_dtype(seen))  # (B, H, T, d) -> (B, T, d)
-            return tokens.merge(self._matched(keys, tokens, layer, 0), layer)
+            return tokens.merge(self.matched(keys, tokens, layer, 0), layer)
 
     def mlp(self, mlp: Callable[[Tensor], Tensor], y: Tensor, tokens: Tokens, layer: int) -> Tensor:
         if self.form == 'original':
@@ -168,7 +168,7 @@ class ToMe(Reduction):
     def _shortened(self, branch, y: Tensor, tokens: Tokens, layer: int, call: int) -> Tensor:
         """branch on merged tokens: plain means go in, and every token receives what its merged token got."""
         with record_function('mmseg_tr::merge'):
-            merge = self._matched(y, tokens, layer, call)
+            merge = self.matched(y, tokens, layer, call)
             short = y if merge is None else merge.apply(y, None, tokens.counts)[0]
         if merge is None:
             return branch(y, tokens)

@@ -1,10 +1,16 @@
-"""Pictures of what merged (ALGM and ToMe repositories' style: every group in its mean colour, with a coloured rim)."""
+"""Pictures of what merged.
+
+The published style of ALGM and ToMe paints every group in its mean colour, with a coloured rim; the plain one leaves
+the picture as it is and draws where groups end.
+"""
 
 from __future__ import annotations
 
 import random
 
 import numpy as np
+
+STYLES = ('mean', 'outline')
 
 
 def draw_groups(
@@ -17,11 +23,9 @@ def draw_groups(
     Returns (H, W, 3) uint8. Raises ValueError when the picture is no multiple of the patch grid.
     """
     height, width = image.shape[:2]
-    if height % groups.shape[0] or width % groups.shape[1]:
-        raise ValueError(f'a picture of {height} x {width} pixels does not hold a patch grid of {groups.shape}.')
-    pixels = groups.repeat(height // groups.shape[0], 0).repeat(width // groups.shape[1], 1)
-    ids, inverse = np.unique(pixels, return_inverse=True)
-    inverse = inverse.reshape(-1)
+    ids, numbers = np.unique(groups, return_inverse=True)
+    pixels = enlarged_groups(image, numbers.reshape(groups.shape))
+    inverse = pixels.reshape(-1)
     colors = image.reshape(-1, 3) / 255.0
     count = np.bincount(inverse)[:, None]
     mean = np.stack([np.bincount(inverse, weights=channel) for channel in colors.T], 1) / count
@@ -31,6 +35,14 @@ def draw_groups(
         rims = np.array([rim_color] * len(ids)) if rim_color else group_colors(int(ids.max()) + 1)[ids]
         painted[on_rim] = rims[inverse].reshape(height, width, 3)[on_rim]
     return (255 * painted).astype(np.uint8)
+
+
+def enlarged_groups(image: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The group of every pixel, (H, W). Raises ValueError when the picture is no multiple of the patch grid."""
+    height, width = image.shape[:2]
+    if height % groups.shape[0] or width % groups.shape[1]:
+        raise ValueError(f'a picture of {height} x {width} pixels does not hold a patch grid of {groups.shape}.')
+    return groups.repeat(height // groups.shape[0], 0).repeat(width // groups.shape[1], 1)
 
 
 def group_colors(count: int) -> np.ndarray:
@@ -45,3 +57,36 @@ def inside(pixels: np.ndarray) -> np.ndarray:
     centre = padded[1:-1, 1:-1]
     neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     return np.logical_and.reduce([centre == neighbour for neighbour in neighbours])
+
+
+def outline_groups(image: np.ndarray, groups: np.ndarray, width: int = 1) -> np.ndarray:
+    """The picture with a white line of `width` pixels, edged in black, wherever one group ends and another begins.
+
+    image: (H, W, 3) uint8; groups: (h, w), H and W multiples of h and w, as in draw_groups(). Returns (H, W, 3) uint8.
+    """
+    pixels = enlarged_groups(image, groups)
+    line = np.zeros(pixels.shape, bool)
+    line[:, 1:] |= pixels[:, 1:] != pixels[:, :-1]
+    line[1:] |= pixels[1:] != pixels[:-1]
+    line = grown(line, width // 2)
+    out = image.copy()
+    out[grown(line, 1)] //= 2
+    out[line] = 255
+    return out
+
+
+def grown(mask: np.ndarray, by: int) -> np.ndarray:
+    """The mask and everything within `by` pixels of it, along rows and columns."""
+    for _ in range(by):
+        padded = np.pad(mask, 1)
+        sides = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+        mask = np.logical_or.reduce([mask, *sides])
+    return mask
+
+
+def show_groups(image: np.ndarray, groups: np.ndarray, style: str = 'mean') -> np.ndarray:
+    """The groups over an (H, W, 3) uint8 picture in one of STYLES; patches without a token (-1) are darkened."""
+    painted = draw_groups(image, groups) if style == 'mean' else outline_groups(image, groups, width=2)
+    dropped = enlarged_groups(image, groups) < 0
+    painted[dropped] = image[dropped] // 4
+    return painted

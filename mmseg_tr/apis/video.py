@@ -1,0 +1,100 @@
+"""Video files: frames in, animations out."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mmseg_tr.engine.atomic import write_atomically
+from mmseg_tr.errors import DatasetError
+
+VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video file that can be read. fps: frames per second; count: frames, as far as the file says, else 0."""
+
+    path: Path
+    fps: float
+    count: int
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Its frames from the first on, (H, W, 3) uint8 RGB."""
+        capture = cv2.VideoCapture(str(self.path))
+        try:
+            while True:
+                there, frame = capture.read()
+                if not there:
+                    return
+                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        finally:
+            capture.release()
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether a file's name ends as that of a video."""
+    return Path(path).suffix.lower() in VIDEOS
+
+
+def open_video(path: str | Path) -> Video:
+    """A video whose first frame can be read. Raises DatasetError."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        readable = capture.isOpened() and capture.read()[0]
+        fps, count = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    finally:
+        capture.release()
+    if not readable:
+        raise DatasetError(f'the video {path} cannot be read: it is left out.')
+    return Video(Path(path), fps if 0 < fps < 1000 else 25.0, max(count, 0))
+
+
+class Mp4Writer:
+    """An MP4 that is there under its name only when it is complete.
+
+    Use it as a context manager; frames are (H, W, 3) uint8 RGB of one even size. Raises OSError where OpenCV cannot
+    write one.
+    """
+
+    def __init__(self, path: str | Path, fps: float) -> None:
+        self.path, self.fps = Path(path), fps
+        self.unfinished = self.path.with_name(f'.{self.path.stem}.unfinished.mp4')  # the codec goes by the ending
+        self.writer: cv2.VideoWriter | None = None
+
+    def __enter__(self) -> Mp4Writer:
+        return self
+
+    def add(self, frame: np.ndarray) -> None:
+        if self.writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            size = (frame.shape[1], frame.shape[0])
+            self.writer = cv2.VideoWriter(str(self.unfinished), cv2.VideoWriter_fourcc(*'mp4v'), self.fps, size)
+            if not self.writer.isOpened():
+                raise OSError(f'{self.path} cannot be written: this OpenCV has no MP4 encoder, take GIF.')
+        self.writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    def __exit__(self, kind, error, trace) -> None:
+        if self.writer is not None:
+            self.writer.release()
+        if kind is None and self.writer is not None:
+            os.replace(self.unfinished, self.path)
+        else:
+            with suppress(OSError):
+                self.unfinished.unlink(missing_ok=True)
+
+
+def write_gif(frames: Sequence[np.ndarray], path: str | Path, fps: float) -> None:
+    """A GIF that repeats for ever; frames (H, W, 3) uint8 RGB."""
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    file = io.BytesIO()
+    first.save(file, format='GIF', save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
+    write_atomically(file.getvalue(), path)

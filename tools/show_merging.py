@@ -1,0 +1,82 @@
+"""Draw which patches share a token, layer by layer, for every method: PNGs, a contact sheet, animations.
+
+ALGM, CTS, Expedite, EViT and ToMe show what leaves a layer; dense ToMe what its attention and its MLP work on, ACT
+the clusters of every head, SegFormer++ queries and keys of every block.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
+
+from mmseg_tr.apis.cli import cfg_options_argument, require_openmmlab, run_tool
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog='Exit status: 1 when an input had to be left out.')
+    parser.add_argument('config', metavar='CONFIG')
+    parser.add_argument('checkpoint', metavar='CKPT', help="weights, or 'none' for random ones")
+    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files, folders of them, video files')
+    parser.add_argument('out', metavar='OUT', help='folder for OUT/NAME/layerNN.png, sheet.png and merging.json')
+    parser.add_argument(
+        '--style',
+        default='mean',
+        metavar='STYLE',
+        help='mean: groups in their mean colour, as published; outline: lines between groups (default: mean)',
+    )
+    parser.add_argument('--layer', type=int, nargs='+', metavar='L', help='layers, from 1 (default: all; video: last)')
+    parser.add_argument('--animate', metavar='KIND', help='also an animation over the layers: gif or mp4')
+    parser.add_argument(
+        '--side', type=int, metavar='N', help="short side of a picture in pixels (default: the config's)"
+    )
+    parser.add_argument(
+        '--reduction', metavar='METHOD', help="over the config's: type=ToMe,r=8; see tools/infer.py --help"
+    )
+    parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
+    parser.add_argument('--force', action='store_true', help='write into folders that hold results')
+    cfg_options_argument(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Look, draw, tell. Exits with 1 where an input was left out."""
+    require_openmmlab('to draw what merges')
+    args = parse_args(argv)
+    from rich.console import Console
+
+    import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
+    from mmseg_tr.apis.show_merging import caption, show_merging
+    from mmseg_tr.apis.viewing import open_view
+
+    console = Console(stderr=True)
+    view = open_view(
+        args.config, args.checkpoint, reduction=args.reduction, device=args.device, cfg_options=args.cfg_options
+    )
+
+    def tell(folder: Path, found: list) -> None:
+        print(folder)
+        for entry in found:
+            print(f'  {caption(entry)}, largest group {entry.largest}')
+
+    done, failures = show_merging(
+        view,
+        args.images,
+        args.out,
+        style=args.style,
+        layers=args.layer,
+        animate=args.animate,
+        side=args.side,
+        force=args.force,
+        tell=tell,
+        report=lambda failure: console.print(f'skipped: {failure.reason}', soft_wrap=True, markup=False),
+    )
+    print(f'{done} drawn, {len(failures)} skipped: {args.out}')
+    if failures:
+        raise SystemExit(1)
+
+
+if __name__ == '__main__':
+    sys.exit(run_tool(main))
