@@ -9,7 +9,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,13 @@ from mmseg_tr.errors import CheckpointError
 _ZIP_START = b'PK\x03\x04'
 _PICKLE_START = b'\x80'
 SAFETENSORS = '.safetensors'
+_CURVE = 'mmengine.logging.history_buffer.HistoryBuffer'
+_PARTS_OF_CURVES = (
+    'builtins.getattr',
+    'numpy.ndarray',
+    'numpy.dtype',
+    *(f'numpy.{core}.multiarray.{name}' for core in ('core', '_core') for name in ('_reconstruct', 'scalar')),
+)
 
 
 def few(names: Iterable[object], limit: int = 3) -> str:
@@ -34,7 +41,8 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
     """What the torch file `path` holds, on the CPU; tensors by name for a .safetensors file.
 
     trust: unpickle freely, which runs whatever code the file asks for. Without it only tensors and plain values are
-    read, and a file that needs more is refused by naming what it asks for.
+    read; the training curves that mmengine keeps beside them are skipped, and a file that needs more is refused by
+    naming what it asks for.
     Raises CheckpointError for a missing, empty, truncated or foreign file and for blocked globals.
     """
     path = Path(path)
@@ -50,7 +58,8 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
             return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', UserWarning)  # of the unpickler, about files that it goes on to refuse
-            return torch.load(path, map_location='cpu', weights_only=not trust)
+            with nullcontext() if trust else _curves_skipped(path):
+                return torch.load(path, map_location='cpu', weights_only=not trust)
     except CheckpointError:
         raise
     except OSError as error:
@@ -58,6 +67,24 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
     except Exception as error:
         # torch reports a damaged file as RuntimeError, EOFError, UnpicklingError, UnicodeDecodeError, KeyError ...
         raise CheckpointError(_why_unreadable(path, error, trust)) from error
+
+
+class Skipped:
+    """Stands for an object of a file that is not read: takes whatever it is given and keeps nothing."""
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _curves_skipped(path: Path) -> AbstractContextManager:
+    """Inside, torch's safe reading puts Skipped where mmengine's curves are, if the file asks for nothing else."""
+    blocked = set(_blocked_globals(path, '')) if zipfile.is_zipfile(path) else set()
+    if _CURVE not in blocked or not blocked <= {_CURVE, *_PARTS_OF_CURVES}:
+        return nullcontext()
+    return torch.serialization.safe_globals([(Skipped, name) for name in blocked])
 
 
 def check_kind(path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 OPENMMLAB = 'https://download.openmmlab.com/mmsegmentation/v0.5'
 AUGSBURG = 'https://mediastore.rz.uni-augsburg.de/get'
+INRIA = 'https://www.rocq.inria.fr/cluster-willow/rstrudel/segmenter/checkpoints'
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,19 @@ SEGFORMERPP = {
     'segformerpp_mit-b5_ade20k-640x640_downsample': 'dFVvZQL6iL',
 }
 
+# whole Segmenters of their authors: our config -> folder of theirs
+SEGMENTER = {
+    'segmenter_vit-ti16_ade20k-512x512': 'ade20k/seg_tiny_mask',
+    'segmenter_vit-s16_ade20k-512x512': 'ade20k/seg_small_mask',
+    'segmenter_vit-b16_ade20k-512x512': 'ade20k/seg_base_mask',
+    'segmenter_vit-b8_ade20k-512x512_linear': 'ade20k/seg_base_patch8',
+    'segmenter_vit-l16_ade20k-640x640': 'ade20k/seg_large_mask_640',
+    'segmenter_deit-b16_ade20k-512x512_linear': 'ade20k/seg_base_deit_linear',
+    'segmenter_deit-b16_ade20k-512x512': 'ade20k/seg_base_deit_mask',
+    'segmenter_vit-l16_pascal-context-480x480': 'pascal_context/seg_large_mask',
+    'segmenter_vit-l16_cityscapes-768x768': 'cityscapes/seg_large_mask',
+}
+
 
 def _segformer(name: str, kind: str, date: str) -> Published:
     stem = f'segformer_{name.split("_")[1]}_{kind}'
@@ -71,4 +85,5 @@ PUBLISHED: dict[str, Published] = {
     **{name: _hashed(f'{OPENMMLAB}/pretrain/segformer/{name}_{date}.pth') for name, date in MIT.items()},
     **{name: _segformer(name, *where) for name, where in SEGFORMER.items()},
     **{name: Published(f'{AUGSBURG}/{key}/') for name, key in SEGFORMERPP.items()},
+    **{name: Published(f'{INRIA}/{folder}/checkpoint.pth') for name, folder in SEGMENTER.items()},
 }

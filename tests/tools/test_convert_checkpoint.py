@@ -342,11 +342,15 @@ class TestMmengineFiles:
         torch.save({**content, 'message_hub': {'log_scalars': {'loss': HistoryBuffer([1.0], [1])}}}, path)
         return path
 
-    def test_objects_are_named_and_need_trust(self, tool, capsys, nothing_written, source):
+    def test_other_objects_are_named_and_need_trust(self, tool, capsys, nothing_written, source):
+        content = torch.load(source, weights_only=False)
+        content['message_hub']['path'] = Path('x')
+        torch.save(content, source)
         refused(tool, capsys, [source, nothing_written], 'mmengine.logging.history_buffer.HistoryBuffer', '--trust')
 
-    def test_trusted_file_becomes_plain(self, tool, capsys, tmp_path, source):
-        assert tool.main([str(source), str(tmp_path / 'model.pth'), '--trust']) == 0
+    @pytest.mark.parametrize('trust', [[], ['--trust']])
+    def test_file_with_curves_becomes_plain(self, tool, capsys, tmp_path, source, trust):
+        assert tool.main([str(source), str(tmp_path / 'model.pth'), *trust]) == 0
         content = torch.load(tmp_path / 'model.pth', weights_only=True)
         assert content['state_dict']['backbone.weight'].tolist() == [1, 1]
         assert content['meta']['iter'] == 10

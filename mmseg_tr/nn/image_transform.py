@@ -1,0 +1,50 @@
+"""From an image to what a network takes, without torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmseg_tr.errors import ConfigError
+
+# of RGB in 0..1, as timm, torchvision and the training of SegFormer have them
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class ImageTransform:
+    """RGB image -> (C, h, w) float32, resized to `resolution` = (height, width) or left at its size, normalised.
+
+    mean, std: one number per channel, of values in 0..1. An image is a PIL image or an array (H, W, C), or a tensor
+    (C, H, W); whole numbers count as 0..255, others as 0..1. Raises ConfigError for anything else.
+    """
+
+    def __init__(
+        self,
+        resolution: int | tuple[int, int] | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        size = (resolution, resolution) if isinstance(resolution, int) else resolution
+        if size is not None and (len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size)):
+            raise ConfigError(f'resolution={resolution!r} is no size: give (height, width) in pixels, or None.')
+        if len(mean) != len(std) or any(deviation <= 0 for deviation in std):
+            raise ConfigError(f'mean={mean} and std={std} must have one number per channel each, std above 0.')
+        self.resolution = size
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+
+    def __call__(self, image) -> Tensor:
+        pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image)).movedim(-1, 0)
+        if pixels.dim() != 3 or pixels.shape[0] != len(self.mean):
+            raise ConfigError(
+                f'an image of shape {tuple(pixels.shape)} came in: (H, W, {len(self.mean)}) of a picture or array, '
+                f'or ({len(self.mean)}, H, W) of a tensor, is needed.'
+            )
+        pixels = pixels.float() if pixels.is_floating_point() else pixels.float() / 255
+        if self.resolution is not None:
+            resize = dict(size=self.resolution, mode='bilinear', align_corners=False, antialias=True)
+            pixels = F.interpolate(pixels[None], **resize)[0]
+        return (pixels - self.mean) / self.std
