@@ -1,4 +1,4 @@
-"""Segment your own pictures: blends with the dataset's colours, and label PNGs."""
+"""Segment your own pictures and videos, or find the poses in them: drawn over them, and as label PNGs or JSON."""
 
 import argparse
 import sys
@@ -12,13 +12,17 @@ from mmseg_tr.apis.cli import cfg_options_argument, require_openmmlab, run_tool
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog='Exit status: 1 when a picture had to be left out.')
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog='Exit status: 1 when a file, or a part of one, had to be left out.'
+    )
     parser.add_argument('config', metavar='CONFIG')
     parser.add_argument('checkpoint', metavar='CKPT')
     parser.add_argument(
-        'inputs', nargs='+', metavar='INPUT', help='image files, and folders, which are searched through'
+        'inputs', nargs='+', metavar='INPUT', help='image and video files, and folders, which are searched'
     )
-    parser.add_argument('-o', '--out', required=True, metavar='OUT', help='folder for OUT/blend and OUT/label')
+    parser.add_argument(
+        '-o', '--out', required=True, metavar='OUT', help='folder for OUT/blend, and OUT/label or OUT/keypoints'
+    )
     parser.add_argument(
         '--reduction',
         metavar='METHOD',
@@ -28,6 +32,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, default=1, metavar='B', help='pictures of one size together')
     parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
     parser.add_argument('--amp', metavar='TYPE', help='mixed precision: bf16 or fp16')
+    parser.add_argument('--video-format', default='mp4', metavar='FORMAT', help='of videos: mp4 (default) or avi')
+    parser.add_argument('--label-frames', action='store_true', help='of videos, also a label PNG per frame')
+    parser.add_argument(
+        '--boxes', metavar='JSON', help='of pose configs: {"a.jpg": [[x1, y1, x2, y2], ...]} (default: whole pictures)'
+    )
     parser.add_argument('--force', action='store_true', help='replace results that exist')
     cfg_options_argument(parser)
     return parser.parse_args(argv)
@@ -50,7 +59,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         def advance(done: int, total: int) -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, completed=done, total=total, rate=f'{speed:.1f} images/s' if speed else '')
+            bar.update(task, completed=done, total=total, rate=f'{speed:.1f} pictures/s' if speed else '')
+
+        def tell(failure) -> None:
+            what = 'skipped' if failure.skipped else 'incomplete'
+            console.print(f'{what}: {failure.reason}', soft_wrap=True, markup=False)
 
         done, failures = infer(
             args.config,
@@ -62,11 +75,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             device=args.device,
             amp=args.amp,
             force=args.force,
+            video_format=args.video_format,
+            label_frames=args.label_frames,
+            boxes=args.boxes,
             cfg_options=args.cfg_options,
             progress=advance,
-            report=lambda failure: console.print(f'skipped: {failure.reason}', soft_wrap=True, markup=False),
+            report=tell,
         )
-    print(f'{done} pictures segmented, {len(failures)} skipped: {args.out}')
+    print(f'{done} files done, {len(failures)} skipped or incomplete: {args.out}')
     if failures:
         raise SystemExit(1)
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmseg_tr.apis.infer import Failure, Picture, find_pictures, read_rgb
 from mmseg_tr.apis.merging import Merged, merges, watch
-from mmseg_tr.apis.video import Mp4Writer, Video, is_video, open_video, write_gif
+from mmseg_tr.apis.video import Video, VideoWriter, is_video, open_video, write_gif
 from mmseg_tr.apis.viewing import View
 from mmseg_tr.engine.atomic import write_atomically
 from mmseg_tr.errors import ConfigError, DatasetError
@@ -145,7 +145,7 @@ def draw_video(
     found: list[Merged] = []
     gifs: dict[Path, list[np.ndarray]] = {}
     with ExitStack() as stack:
-        writers: dict[Path, Mp4Writer] = {}
+        writers: dict[Path, VideoWriter] = {}
         for frame in video.frames():
             pixels = view.fit(frame, side)
             every = watch(view.network, view.prepared(pixels))
@@ -158,7 +158,7 @@ def draw_video(
                     gifs.setdefault(path, []).append(drawn)
                     continue
                 if path not in writers:
-                    writers[path] = stack.enter_context(Mp4Writer(path, video.fps))
+                    writers[path] = stack.enter_context(VideoWriter(path, video.fps))
                 writers[path].add(drawn)
     for path, frames in gifs.items():
         write_gif(frames, path, video.fps)
@@ -169,7 +169,7 @@ def write_frames(frames: Sequence[np.ndarray], path: Path, fps: float) -> None:
     """An animation as its ending says."""
     if path.suffix == '.gif':
         return write_gif(frames, path, fps)
-    with Mp4Writer(path, fps) as writer:
+    with VideoWriter(path, fps) as writer:
         for frame in frames:
             writer.add(frame)
     return None

@@ -82,7 +82,7 @@ def tune(
     if reduction is not None:
         use_reduction(loaded, reduction)
     method, key, ladders = ladders_of(loaded)
-    stem = Path(config).stem
+    stem = Path(loaded.filename).stem
     folder = Path(work_dir or Path('work_dirs') / 'tune' / (stem if reduction is None else f'{stem}_{method.lower()}'))
     wanted = f'miou-{budget.loss:g}' if budget.loss is not None else f'{budget.by}-{budget.speed_up:g}'
     path = Path(out) if out else folder / f'{stem}_{method.lower()}_{wanted}.py'
@@ -103,7 +103,7 @@ def tune(
     full = Measurer(plain, checkpoint, key, 1.0, *common, True, journal, lambda text: progress(f'full set, {text}'))
     points, confirmed, chosen = find(ladders, budget, subset, full)
     if chosen is not None:
-        text = config_text(path, config, key, chosen.settings, had, options, describe(budget, chosen, full))
+        text = config_text(path, loaded.filename, key, chosen.settings, had, options, describe(budget, chosen, full))
         write_atomically(text, path)
     plains = subset.plain_miou(), full.plain_miou() if confirmed else None
     written = path if chosen else None

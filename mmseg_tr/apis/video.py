@@ -1,4 +1,4 @@
-"""Video files: frames in, animations out."""
+"""Video files: frames in, frames and animations out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+# FFmpeg tells of every damaged block; what that leads to is told by this package in a sentence
+os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
+
 import cv2
 import numpy as np
 from PIL import Image
@@ -17,6 +20,7 @@ from mmseg_tr.engine.atomic import write_atomically
 from mmseg_tr.errors import DatasetError
 
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
+CODECS = {'.mp4': 'mp4v', '.avi': 'MJPG'}  # what is written
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Video:
     count: int
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Its frames from the first on, (H, W, 3) uint8 RGB."""
+        """Its frames from the first on, (H, W, 3) uint8 RGB; those that cannot be decoded are passed over."""
         capture = cv2.VideoCapture(str(self.path))
         try:
             while True:
@@ -58,28 +62,31 @@ def open_video(path: str | Path) -> Video:
     return Video(Path(path), fps if 0 < fps < 1000 else 25.0, max(count, 0))
 
 
-class Mp4Writer:
-    """An MP4 that is there under its name only when it is complete.
+class VideoWriter:
+    """A video, .mp4 or .avi by its name, that is there under its name only when it is complete.
 
-    Use it as a context manager; frames are (H, W, 3) uint8 RGB of one even size. Raises OSError where OpenCV cannot
-    write one.
+    Use it as a context manager; frames are (H, W, 3) uint8 RGB of one size; odd sides grow by one pixel. Raises OSError
+    where OpenCV cannot write one.
     """
 
     def __init__(self, path: str | Path, fps: float) -> None:
         self.path, self.fps = Path(path), fps
-        self.unfinished = self.path.with_name(f'.{self.path.stem}.unfinished.mp4')  # the codec goes by the ending
+        # OpenCV chooses the container by the ending
+        self.unfinished = self.path.with_name(f'.{self.path.stem}.unfinished{self.path.suffix}')
         self.writer: cv2.VideoWriter | None = None
 
-    def __enter__(self) -> Mp4Writer:
+    def __enter__(self) -> VideoWriter:
         return self
 
     def add(self, frame: np.ndarray) -> None:
+        # codecs take even sides, and OpenCV would cut: the last row and column are repeated instead
+        frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode='edge')
         if self.writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            size = (frame.shape[1], frame.shape[0])
-            self.writer = cv2.VideoWriter(str(self.unfinished), cv2.VideoWriter_fourcc(*'mp4v'), self.fps, size)
+            codec = cv2.VideoWriter_fourcc(*CODECS[self.path.suffix.lower()])
+            self.writer = cv2.VideoWriter(str(self.unfinished), codec, self.fps, (frame.shape[1], frame.shape[0]))
             if not self.writer.isOpened():
-                raise OSError(f'{self.path} cannot be written: this OpenCV has no MP4 encoder, take GIF.')
+                raise OSError(f'{self.path} cannot be written: this OpenCV has no encoder for it.')
         self.writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def __exit__(self, kind, error, trace) -> None:

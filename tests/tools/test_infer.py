@@ -16,6 +16,7 @@ from mmseg_tr.apis.config import load_config
 from mmseg_tr.apis.infer import segment
 from mmseg_tr.datasets.scenes import make_scene
 from mmseg_tr.paths import config_path
+from tests.tools.as_written import clone, commands
 from tests.tools.command import call, mistake
 
 NAME = 'vit-tiny-p8_photo-mosaic-128x128.py'
@@ -51,7 +52,7 @@ def run(*arguments):
 
 def test_labels_and_blends_of_files_and_folders(checkpoint, pictures, tmp_path, capsys):
     assert run(PLAIN, checkpoint, pictures, '-o', tmp_path / 'out') == 0
-    assert capsys.readouterr().out == f'3 pictures segmented, 0 skipped: {tmp_path / "out"}\n'
+    assert capsys.readouterr().out == f'3 files done, 0 skipped or incomplete: {tmp_path / "out"}\n'
     found = labels(tmp_path / 'out')
     assert [(name, label.shape) for name, label in found.items()] == [
         ('a.png', (128, 128)),
@@ -94,7 +95,7 @@ def test_bad_files_are_reported_and_the_rest_is_done(checkpoint, pictures, tmp_p
     empty.mkdir()
     assert run(PLAIN, checkpoint, pictures, gone, empty, '-o', tmp_path / 'out', '--batch-size', 2) == 1
     said = capsys.readouterr()
-    assert said.out == f'3 pictures segmented, 3 skipped: {tmp_path / "out"}\n'
+    assert said.out == f'3 files done, 3 skipped or incomplete: {tmp_path / "out"}\n'
     reasons = re.findall(r'skipped: (.+)', said.err)
     assert reasons[0] == f'there is no file or folder {gone}: check the path.'
     assert reasons[1].startswith(f'the folder {empty} holds no image')
@@ -140,3 +141,12 @@ def test_mistakes_are_one_sentence(checkpoint, pictures, tmp_path, capsys):
         assert part in mistake(capsys, 'infer', *arguments, *out)
     assert 'is a file: name a folder' in mistake(capsys, 'infer', PLAIN, checkpoint, a, '-o', a)
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('arguments', commands('docs/infer.md', 'infer'), ids=lambda words: words[0].split('/')[1])
+def test_commands_of_the_page_run_as_written(arguments, checkpoint, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(clone(tmp_path))
+    (tmp_path / arguments[1]).parent.mkdir(parents=True)
+    (tmp_path / arguments[1]).write_bytes(checkpoint.read_bytes())
+    assert call('infer', *arguments) == 0
+    assert len(labels(tmp_path / 'work_dirs' / 'mine')) == 3
