@@ -1,0 +1,3 @@
+_base_ = './segformerpp_mit-b5_coco-384x288_original.py'
+
+model = dict(backbone=dict(merging='n2d_2x2'))
