@@ -35,8 +35,6 @@ ENCODERS = {
     'vit-b8': dict(embed_dim=768, depth=12, num_heads=12, patch_size=8),
 }
 DECODERS = ('mask', 'linear')
-# LayerNorm eps that published weights were made with, where it is not ours
-EPS = {'nvidia': dict(embed_eps=1e-5), 'huggingface': dict(norm_eps=1e-5)}
 Source = bool | str | os.PathLike | None
 
 
@@ -91,7 +89,7 @@ def _segformer(rest: str, method: Any, num_classes: int, pretrained: Source, opt
     if isinstance(pretrained, str | os.PathLike):
         where = fetch_if_published(pretrained)
         weights = mit.read_weights(read_file(where), str(where))
-        kept = EPS.get(weights.layout, {}) | kept
+        kept = mit.EPS.get(weights.layout, {}) | kept
         if weights.head:
             channels = weights.state['decode_head.fusion_conv.conv.weight'].shape[0]
             own = dict(head=weights.head, channels=channels) | own

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmseg_tr.checkpoints import expedite, mmengine_file, mmseg_segmenter, official_cts, official_segmenter, to_mmseg
+from mmseg_tr.checkpoints import (
+    expedite,
+    mmengine_file,
+    mmseg_segmenter,
+    official_cts,
+    official_segmenter,
+    segformer,
+    to_mmseg,
+)
 from mmseg_tr.checkpoints.fit import load_into
 from mmseg_tr.checkpoints.formats import Converted
 from mmseg_tr.checkpoints.io import check_destination, few, read_file, write_together
@@ -36,7 +44,7 @@ __all__ = [
 
 TARGETS = {'mmseg_tr': None, to_mmseg.NAME: to_mmseg.to_mmseg}  # what a checkpoint may be written for
 # each module has NAME, recognise(payload) and convert(payload, path, *, variant); the first to recognise a file has it
-FORMATS = (official_cts, official_segmenter, expedite, mmseg_segmenter, mmengine_file)
+FORMATS = (official_cts, official_segmenter, expedite, mmseg_segmenter, segformer, mmengine_file)
 
 
 def describe(payload: Any) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MARK = 'layers.0.0.projection.weight'
 BACKBONE, HEAD = 'backbone.', 'decode_head.'
+# LayerNorm eps that weights were made with, where it is not 1e-6 everywhere
+EPS = {'nvidia': dict(embed_eps=1e-5), 'huggingface': dict(norm_eps=1e-5)}
 NAMES = {'openmmlab': 'OpenMMLab or SegFormer++', 'nvidia': 'NVIDIA', 'huggingface': 'Hugging Face'}
 
 

@@ -91,7 +91,7 @@ def segmenter_config(
         test_size = whole(inference_kwargs, 'im_size', 'inference_kwargs')
         train_size = pair(dataset_kwargs, 'image_size', 'dataset_kwargs') if 'image_size' in dataset_kwargs else None
         _resize(content, known.max_ratio, train_size and min(train_size), test_size, crop)
-        meta, note = _classes(content, net.num_classes, name)
+        meta, note = dataset_classes(content, net.num_classes, name)
         notes += note
     else:
         content['test_pipeline'] = [{'type': 'LoadImageFromFile'}, {'type': 'PackSegInputs'}]  # for single images
@@ -212,7 +212,7 @@ def _transforms(pipeline: Any) -> Iterator[dict[str, Any]]:
             yield from _transforms(part)
 
 
-def _classes(content: Mapping[str, Any], num_classes: int, name: str) -> tuple[dict[str, Any], list[str]]:
+def dataset_classes(content: Mapping[str, Any], num_classes: int, name: str) -> tuple[dict[str, Any], list[str]]:
     """Names and colours of the classes for the checkpoint's meta, or a note where the model has another number."""
     datasets = importlib.import_module('mmseg.datasets')
     info = getattr(datasets, content['test_dataloader']['dataset']['type']).METAINFO

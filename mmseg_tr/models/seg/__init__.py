@@ -3,6 +3,14 @@
 from mmseg_tr.models.seg.heads import SegmenterLinearHead, SegmenterMaskHead
 from mmseg_tr.models.seg.oracle import OracleSegmentor
 from mmseg_tr.models.seg.policy_trainer import PolicyClassifier
+from mmseg_tr.models.seg.segformer_head import SegformerLinearHead
 from mmseg_tr.models.seg.segmentor import TokenSegmentor
 
-__all__ = ['OracleSegmentor', 'PolicyClassifier', 'SegmenterLinearHead', 'SegmenterMaskHead', 'TokenSegmentor']
+__all__ = [
+    'OracleSegmentor',
+    'PolicyClassifier',
+    'SegformerLinearHead',
+    'SegmenterLinearHead',
+    'SegmenterMaskHead',
+    'TokenSegmentor',
+]

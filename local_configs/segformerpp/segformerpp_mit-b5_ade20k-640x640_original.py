@@ -1,0 +1,3 @@
+_base_ = './segformer_mit-b5_ade20k-640x640.py'
+
+train_dataloader = dict(batch_size=8)
