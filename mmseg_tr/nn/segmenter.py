@@ -96,7 +96,7 @@ class MaskTransformer(nn.Module):
     def embed(self, tokens: Tokens) -> Tokens:
         """Projected patch tokens with the class embeddings behind them, image by image."""
         groups = tokens.groups(self.proj_dec(tokens.x))
-        joint = [torch.cat([group, self.cls_emb.expand(len(group), -1, -1).to(group.dtype)], 1) for group in groups]
+        joint = [torch.cat([group, self.cls_emb.expand(group.shape[0], -1, -1).to(group.dtype)], 1) for group in groups]
         lengths = tokens.lengths and tuple(n + self.num_classes for n in tokens.lengths)
         joint = torch.cat(joint, 1) if lengths else joint[0]
         return tokens.replace(x=joint, lengths=lengths, size=None, index=None, trace=(), steps=())

@@ -144,8 +144,8 @@ class ViT(nn.Module):
         if prefix:
             prefix = torch.cat(prefix, 1)
             prefix = prefix + prefix_pos if self.pos_embed_prefix else prefix
-            x = torch.cat([prefix.expand(len(x), -1, -1).to(x.dtype), x], 1)
-            size = size if size is None else torch.cat([size.new_ones(len(x), self.num_prefix), size], 1)
+            x = torch.cat([prefix.expand(x.shape[0], -1, -1).to(x.dtype), x], 1)
+            size = size if size is None else torch.cat([size.new_ones(x.shape[0], self.num_prefix), size], 1)
         return Tokens(
             self.norm_pre(self.pos_drop(x)),
             grid,

@@ -16,7 +16,7 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction, check_seed, seeded_generator
-from mmseg_tr.reduction.matching import stat_dtype, without_autocast
+from mmseg_tr.reduction.matching import exporting, stat_dtype, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
 MAX_HASHES = 32  # two bits each in a code of 64
@@ -34,7 +34,8 @@ def bucket_codes(q: Tensor, projection: Tensor, offset: Tensor, bucket_width: fl
     with without_autocast(q):
         bucket = ((q.to(dtype) @ projection.to(dtype) + offset.to(dtype)) / bucket_width).floor().long()
     bucket = bucket - bucket.amin(dim=-2, keepdim=True)
-    return (bucket << (2 * torch.arange(bucket.shape[-1], device=q.device))).sum(-1)
+    # a shift to the left, which ONNX has for unsigned numbers only
+    return (bucket * (1 << (2 * torch.arange(bucket.shape[-1], device=q.device)))).sum(-1)
 
 
 @torch.no_grad()
@@ -53,6 +54,10 @@ def cluster_means(x: Tensor, ids: Tensor, num_clusters: int) -> tuple[Tensor, Te
 
     Clusters that a row does not have are zero rows. Differentiable in x.
     """
+    if exporting():  # without additions to computed places, as Merge.apply()
+        joins = (ids[..., None, :] == torch.arange(num_clusters, device=ids.device)[:, None]).to(stat_dtype(x))
+        members = joins.sum(-1)
+        return joins @ x.to(joins.dtype) / members.clamp_min(1)[..., None], members
     rows, dtype = ids.numel() // ids.shape[-1], stat_dtype(x)
     start = num_clusters * torch.arange(rows, device=ids.device)[:, None]
     place = (ids.reshape(rows, -1) + start).flatten()
@@ -77,19 +82,23 @@ def act_attention(
     bucket_width: float = 8,
     scale: float | None = None,
     attend: Callable[..., Tensor] = F.scaled_dot_product_attention,
+    max_clusters: int | None = None,
 ) -> Tensor:
     """Attention of cluster centres instead of queries; every query receives its centre's result.
 
     q, k, v: (..., N, d), every row of the leading axes (image, head) clustered alone. scale: what attention multiplies
     queries by, d^-1/2 by default, 1 for queries that are scaled already. attend(centres, k, v) is the attention itself,
-    which scales by d^-1/2. Returns (..., N, d).
+    which scales by d^-1/2. max_clusters: so many clusters in every row, the last of them with all queries that would
+    be in further ones. Returns (..., N, d).
     """
     usual = q.shape[-1] ** -0.5
     factor = usual if scale is None else scale
     with record_function('mmseg_tr::merge'):
         scaled = q.detach().to(stat_dtype(q)) * factor
         ids, counts = cluster_ids(bucket_codes(scaled, projection, offset, bucket_width))
-        centres, _ = cluster_means(q, ids, int(counts.max()))
+        if max_clusters is not None:
+            ids = ids.clamp_max(max_clusters - 1)
+        centres, _ = cluster_means(q, ids, int(counts.max()) if max_clusters is None else max_clusters)
     out = attend((centres * (factor / usual)).to(q.dtype), k, v)
     with record_function('mmseg_tr::merge'):
         return cluster_values(out, ids)
@@ -106,12 +115,21 @@ class ACT(Reduction):
 
     q_hashes: hashes per query, 1 to 32; more make finer clusters. bucket_width: width of a hash's buckets.
     seed: hashes are drawn from seed and layer, so that results repeat on every device. redraw: draw new ones at every
-    forward from torch's generator instead (published). Raises ConfigError for settings outside these.
+    forward from torch's generator instead (published). clusters: attend with so many clusters per head in every image,
+    the last of them with all queries of further ones; for export, which needs fixed shapes. None: as many as there are.
+    Raises ConfigError for settings outside these.
     """
 
     ADAPTIVE = True  # the image decides how many queries attend
 
-    def __init__(self, q_hashes: int = 32, bucket_width: float = 8, seed: int = 0, redraw: bool = False) -> None:
+    def __init__(
+        self,
+        q_hashes: int = 32,
+        bucket_width: float = 8,
+        seed: int = 0,
+        redraw: bool = False,
+        clusters: int | None = None,
+    ) -> None:
         if isinstance(q_hashes, bool) or not isinstance(q_hashes, int) or not 1 <= q_hashes <= MAX_HASHES:
             raise ConfigError(
                 f'q_hashes={q_hashes!r} must be a whole number from 1 to {MAX_HASHES}, two bits each in a code of 64.'
@@ -121,8 +139,23 @@ class ACT(Reduction):
             raise ConfigError(f'bucket_width={bucket_width!r} must be a number above 0: 8 is published.')
         if not isinstance(redraw, bool):
             raise ConfigError(f'redraw={redraw!r} must be True (new hashes at every forward) or False.')
+        if clusters is not None and (isinstance(clusters, bool) or not isinstance(clusters, int) or clusters < 1):
+            raise ConfigError(
+                f'clusters={clusters!r} must be a whole number from 1 on, or None for as many as there are.'
+            )
+        self.clusters = clusters
         self.q_hashes, self.bucket_width = q_hashes, bucket_width
         self.seed, self.redraw = check_seed(seed), redraw
+
+    def unexportable(self) -> str | None:
+        if self.redraw:
+            return 'ACT draws new hashes at every forward, which no exported program does: leave redraw=True out.'
+        if self.clusters is not None:
+            return None
+        return (
+            'ACT lets every image decide how many query clusters attend, which no program of fixed shapes can: set '
+            'clusters=N in its reduction.'
+        )
 
     def hashes(self, layer: int, head_dim: int) -> tuple[Tensor, Tensor]:
         """Projection (head_dim, q_hashes) and offset (q_hashes,) of a layer, shared by images and heads."""
@@ -132,5 +165,6 @@ class ACT(Reduction):
         groups = attend.heads(y, tokens)
         drawn = self.hashes(layer, groups[0][0].shape[-1])
         projection, offset = (numbers.to(y.device, non_blocking=True) for numbers in drawn)
-        out = [act_attention(*qkv, projection, offset, self.bucket_width, attend=attend.attend) for qkv in groups]
+        settings = dict(attend=attend.attend, max_clusters=self.clusters)
+        out = [act_attention(*qkv, projection, offset, self.bucket_width, **settings) for qkv in groups]
         return attend.output(out, y, tokens), None

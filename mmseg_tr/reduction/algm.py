@@ -13,7 +13,17 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction, check_batch_rule, check_layers
-from mmseg_tr.reduction.matching import Merge, best_partners, bipartite_index, descending_rank, unit, without_autocast
+from mmseg_tr.reduction.matching import (
+    Merge,
+    best_partners,
+    bipartite_index,
+    bipartite_matching,
+    descending_rank,
+    per_image,
+    unit,
+    without_autocast,
+)
+from mmseg_tr.reduction.sharing import scaled_count
 from mmseg_tr.reduction.tokens import Tokens
 
 
@@ -28,7 +38,7 @@ def window_similarity(x: Tensor, grid: tuple[int, int], window: tuple[int, int],
         raise ValueError(f'{x.shape[1]} tokens do not fill a grid of {h} x {w} behind {num_prefix} prefix tokens.')
     n = wh * ww
     if h < wh or w < ww:
-        return x.new_zeros(len(x), 0)
+        return x.new_zeros(x.shape[0], 0)
     with without_autocast(x):
         # tokens in raster order are a channels-last map, which pooling reads as it lies: ten times faster than sums
         # over the strided axes of windows
@@ -47,30 +57,36 @@ def local_merge(
     threshold: float,
     num_prefix: int = 1,
     batch: str = 'per_image',
+    count: int | None = None,
 ) -> Merge:
     """Join every window whose patches agree (conditional local average pooling, section 3.1).
 
     x: (B, E + h*w, C). A window joins when its similarity reaches the threshold; with batch='joint' every image joins
-    as many windows as the image with the fewest, its most similar ones. Merged order: prefix, joined windows from the
+    as many windows as the image with the fewest, its most similar ones. count: join that many in every image instead,
+    its most similar ones, whatever the threshold. Merged order: prefix, joined windows from the
     most similar on, remaining patches in raster order.
     """
     (h, w), (wh, ww) = grid, window
     gh, gw = h // wh, w // ww
     similarity = window_similarity(x, grid, window, num_prefix)
-    joins = similarity >= torch.tensor(threshold, dtype=torch.float32).item()
-    counts = joins.sum(1)
-    r = counts.amin().expand_as(counts) if batch == 'joint' else counts
+    if count is None:
+        joins = similarity >= torch.tensor(threshold, dtype=torch.float32).item()
+        counts = joins.sum(1)
+        r = counts.amin().expand_as(counts) if batch == 'joint' else counts
+        lengths = tuple(x.shape[1] - (wh * ww - 1) * joined for joined in r.tolist())
+    else:
+        r = torch.full(x.shape[:1], count, device=x.device)
+        lengths = per_image(x.shape[1] - (wh * ww - 1) * count, x.shape[0])
     rank = descending_rank(similarity)  # (B, nW)
     joined = rank < r[:, None]
     # what holds for a window holds for its patches; -1 marks patches outside every window
-    place = rank.new_full((len(x), h, w), -1)
+    place = rank.new_full((x.shape[0], h, w), -1)
     of_patch = torch.where(joined, rank, -1).view(-1, gh, gw).repeat_interleave(wh, 1).repeat_interleave(ww, 2)
     place[:, : gh * wh, : gw * ww] = of_patch
     place = place.flatten(1)
     alone = place < 0
     place = torch.where(alone, alone.cumsum(1) - 1 + r[:, None], place) + num_prefix
-    prefix = torch.arange(num_prefix, device=x.device).expand(len(x), -1)
-    lengths = tuple(x.shape[1] - (wh * ww - 1) * count for count in r.tolist())
+    prefix = torch.arange(num_prefix, device=x.device).expand(x.shape[0], -1)
     return Merge(torch.cat([prefix, place], 1), lengths, (similarity,))
 
 
@@ -120,16 +136,23 @@ class ALGM(Reduction):
     window: (height, width) of the local windows, in patches. threshold: cosine similarity that joins a window, -1 or
     more; above 1 no window joins. batch: 'per_image' (an image's result does not depend on its batch mates) or 'joint'
     (the published rule: minimum count and mean threshold of the batch).
+    counts: for export, which needs fixed shapes: numbers for every image in place of the thresholds, one per entry of
+    layers: how many windows join in the first layer, how many tokens leave in each later one, e.g. (120, 200). They
+    belong to the grid that the network is built for; on another one they follow the number of patches.
     Raises ConfigError for settings outside these.
     """
 
     ADAPTIVE = True
 
-    def __init__(self, layers=(1, 5), window=(2, 2), threshold: float = 0.88, batch: str = 'per_image') -> None:
+    def __init__(
+        self, layers=(1, 5), window=(2, 2), threshold: float = 0.88, batch: str = 'per_image', counts=None
+    ) -> None:
         self.layers = check_layers(layers)
         self.window = _check_window(window)
         self.threshold = _check_threshold(threshold)
         self.batch = check_batch_rule(batch)
+        self.counts = _check_counts(counts, self.layers)
+        self.grid: tuple[int, int] | None = None  # the one that counts belong to, set when the network is built
 
     def check(self, depth: int, grid: tuple[int, int], num_prefix: int) -> None:
         check_layers(self.layers, depth)
@@ -137,20 +160,43 @@ class ALGM(Reduction):
             raise ConfigError(
                 f'window={self.window} is larger than the patch grid {tuple(grid)}: choose one that fits into it.'
             )
+        self.grid = tuple(grid)
+        windows = (grid[0] // self.window[0]) * (grid[1] // self.window[1])
+        if self.counts is not None and self.counts[0] > windows:
+            raise ConfigError(f'counts={self.counts} joins more windows than the {windows} of grid {self.grid}.')
+
+    def unexportable(self) -> str | None:
+        if self.counts is not None:
+            return None
+        return (
+            'ALGM lets every image decide how many tokens remain, which no program of fixed shapes can: set counts in '
+            'its reduction, one number per layer, or have them averaged over the dataset with --average-counts N.'
+        )
+
+    def count(self, layer: int, tokens: Tokens) -> int | None:
+        """Windows, or tokens, that a layer merges away by counts; None where the image decides."""
+        if self.counts is None:
+            return None
+        count, patches = self.counts[self.layers.index(layer)], math.prod(tokens.grid)
+        count = scaled_count(count, math.prod(self.grid or tokens.grid), patches)
+        if layer == self.layers[0]:
+            return min(count, (tokens.grid[0] // self.window[0]) * (tokens.grid[1] // self.window[1]))
+        return count
 
     def after_attention(self, tokens: Tokens, layer: int, seen: None) -> Tokens:
         if layer not in self.layers:
             return tokens
         with record_function('mmseg_tr::merge'):
+            count = self.count(layer, tokens)
+            if layer != self.layers[0] and count is not None:
+                return tokens.merge(bipartite_matching(tokens.x, count, tokens.num_prefix), layer)
             if layer != self.layers[0]:
                 return tokens.merge(global_merge(tokens, layer, self.batch), layer)
             if min(tokens.grid[0] // self.window[0], tokens.grid[1] // self.window[1]) < 1:
                 warnings.warn(f'ALGM: no {self.window} window fits grid {tokens.grid}: no local merge.', stacklevel=2)
                 return tokens
-            merge = local_merge(
-                tokens.x, tokens.grid, self.window, self.threshold, num_prefix=tokens.num_prefix, batch=self.batch
-            )
-            return tokens.merge(merge, layer)
+            settings = dict(num_prefix=tokens.num_prefix, batch=self.batch, count=count)
+            return tokens.merge(local_merge(tokens.x, tokens.grid, self.window, self.threshold, **settings), layer)
 
 
 def _check_window(window) -> tuple[int, int]:
@@ -164,6 +210,21 @@ def _check_window(window) -> tuple[int, int]:
             f'window={window!r} is no window: give (height, width) in patches, holding two patches or more, as (2, 2).'
         )
     return wh, ww
+
+
+def _check_counts(counts, layers: tuple[int, ...]) -> tuple[int, ...] | None:
+    if counts is None:
+        return None
+    listed = tuple(counts) if isinstance(counts, (list, tuple)) else ()
+    whole = all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in listed)
+    if len(listed) != len(layers) or not whole:
+        raise ConfigError(
+            f'counts={counts!r} must hold a whole number from 0 on for each of layers={layers}: windows to join, then '
+            'tokens to merge.'
+        )
+    if not any(listed):
+        warnings.warn(f'ALGM counts={listed}: nothing merges.', stacklevel=3)
+    return listed
 
 
 def _check_threshold(threshold) -> float:

@@ -45,6 +45,10 @@ class Reduction:
         Raises ConfigError. Called once, when the model is built.
         """
 
+    def unexportable(self) -> str | None:
+        """Why no program of fixed shapes does what these settings say, and what to set instead; None where one can."""
+        return None
+
     def embed(
         self,
         project: Callable[[Tensor], Tensor],

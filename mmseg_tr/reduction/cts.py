@@ -78,8 +78,7 @@ class CTS(nn.Module, Reduction):
         self.grid: tuple[int, int] | None = None  # the one that `shared` counts on, set when the network is built
         self.policy = None
         if policy == 'network':
-            # here, not above: the networks' room imports this one
-            from mmseg_tr.nn.policy import PolicyNet
+            from mmseg_tr.nn.policy import PolicyNet  # here, not above: the networks' room imports this one
 
             self.policy = PolicyNet().requires_grad_(False)
         self.train()
@@ -93,6 +92,10 @@ class CTS(nn.Module, Reduction):
         if self.shared is not None and self.shared > count:
             raise ConfigError(f'shared={self.shared} exceeds the {count} superpatches of the patch grid {grid}.')
         self.grid = grid
+
+    def unexportable(self) -> str | None:
+        chance = self.decides in ('random', 'oracle')
+        return f"CTS with policy={self.decides!r} cannot be exported: set policy='network'." if chance else None
 
     def init_weights(self) -> None:
         """Load policy_checkpoint, once. Raises CheckpointError when that cannot be done."""

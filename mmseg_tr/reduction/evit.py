@@ -47,7 +47,7 @@ def keep_attentive(attention: Tensor, kept: int) -> tuple[Tensor, Tensor]:
 
 def take(x: Tensor, places: Tensor) -> Tensor:
     """Rows of every image: x (B, T, C), places (B, n) int64 -> (B, n, C)."""
-    starts = x.shape[1] * torch.arange(len(x), device=x.device)[:, None]
+    starts = x.shape[1] * torch.arange(x.shape[0], device=x.device)[:, None]
     return x.flatten(0, 1).index_select(0, (places + starts).flatten()).view(*places.shape, -1)
 
 

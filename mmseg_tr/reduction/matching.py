@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmseg_tr.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Merge:
@@ -30,6 +32,9 @@ class Merge:
 
     def target(self, in_lengths: tuple[int, ...]) -> Tensor:
         """Row of the flattened output for each row of the flattened input, (sum of T,) int64."""
+        if not self.packed and (len(in_lengths) == 1 or self.index.shape[0] == len(in_lengths)):
+            starts = self.lengths[0] * torch.arange(self.index.shape[0], device=self.index.device)
+            return (self.index + starts[:, None]).flatten()
         starts = torch.tensor(running_starts(self.lengths), device=self.index.device)
         if self.index.shape[0] == len(in_lengths):
             return (self.index + starts[:, None]).flatten()
@@ -42,6 +47,8 @@ class Merge:
         x: (B, T, C) or (1, sum of T, C); size: same without C, float32 patches per token, None for all ones.
         Returns x and size of the merged tokens, packed where the lengths differ. Differentiable in x.
         """
+        if exporting():
+            return self._apply_by_products(x, size)
         target = self.target(in_lengths)
         total = sum(self.lengths)
         weight = torch.ones(target.shape, device=x.device, dtype=stat_dtype(x)) if size is None else size.flatten()
@@ -50,6 +57,17 @@ class Merge:
         new_size = weight.new_zeros(total).index_add(0, target, weight)
         shape = (1, total) if self.packed else (len(self.lengths), self.lengths[0])
         return (sums / new_size[:, None]).to(x.dtype).view(*shape, -1), new_size.view(shape)
+
+    def _apply_by_products(self, x: Tensor, size: Tensor | None) -> tuple[Tensor, Tensor]:
+        """apply() without additions to computed places, which ONNX has no exact operator for on every runtime."""
+        if self.packed:
+            raise ConfigError('images that keep different numbers of tokens cannot be exported: fix the numbers.')
+        place = torch.arange(self.lengths[0], device=x.device)
+        joins = (self.index[:, None] == place[:, None]).to(stat_dtype(x))  # (B, T', T)
+        joins = joins if size is None else joins * size[:, None]
+        new_size = joins.sum(-1)
+        with without_autocast(x):
+            return (joins @ x.to(joins.dtype) / new_size[..., None]).to(x.dtype), new_size
 
     def reduce(self, x: Tensor, in_lengths: tuple[int, ...], mode: str) -> Tensor:
         """Join tokens with a plain reduction instead: mode 'mean', 'sum', 'prod', 'amax' or 'amin', sizes ignored."""
@@ -65,6 +83,20 @@ class Merge:
         values: (B, T', K), or (1, sum of T', K) when packed. Returns rows laid out as index, (B, T, K).
         """
         return values.flatten(0, 1).index_select(0, self.target(in_lengths)).view(*self.index.shape, -1)
+
+
+def per_image(length: int, batch: int) -> tuple[int, ...]:
+    """A number that is the same for every image of a batch, as the lengths of Merge and Tokens hold it.
+
+    Once per image; a single time while a program for any batch is exported, when the batch is a symbol.
+    """
+    return (length,) if exporting() and isinstance(batch, torch.SymInt) else (length,) * batch
+
+
+def exporting() -> bool:
+    """Whether torch.export traces this forward."""
+    asked = getattr(torch.compiler, 'is_exporting', None)  # torch < 2.7 does not tell export from compilation
+    return asked() if asked else torch.compiler.is_compiling()
 
 
 def running_starts(lengths: tuple[int, ...]) -> list[int]:
@@ -163,7 +195,7 @@ def bipartite_matching(metric: Tensor, r: int, num_prefix: int = 1) -> Merge:
     score, partner = best_partners(metric, num_prefix)
     counts = torch.full((batch,), r, device=metric.device)
     index = bipartite_index(descending_rank(score), partner, counts, num_tokens, num_prefix)
-    return Merge(index, (num_tokens - r,) * batch, (score,))
+    return Merge(index, per_image(num_tokens - r, batch), (score,))
 
 
 @torch.no_grad()
@@ -186,7 +218,7 @@ def kth_matching(metric: Tensor, k: int, num_prefix: int = 0) -> Merge:
     gone = num_dst * (k - 1)
     old = torch.arange(num_tokens, device=metric.device).expand(batch, -1)
     index = torch.cat([old[:, :num_prefix], place, old[:, end:] - gone], 1)
-    return Merge(index, (num_tokens - gone,) * batch, (score,))
+    return Merge(index, per_image(num_tokens - gone, batch), (score,))
 
 
 @torch.no_grad()
@@ -207,10 +239,10 @@ def random_matching(metric: Tensor, r: int, numbers: Tensor, num_prefix: int = 0
     place = torch.arange(num_tokens - num_prefix - r, device=metric.device).expand(batch, -1)  # of the destinations
     place = torch.empty_like(order).scatter_(1, order, torch.cat([partner, place], 1)) + num_prefix
     prefix = torch.arange(num_prefix, device=metric.device).expand(batch, -1)
-    return Merge(torch.cat([prefix, place], 1), (num_tokens - r,) * batch, (score,))
+    return Merge(torch.cat([prefix, place], 1), per_image(num_tokens - r, batch), (score,))
 
 
 def identity(x: Tensor) -> Merge:
     """The merge that joins nothing, for tokens (B, T, C)."""
     batch, num_tokens = x.shape[:2]
-    return Merge(torch.arange(num_tokens, device=x.device).expand(batch, -1), (num_tokens,) * batch)
+    return Merge(torch.arange(num_tokens, device=x.device).expand(batch, -1), per_image(num_tokens, batch))

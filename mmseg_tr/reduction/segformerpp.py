@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
-from mmseg_tr.reduction.matching import Merge, descending_rank, identity, similarities
+from mmseg_tr.reduction.matching import Merge, descending_rank, identity, per_image, similarities
 from mmseg_tr.reduction.tokens import as_map, as_tokens
 
 Grid = tuple[int, int]
@@ -79,7 +79,7 @@ def grid_matching(metric: Tensor, grid: Grid, stride: Grid, r: int, offset: Tens
     index = rank.new_empty(batch, num_tokens)
     index[:, src] = torch.where(rank < r, kept + partner, rank - r)
     index[:, dst] = kept + torch.arange(len(dst), device=metric.device)
-    return Merge(index, (num_tokens - r,) * batch, (score,))
+    return Merge(index, per_image(num_tokens - r, batch), (score,))
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Bipartite:
     def __call__(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> Merged:
         """merge: a matching of tokens on the same grid, to be used instead of one of x."""
         merge = self.match(x, grid) if merge is None else merge
-        lengths = (x.shape[1],) * x.shape[0]
+        lengths = per_image(x.shape[1], x.shape[0])
         return merge.apply(x, None, lengths)[0], lambda values: merge.unmerge(values, lengths)
 
     def reaches(self, grid: Grid) -> bool:

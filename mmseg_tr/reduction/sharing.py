@@ -66,7 +66,7 @@ def superpatch_logits(logits: Tensor, supergrid: tuple[int, int], patch: tuple[i
     y = (torch.arange(h, device=logits.device) + 0.5) * (2 * side[0] / (STRIDE * logits.shape[-2])) - 1
     x = (torch.arange(w, device=logits.device) + 0.5) * (2 * side[1] / (STRIDE * logits.shape[-1])) - 1
     centres = torch.stack([x.expand(h, w), y[:, None].expand(h, w)], -1)
-    centres = centres.to(logits.float().dtype).expand(len(logits), -1, -1, -1)
+    centres = centres.to(logits.float().dtype).expand(logits.shape[0], -1, -1, -1)
     return F.grid_sample(logits.float(), centres, mode='bilinear', padding_mode='border', align_corners=False)
 
 
@@ -103,7 +103,7 @@ def select_superpatches(scores: Tensor, count: int) -> Tensor:
 
 def kept_patches(superpatches: Tensor, grid: tuple[int, int]) -> Tensor:
     """Patches outside every shared superpatch, (B, h//2, w//2) -> (B, h, w) bool; those left over by odd grids too."""
-    kept = superpatches.new_ones(len(superpatches), *grid)
+    kept = superpatches.new_ones(superpatches.shape[0], *grid)
     h, w = superpatches.shape[1:]
     kept[:, : 2 * h, : 2 * w] = ~superpatches.repeat_interleave(2, 1).repeat_interleave(2, 2)
     return kept
@@ -111,12 +111,12 @@ def kept_patches(superpatches: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def sharing_of(superpatches: Tensor, grid: tuple[int, int], count: int) -> Sharing:
     """The record of a decision. superpatches: (B, h//2, w//2) bool with `count` true in each image."""
-    batch, (h, w) = len(superpatches), superpatches.shape[1:]
+    batch, h, w = superpatches.shape
     kept = kept_patches(superpatches, grid)
     num_kept = grid[0] * grid[1] - 4 * count
     # the true ones first, each kind in raster order: no shape depends on the data, so nothing waits for the device
-    kept_first = (~kept).flatten(1).to(torch.uint8).argsort(dim=1, stable=True)[:, :num_kept]
-    shared_first = (~superpatches).flatten(1).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
+    kept_first = (~kept).flatten(1).to(torch.int32).argsort(dim=1, stable=True)[:, :num_kept]
+    shared_first = (~superpatches).flatten(1).to(torch.int32).argsort(dim=1, stable=True)[:, :count]
     index = kept.flatten(1).cumsum(1).view_as(kept) - 1
     place = (superpatches.flatten(1).cumsum(1) - 1 + num_kept).view(batch, h, w)
     place = place.repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -142,8 +142,8 @@ def share_pixels(image: Tensor, sharing: Sharing, patch: tuple[int, int]) -> Ten
 
 def share_positions(position: Tensor, sharing: Sharing) -> Tensor:
     """Position embedding of every token, (1, C, h, w) -> (B, T, C): a shared token has the mean of its four cells."""
-    own = position.flatten(2).transpose(1, 2).expand(len(sharing.kept), -1, -1)  # (1, C, h, w) -> (B, N, C)
-    mean = F.avg_pool2d(position, 2).flatten(2).transpose(1, 2).expand(len(sharing.shared), -1, -1)
+    own = position.flatten(2).transpose(1, 2).expand(sharing.kept.shape[0], -1, -1)  # (1, C, h, w) -> (B, N, C)
+    mean = F.avg_pool2d(position, 2).flatten(2).transpose(1, 2).expand(sharing.shared.shape[0], -1, -1)
     return torch.cat([_take(own, sharing.kept), _take(mean, sharing.shared)], 1)
 
 
@@ -186,5 +186,5 @@ def _patches(image: Tensor, patch: tuple[int, int]) -> Tensor:
 
 def _take(values: Tensor, index: Tensor) -> Tensor:
     """Rows of each image by number: (B, N, ...), (B, M) -> (B, M, ...)."""
-    rows = index + values.shape[1] * torch.arange(len(index), device=index.device)[:, None]
+    rows = index + values.shape[1] * torch.arange(index.shape[0], device=index.device)[:, None]
     return values.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, index.shape)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from mmseg_tr.reduction.matching import Merge, running_starts
+from mmseg_tr.reduction.matching import Merge, per_image, running_starts
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Tokens:
     @property
     def counts(self) -> tuple[int, ...]:
         """Tokens of each image, prefix included."""
-        return self.lengths or (self.x.shape[1],) * self.x.shape[0]
+        return self.lengths or per_image(self.x.shape[1], self.x.shape[0])
 
     def replace(self, **changes) -> Tokens:
         return replace(self, **changes)
@@ -146,7 +146,7 @@ class Tokens:
             starts = running_starts(tuple(n - self.num_prefix for n in self.lengths))
             index = index + torch.tensor(starts, device=index.device)[:, None]
         else:
-            index = index + values.shape[1] * torch.arange(len(index), device=index.device)[:, None]
+            index = index + values.shape[1] * torch.arange(index.shape[0], device=index.device)[:, None]
         rows = values.flatten(0, 1).index_select(0, index.flatten())
         return rows.view(*index.shape, values.shape[-1])
 

@@ -168,3 +168,13 @@ def test_fewer_hashes_and_wider_buckets_make_fewer_clusters():
     for number, width in [(16, 1), (4, 1), (4, 4)]:
         totals.append(int(cluster_ids(bucket_codes(q, *hashes(8, number), width))[1]))
     assert totals == sorted(totals, reverse=True) and len(set(totals)) == 3
+
+
+def test_room_for_more_clusters_changes_nothing_and_too_little_joins_the_last():
+    image = pictures(2, (8, 8))
+    settings = dict(type='ACT', q_hashes=8, bucket_width=2)
+    free, roomy, tight = (tiny_vit(dict(settings, clusters=number))(image)[0] for number in (None, 65, 2))
+    torch.testing.assert_close(roomy, free, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(tight, free, atol=1e-3)
+    with pytest.raises(ConfigError, match='clusters=0 must be a whole number'):
+        tiny_vit(dict(settings, clusters=0))

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction import Tokens
 from mmseg_tr.reduction.algm import automatic_threshold, global_merge, local_merge, window_similarity
 from tests.reduction.methods import pictures, tiny_vit
@@ -169,3 +170,31 @@ def test_later_layers_merge_globally_and_number_in_the_threshold():
     assert [step.layer for step in tokens.steps] == [1, 2, 4]
     assert [len(counts) for counts in tokens.trace] == [1, 1, 1, 1]
     assert tokens.trace[0] > tokens.trace[1] == tokens.trace[2] > tokens.trace[3]
+
+
+def test_counts_that_an_image_chose_itself_give_the_same_result():
+    settings = dict(type='ALGM', layers=(1, 3), window=(2, 2), threshold=0.7)
+    image = pictures(1, (8, 8), seed=3)
+    chosen = tiny_vit(settings).forward_tokens(image)
+    before, *after = (65, *(step.merge.lengths[0] for step in chosen.steps))
+    counts = ((before - after[0]) // 3, after[0] - after[1])
+    assert min(counts) > 0
+    fixed = tiny_vit(dict(settings, counts=counts)).forward_tokens(image)
+    assert torch.equal(fixed.x, chosen.x) and torch.equal(fixed.index, chosen.index)
+
+
+def test_counts_are_the_same_for_every_image_and_follow_the_grid():
+    counted = dict(type='ALGM', layers=(1, 3), window=(2, 2), counts=(6, 5))
+    vit = tiny_vit(counted)
+    assert vit.forward_tokens(pictures(3, (8, 8))).trace == ((47,) * 3, (47,) * 3, (42,) * 3, (42,) * 3)
+    assert vit.forward_tokens(pictures(2, (8, 16))).counts == (129 - 36 - 10,) * 2
+
+
+@pytest.mark.parametrize(
+    ('counts', 'said'),
+    [((6,), 'a whole number from 0 on for each of layers'), ((6, -1), 'whole number'), (6, 'whole number'),
+     ((17, 2), 'joins more windows than the 16 of grid')],
+)  # fmt: skip
+def test_counts_that_cannot_be_are_refused(counts, said):
+    with pytest.raises(ConfigError, match=said):
+        tiny_vit(dict(type='ALGM', layers=(1, 3), counts=counts))
