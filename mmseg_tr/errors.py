@@ -24,6 +24,10 @@ class DeviceError(ValueError):
     """More or other devices asked for than this machine has."""
 
 
+class ExportError(ValueError):
+    """A network that cannot be written in a foreign format, or whose file does not do what the network does."""
+
+
 class MissingExtraError(ImportError):
     """A part of the package whose optional requirements are not installed."""
 

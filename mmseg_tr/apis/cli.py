@@ -8,9 +8,17 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmseg_tr.errors import CheckpointError, ConfigError, DatasetError, DeviceError, MissingExtraError, require_extra
+from mmseg_tr.errors import (
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    DeviceError,
+    ExportError,
+    MissingExtraError,
+    require_extra,
+)
 
-MISTAKES = (CheckpointError, ConfigError, DatasetError, DeviceError, MissingExtraError)
+MISTAKES = (CheckpointError, ConfigError, DatasetError, DeviceError, ExportError, MissingExtraError)
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 

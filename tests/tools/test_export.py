@@ -1,0 +1,60 @@
+"""tools/export.py: a config and a checkpoint to one checked file, and one sentence for every mistake."""
+
+import pytest
+import torch
+
+from mmseg_tr.paths import config_path
+from tests.tools.command import call, mistake
+
+pytest.importorskip('mmseg')
+pytest.importorskip('onnxruntime')
+
+PLAIN = str(config_path('segmenter/segmenter_vit-tiny-p8_photo-mosaic-128x128.py'))
+ALGM = str(config_path('algm/algm_vit-tiny-p8_photo-mosaic-128x128.py'))
+SMALL = ('--shape', '64x64')
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    from mmseg_tr.apis.benchmark_config import build_model
+    from mmseg_tr.apis.config import load_config
+
+    path = tmp_path_factory.mktemp('weights') / 'weights.pth'
+    torch.save(dict(state_dict=build_model(load_config(PLAIN), None).state_dict()), path)
+    return path
+
+
+def test_averaged_counts_make_algm_exportable(checkpoint, tmp_path, capsys):
+    out = tmp_path / 'new' / 'algm.onnx'
+    assert call('export', ALGM, checkpoint, out, *SMALL, '--average-counts', 2, '--output', 'labels') == 0
+    said = capsys.readouterr().out
+    assert "'counts': (" in said and 'batch of 1: the largest difference in labels is' in said
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(out), providers=['CPUExecutionProvider'])
+    (labels,) = session.run(None, {'image': torch.rand(5, 3, 64, 64).numpy()})
+    assert labels.shape == (5, 64, 64)
+
+
+def test_existing_file_stays_without_force(checkpoint, tmp_path, capsys):
+    out = tmp_path / 'a.pt2'
+    out.write_bytes(b'mine')
+    assert 'add --force' in mistake(capsys, 'export', PLAIN, checkpoint, out, *SMALL)
+    assert out.read_bytes() == b'mine'
+    assert call('export', PLAIN, checkpoint, out, *SMALL, '--force') == 0
+    assert torch.export.load(out).module()(torch.rand(2, 3, 64, 64)).shape == (2, 9, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ('config', 'name', 'more', 'said'),
+    [
+        (ALGM, 'a.onnx', (), 'set counts in its reduction'),
+        (PLAIN, 'a.onnx', ('--average-counts', 2), '--average-counts is for ALGM'),
+        (PLAIN, 'a.bin', (), 'end it in .onnx for --format onnx, .pt2 for --format torch'),
+        (PLAIN, 'a.onnx', ('--format', 'torch'), 'end it in .onnx'),
+        (PLAIN, 'a.onnx', ('--batch-size', 0), 'must be 1 or more'),
+    ],
+)
+def test_mistakes_are_one_sentence(config, name, more, said, checkpoint, tmp_path, capsys):
+    assert said in mistake(capsys, 'export', config, checkpoint, tmp_path / name, *SMALL, *more)
+    assert list(tmp_path.iterdir()) == []

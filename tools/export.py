@@ -1,0 +1,75 @@
+"""Write a trained network as one file for ONNX Runtime (.onnx) or torch (.pt2), and check it against the network."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
+
+from mmseg_tr.apis.cli import cfg_options_argument, require_openmmlab, run_tool
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="The file takes images as the config's data_preprocessor normalises them, (B, 3, H, W) float32.",
+    )
+    parser.add_argument('config', metavar='CONFIG')
+    parser.add_argument('checkpoint', metavar='CKPT')
+    parser.add_argument('out', metavar='OUT', help='file to write, named .onnx or .pt2')
+    parser.add_argument('--format', choices=('onnx', 'torch'), help='default: what the name of OUT says')
+    parser.add_argument('--output', choices=('logits', 'labels'), default='logits', help='(default: logits)')
+    parser.add_argument('--shape', metavar='HxW', help="size of the images (default: the config's window)")
+    parser.add_argument(
+        '--batch-size', type=int, nargs='+', default=[1, 3], metavar='B', help='checked; the file takes any'
+    )
+    parser.add_argument('--images', metavar='DIR', help='pictures to check with (default: bundled photographs)')
+    parser.add_argument('--reduction', metavar='METHOD', help="over the config's, as tools/infer.py takes it")
+    parser.add_argument(
+        '--average-counts',
+        type=int,
+        metavar='N',
+        help='fix what ALGM merges to its mean over N pictures of the test set, in place of what each image shows',
+    )
+    parser.add_argument('--force', action='store_true', help='replace OUT where it exists')
+    cfg_options_argument(parser)
+    args = parser.parse_args(argv)
+    if args.shape is not None:
+        height, _, width = args.shape.partition('x')
+        if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+            parser.error(f'--shape {args.shape} is no size: write 512x512')
+        args.shape = (int(height), int(width))
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write, and say how well it agrees."""
+    args = parse_args(argv)
+    require_openmmlab('to export a network')
+    from mmseg_tr.apis.export import export
+
+    written = export(
+        args.config,
+        args.checkpoint,
+        args.out,
+        form=args.format,
+        output=args.output,
+        shape=args.shape,
+        batch_sizes=args.batch_size,
+        images=args.images,
+        reduction=args.reduction,
+        average=args.average_counts,
+        force=args.force,
+        cfg_options=args.cfg_options,
+    )
+    if written.reduction:
+        print(f'reduction: {written.reduction}')
+    for size, difference in written.difference.items():
+        print(f'batch of {size}: the largest difference in {written.output} is {difference:.2g}')
+    print(f'{written.path}: {written.output} of images {written.shape[0]}x{written.shape[1]}, any number of them')
+
+
+if __name__ == '__main__':
+    sys.exit(run_tool(main))
