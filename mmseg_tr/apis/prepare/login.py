@@ -1,0 +1,45 @@
+"""Logging in where a dataset is for registered users only."""
+
+from __future__ import annotations
+
+import http.cookiejar
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+
+from mmseg_tr.errors import DatasetError
+
+CITYSCAPES = 'https://www.cityscapes-dataset.com'
+USER, PASSWORD = 'CITYSCAPES_USERNAME', 'CITYSCAPES_PASSWORD'
+
+
+def log_in(site: str = CITYSCAPES) -> urllib.request.OpenerDirector:
+    """An opener that is logged in to the site of Cityscapes, by the user's own credentials.
+
+    They come from the environment variables CITYSCAPES_USERNAME and CITYSCAPES_PASSWORD, travel in the body of one
+    request, and are written nowhere. Raises DatasetError when one is not set, or the site refuses them.
+    """
+    missing = [name for name in (USER, PASSWORD) if not os.environ.get(name)]
+    if missing:
+        raise DatasetError(
+            f'Cityscapes is for registered users: register at {CITYSCAPES}/register, then set the environment '
+            f'variables {USER} and {PASSWORD} ({" and ".join(missing)} not set).'
+        )
+    form = dict(username=os.environ[USER], password=os.environ[PASSWORD], submit='Login')
+    jar = http.cookiejar.CookieJar()
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
+    body = urllib.parse.urlencode(form).encode()
+    try:
+        with opener.open(urllib.request.Request(f'{site}/login/', data=body), timeout=60) as answer:
+            # the site answers a wrong password with its form once more
+            refused = answer.geturl().rstrip('/').endswith('/login')
+    except urllib.error.HTTPError as error:
+        if error.code not in (401, 403):
+            raise DatasetError(f'{site} cannot be logged in to: it says {error.code} {error.reason}.') from None
+        refused = True
+    except urllib.error.URLError as error:
+        raise DatasetError(f'{site} cannot be reached: {error.reason}.') from None
+    if refused:
+        raise DatasetError(f'{site} refused the login: check {USER} and {PASSWORD}.')
+    return opener
