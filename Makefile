@@ -53,6 +53,10 @@ format: $(STAMP)
 	$(RUFF) format .
 	$(RUFF) check --fix .
 
+# What OpenMMLab's mim reads: every metafile.
+model-index.yml: $(wildcard local_configs/*/metafile.yml)
+	{ echo Import:; printf -- '- %s\n' $(sort $^); } > $@
+
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml $(CONSTRAINTS) requirements/mmpose.txt requirements/installed_torch.py

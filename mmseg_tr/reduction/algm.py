@@ -63,8 +63,8 @@ def local_merge(
 
     x: (B, E + h*w, C). A window joins when its similarity reaches the threshold; with batch='joint' every image joins
     as many windows as the image with the fewest, its most similar ones. count: join that many in every image instead,
-    its most similar ones, whatever the threshold. Merged order: prefix, joined windows from the
-    most similar on, remaining patches in raster order.
+    its most similar ones, whatever the threshold. Merged order: prefix, joined windows from the most similar on,
+    remaining patches in raster order.
     """
     (h, w), (wh, ww) = grid, window
     gh, gw = h // wh, w // ww
@@ -80,10 +80,8 @@ def local_merge(
     rank = descending_rank(similarity)  # (B, nW)
     joined = rank < r[:, None]
     # what holds for a window holds for its patches; -1 marks patches outside every window
-    place = rank.new_full((x.shape[0], h, w), -1)
     of_patch = torch.where(joined, rank, -1).view(-1, gh, gw).repeat_interleave(wh, 1).repeat_interleave(ww, 2)
-    place[:, : gh * wh, : gw * ww] = of_patch
-    place = place.flatten(1)
+    place = F.pad(of_patch, (0, w - gw * ww, 0, h - gh * wh), value=-1).flatten(1)
     alone = place < 0
     place = torch.where(alone, alone.cumsum(1) - 1 + r[:, None], place) + num_prefix
     prefix = torch.arange(num_prefix, device=x.device).expand(x.shape[0], -1)

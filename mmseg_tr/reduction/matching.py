@@ -168,17 +168,15 @@ def bipartite_index(rank: Tensor, partner: Tensor, r: Tensor, num_tokens: int, n
         return torch.zeros_like(rank)
     merged = rank < r[:, None]  # (B, nA)
     kept_place = (~merged).cumsum(-1) - 1 if num_prefix else rank - r[:, None]
-    kept_place[:, protected_a:] += protected_b
     dst_place = torch.arange(num_b, device=rank.device) + (rank.shape[1] - r)[:, None]  # (B, nB)
-    if num_prefix:
+    if protected_b:  # with one prefix token, the first source, all places are right already
         prefix = torch.arange(num_prefix, device=rank.device)
+        kept_place[:, protected_a:] += protected_b
         kept_place[:, :protected_a] = prefix[::2]
         dst_place[:, :protected_b] = prefix[1::2]
     src_place = torch.where(merged, dst_place.gather(1, partner), kept_place)
-    index = rank.new_empty(rank.shape[0], num_tokens)
-    index[:, ::2] = src_place
-    index[:, 1::2] = dst_place
-    return index
+    pairs = torch.stack([src_place[:, :num_b], dst_place], 2).flatten(1)
+    return torch.cat([pairs, src_place[:, num_b:]], 1)
 
 
 @torch.no_grad()

@@ -1,17 +1,17 @@
 """Exported networks do what the network does, at several batch sizes, on photographs; adaptive ones are refused."""
 
+import onnx
 import pytest
 import torch
-
-pytest.importorskip('mmseg')
-onnx = pytest.importorskip('onnx')
-pytest.importorskip('onnxruntime')
 
 import mmseg_tr.registry  # noqa: F401  # isort: skip (makes the OpenMMLab packages import)
 from mmseg_tr.apis import export
 from mmseg_tr.apis.images import normalise, read_images
 from mmseg_tr.errors import ConfigError, ExportError
 from mmseg_tr.nn import MaskTransformer, Segmenter, ViT
+from mmseg_tr.nn.mit import MixVisionTransformer
+from mmseg_tr.nn.segformer import SegFormer
+from tests.nn.networks import shaken
 
 ARCH = dict(embed_dim=16, depth=2, num_heads=2, patch_size=8)
 # every method with numbers that no image decides, at work in one layer of two
@@ -25,8 +25,9 @@ METHODS = {
     'ToMe-dense': dict(type='ToMe', form='dense', r=[0.3]),
     'ToMe-kth': dict(type='ToMe', matching='kth', k=[3]),
     'ACT': dict(type='ACT', q_hashes=8, bucket_width=2, clusters=24),
+    'SegFormer++': None,
 }
-ONNX = ('ALGM', 'CTS', 'Expedite', 'EViT', 'ToMe-dense', 'ACT')  # the others hold no operators beyond these
+ONNX = {*METHODS} - {'plain', 'ToMe', 'ToMe-kth'}  # these hold no operators beyond the others'
 
 
 @pytest.fixture(scope='module')
@@ -46,22 +47,38 @@ def network(reduction, output='logits'):
     return export.Whole(model.eval(), output).eval()
 
 
+def segformer():
+    arch = dict(embed_dims=8, num_layers=(1, 1), num_heads=(1, 2), patch_sizes=(7, 3), strides=(4, 2), sr_ratios=(2, 1))
+    merging = [dict(kv_mode='bsm', kv_r=0.6, kv_sx=2, kv_sy=2), dict(q_mode='bsm', q_r=0.5, q_sx=2, q_sy=2)]
+    backbone = MixVisionTransformer(arch, merging=merging, out_indices=(0, 1))
+    return export.Whole(shaken(SegFormer(backbone, 5, channels=16))).eval()
+
+
 @pytest.mark.parametrize('name', METHODS)
-def test_program_of_torch_export_is_saved_and_agrees(name, photographs, tmp_path):
-    differences = export.write_checked(network(METHODS[name]), photographs, tmp_path / 'a.pt2', 'torch', (1, 3))
+def test_traced_network_agrees_at_every_batch_and_so_does_its_onnx(name, photographs, tmp_path):
+    whole = segformer() if name == 'SegFormer++' else network(METHODS[name])
+    program = export.trace(whole, photographs[:2])
+    differences = export.compare(whole, program.module(), photographs, (1, 3))
+    if name in ONNX:
+        file = tmp_path / 'a.onnx'
+        export.write_onnx(program, file)
+        differences |= export.compare(whole, export.read_onnx(file), photographs, (1, 3))
+        check_graph(onnx.load(file).graph)
     assert set(differences) == {1, 3} and max(differences.values()) <= 1e-4
-    assert [path.name for path in tmp_path.iterdir()] == ['a.pt2']
 
 
-@pytest.mark.parametrize('name', ONNX)
-def test_onnx_agrees_and_adds_at_no_computed_places(name, photographs, tmp_path):
-    differences = export.write_checked(network(METHODS[name]), photographs, tmp_path / 'a.onnx', 'onnx', (1, 3))
+def check_graph(graph):
+    """Any number of images, and nothing added to computed places."""
+    assert graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    settings = [(entry.name, entry.s) for node in graph.node for entry in node.attribute]
+    assert [entry for entry in settings if entry[0] == 'reduction' and entry[1] != b'none'] == []
+
+
+def test_program_is_saved_alone_under_its_name(photographs, tmp_path):
+    out = tmp_path / 'new' / 'a.pt2'
+    differences = export.write_checked(network(METHODS['ToMe']), photographs, out, 'torch', (1, 3))
     assert set(differences) == {1, 3} and max(differences.values()) <= 1e-4
-    graph = onnx.load(tmp_path / 'a.onnx').graph
-    assert graph.input[0].type.tensor_type.shape.dim[0].dim_param  # any number of images
-    settings = [(node.op_type, entry.name, entry.s) for node in graph.node for entry in node.attribute]
-    reducing = [entry for entry in settings if entry[1] == 'reduction' and entry[2] != b'none']
-    assert reducing == []
+    assert [path.name for path in out.parent.iterdir()] == ['a.pt2']
 
 
 def test_labels_leave_as_numbers(photographs, tmp_path):

@@ -37,6 +37,8 @@ SCHEDULES = {
     'ADE20KDataset': (20210, 8, 64, 1e-3, 2),
     'PascalContextDataset': (4998, 16, 256, 1e-3, 8),
     'CityscapesDataset': (2975, 8, 216, 1e-2, 4),
+    'coco_stuff10k': (9000, 8, 64, 1e-3, 4),  # ours, with ADE20K's learning rate: none was published
+    'coco_stuff164k': (118287, 8, 16, 1e-3, 1),
 }
 SIZES = {512: (2048, 512), 640: (2560, 640), 480: (4160, 520), 768: (2048, 1024)}
 STRIDES = {512: 480, 640: 608, 480: 448, 768: 512, 128: 96}
@@ -150,7 +152,8 @@ def test_pipelines_have_the_published_sizes(path):
 @each(PUBLISHED)
 def test_schedule_has_the_published_length(path):
     config = load(path)
-    images, batch, epochs, lr, every = SCHEDULES[config.train_dataloader.dataset.type]
+    dataset = config.train_dataloader.dataset
+    images, batch, epochs, lr, every = SCHEDULES.get(dataset.type) or SCHEDULES[Path(dataset.data_root).name]
     epoch = math.ceil(images / batch)
     assert config.train_dataloader.batch_size == batch
     assert config.train_cfg.max_iters == config.param_scheduler[0].end == epochs * epoch

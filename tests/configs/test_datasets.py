@@ -26,13 +26,31 @@ LAYOUTS = {
         ('JPEGImages/a.jpg', 'SegmentationClassContext/a.png'),
         ('JPEGImages/b.jpg', 'SegmentationClassContext/b.png'),
     ),
+    'coco_stuff10k_512x512': (
+        'coco_stuff10k',
+        ('images/train2014/a.jpg', 'annotations/train2014/a_labelTrainIds.png'),
+        ('images/test2014/b.jpg', 'annotations/test2014/b_labelTrainIds.png'),
+    ),
+    'coco_stuff164k_512x512': (
+        'coco_stuff164k',
+        ('images/train2017/a.jpg', 'annotations/train2017/a_labelTrainIds.png'),
+        ('images/val2017/b.jpg', 'annotations/val2017/b_labelTrainIds.png'),
+    ),
     'cityscapes_768x768': (
         'cityscapes',
         ('leftImg8bit/train/x/a_leftImg8bit.png', 'gtFine/train/x/a_gtFine_labelTrainIds.png'),
         ('leftImg8bit/val/x/b_leftImg8bit.png', 'gtFine/val/x/b_gtFine_labelTrainIds.png'),
     ),
 }
-SHORT_SIDES = {'ade20k_512x512': 512, 'ade20k_640x640': 640, 'pascal_context_480x480': 520, 'cityscapes_768x768': 1024}
+ZERO_IGNORED = ('ade20k_512x512', 'ade20k_640x640', 'coco_stuff10k_512x512')
+SHORT_SIDES = {
+    'coco_stuff10k_512x512': 512,
+    'coco_stuff164k_512x512': 512,
+    'ade20k_512x512': 512,
+    'ade20k_640x640': 640,
+    'pascal_context_480x480': 520,
+    'cityscapes_768x768': 1024,
+}
 HEIGHT, WIDTH = 90, 120
 
 
@@ -69,7 +87,7 @@ def test_training_picture_is_cut_to_the_crop(base, config):
     label = picture['data_samples'].gt_sem_seg.data
     assert picture['inputs'].shape[1:] == label.shape[1:]
     assert max(label.shape) <= crop  # padded to the crop by the data preprocessor
-    allowed = set(range(18)) | {255} if 'ade20k' in base else set(range(19))
+    allowed = set(range(18)) | {255} if base in ZERO_IGNORED else set(range(19))
     assert set(label.unique().tolist()) <= allowed
 
 
@@ -81,10 +99,10 @@ def test_validation_picture_is_resized_and_its_label_is_not(base, config):
     assert picture['data_samples'].gt_sem_seg.data.shape == (1, HEIGHT, WIDTH)
 
 
-def test_ade20k_label_0_is_ignored(base, config):
+def test_label_0_is_ignored_where_it_is_no_class(base, config):
     label = DATASETS.build(config.val_dataloader.dataset)[0]['data_samples'].gt_sem_seg.data[0, :, 0].tolist()
     expected = [row % 19 for row in range(HEIGHT)]
-    if 'ade20k' in base:
+    if base in ZERO_IGNORED:
         expected = [255 if value == 0 else value - 1 for value in expected]
     assert label == expected
 

@@ -21,6 +21,32 @@ DIFFERENT = {'segmenter_vit-b16_ade20k-512x512': 103.3, 'segmenter_deit-b16_ade2
 DATASETS = {'ADE20K': 'ade20k', 'Pascal Context': 'pascal-context', 'Cityscapes': 'cityscapes'}
 DATASETS |= {'COCO': 'coco', 'JBD': 'jbd'}
 
+# mIoU of every row of the published tables, single scale; plain rows of ALGM's tables are Segmenter's, and those of the
+# Expedite repository's four tables are one
+PUBLISHED = {
+    ('segmenter', 'ADE20K'): (38.1, 45.3, 48.5, 49.5, 51.8, 47.1, 48.7, 51.82),
+    ('segmenter', 'Pascal Context'): (58.1, 53.0, 58.07),
+    ('segmenter', 'Cityscapes'): (79.1, 76.5, 79.14),
+    ('algm', 'ADE20K'): (38.9, 46.4, 49.4, 52.7),
+    ('algm', 'Pascal Context'): (53.2,),
+    ('algm', 'Cityscapes'): (76.9,),
+    ('cts', 'ADE20K'): (38.1, 38.2, 45.0, 45.1, 48.5, 48.7, 51.8, 51.6),
+    ('cts', 'Pascal Context'): (53.0, 52.9),
+    ('cts', 'Cityscapes'): (76.5, 76.5),
+    ('expedite', 'ADE20K'): (51.93, 51.56, 47.96),
+    ('expedite', 'Cityscapes'): (78.82, 78.38, 76.20),
+    ('expedite', 'Pascal Context'): (58.27, 57.85, 55.08),
+    ('evit', 'ADE20K'): (51.52, 50.37, 38.89),
+    ('evit', 'Cityscapes'): (79.03, 78.49, 68.14),
+    ('evit', 'Pascal Context'): (57.94, 56.99, 48.57),
+    ('tome', 'ADE20K'): (51.66, 50.96, 47.12),
+    ('tome', 'Cityscapes'): (78.37, 77.81, 71.23),
+    ('tome', 'Pascal Context'): (57.67, 57.24, 54.25),
+    ('act', 'ADE20K'): (51.69, 51.24, 48.03),
+    ('act', 'Cityscapes'): (79.00, 78.71, 75.42),
+    ('act', 'Pascal Context'): (58.04, 57.88, 56.08),
+}
+
 
 def each(entries):
     return pytest.mark.parametrize('entry', entries, ids=[entry['Name'] for entry in entries])
@@ -36,6 +62,22 @@ def test_configs_and_entries_are_the_same(folder):
 def test_every_folder_of_configs_has_a_metafile():
     folders = {path.parent.name for path in (REPOSITORY / 'local_configs').glob('*/*.py')} - {'_base_'}
     assert folders == set(METAFILES)
+
+
+def test_model_index_names_every_metafile():
+    index = yaml.safe_load((REPOSITORY / 'model-index.yml').read_text())
+    files = sorted(path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob('local_configs/*/metafile.yml'))
+    assert index == {'Import': files}, "run 'make model-index.yml'"
+
+
+@pytest.mark.parametrize(('collection', 'dataset'), PUBLISHED)
+def test_every_published_row_is_there(collection, dataset):
+    entries = METAFILES[collection]['Models']
+    found = [result['Metrics']['mIoU'] for entry in entries for result in entry.get('Results', [])
+             if result['Dataset'] == dataset]  # fmt: skip
+    plain = [entry['Metadata']['Plain model']['mIoU'] for entry in entries
+             if 'Plain model' in entry['Metadata'] and entry['Metadata']['Training Data'] == dataset]  # fmt: skip
+    assert sorted(found + plain) == sorted(PUBLISHED[collection, dataset])
 
 
 @pytest.mark.parametrize('folder', FOLDERS, ids=lambda folder: folder.name)

@@ -97,7 +97,7 @@ def prepare(
     missing, root, remarks = check(recipe, folder), folder / recipe.root, []
     if not missing:
         return remarks
-    if recipe.by_hand:
+    if recipe.by_hand and not recipe.ready(root):
         raise DatasetError(f'{recipe.name}: {recipe.by_hand}.')
     lacking = {entry.wanted.source for entry in missing}
     for archive in recipe.archives:

@@ -27,19 +27,24 @@ def log_in(site: str = CITYSCAPES) -> urllib.request.OpenerDirector:
             f'variables {USER} and {PASSWORD} ({" and ".join(missing)} not set).'
         )
     form = dict(username=os.environ[USER], password=os.environ[PASSWORD], submit='Login')
-    jar = http.cookiejar.CookieJar()
-    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
+    cookies = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
     body = urllib.parse.urlencode(form).encode()
     try:
-        with opener.open(urllib.request.Request(f'{site}/login/', data=body), timeout=60) as answer:
-            # the site answers a wrong password with its form once more
-            refused = answer.geturl().rstrip('/').endswith('/login')
+        urllib.request.build_opener(cookies, _Stay).open(f'{site}/login/', data=body, timeout=60).close()
+        refused = True  # the site answers a wrong password with its form once more
     except urllib.error.HTTPError as error:
-        if error.code not in (401, 403):
+        if error.code not in (302, 303, 401, 403):
             raise DatasetError(f'{site} cannot be logged in to: it says {error.code} {error.reason}.') from None
-        refused = True
+        refused = error.code > 400  # and leads on behind a right one
     except urllib.error.URLError as error:
         raise DatasetError(f'{site} cannot be reached: {error.reason}.') from None
     if refused:
         raise DatasetError(f'{site} refused the login: check {USER} and {PASSWORD}.')
-    return opener
+    return urllib.request.build_opener(cookies)
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection, so that it can be seen."""
+
+    def redirect_request(self, *_):
+        return None

@@ -34,7 +34,7 @@ class Recipe:
     root: its folder below the one that DATASET names. terms: what its publishers ask for, in a sentence.
     place: (archive's name, member) -> the member's place below root, or None for what is not needed.
     convert: (root, folder of the archives, progress) makes the rest; it skips what is there.
-    by_hand: what the user has to do where nothing may be downloaded.
+    by_hand: what the user has to do where nothing may be downloaded; ready: whether it is done, given root.
     """
 
     name: str
@@ -45,3 +45,4 @@ class Recipe:
     place: Callable[[str, PurePosixPath], PurePosixPath | None] = lambda archive, member: member
     convert: Callable[[Path, Path, Progress], None] = lambda root, archives, progress: None
     by_hand: str | None = None
+    ready: Callable[[Path], bool] = lambda root: True

@@ -257,8 +257,26 @@ def test_coco(published, tmp_path):
 
 def test_jump_broadcast_says_what_to_do_by_hand(published, capsys):
     assert call('prepare_dataset', 'jbd', '--check') == 1
-    assert 'to do: the frames belong to television stations' in capsys.readouterr().out
+    assert 'to do: its frames belong to television stations' in capsys.readouterr().out
     assert 'cannot be downloaded' in mistake(capsys, 'prepare_dataset', 'jbd')
+
+
+def test_jump_broadcast_is_converted_once_its_tables_and_frames_are_there(monkeypatch, tmp_path, capsys):
+    from mmseg_tr.datasets.jump_csv import JOINTS
+
+    monkeypatch.setenv('DATASET', str(tmp_path))
+    source = tmp_path / 'jump_broadcast/source'
+    header = 'event;frame_num;' + ';'.join(f'{joint}_{part}' for joint in JOINTS for part in 'xys')
+    for split, frame in (('train', 17), ('val', 18)):
+        picture = source / f'frames/0/0_({frame:05d}).jpg'
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_bytes(image('JPEG'))
+        joints = ';'.join('10;10;1' for _ in JOINTS)
+        (source / f'{split}.csv').write_text(f'{header}\n0;{frame};{joints}\n')
+    (source / 'boxes.csv').write_text('image_id,min_x,min_y,width,height\n17,5,5,20,20\n18,5,5,20,20\n')
+    assert call('prepare_dataset', 'jbd') == 0
+    assert json.loads((tmp_path / 'jump_broadcast/annotations/val_jump.json').read_text())['images'][0]['id'] == 18
+    assert call('prepare_dataset', 'jbd', '--check') == 0
 
 
 def test_damaged_label_is_named(published, tmp_path, capsys):
