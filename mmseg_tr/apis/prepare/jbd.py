@@ -34,9 +34,8 @@ def convert(root: Path, archives: Path, progress: Progress) -> None:
         if not annotation_path(root, split).exists():
             converted = convert_table(source / f'{split}.csv', boxes, frames)
             if converted.missing:
-                raise DatasetError(
-                    f'{len(converted.missing)} frames are not in {frames}, such as {converted.missing[0]}: get them first.'
-                )
+                lacking = f'{len(converted.missing)} frames are not in {frames}, such as {converted.missing[0]}'
+                raise DatasetError(f'{lacking}: get them first.')
             write_split(converted, root, split, frames, copy=False)
         progress('convert labels of Jump Broadcast', number, len(SPLITS))
 
