@@ -22,7 +22,7 @@ STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUFF := $(VENV)/bin/ruff
 
-.PHONY: demo compare test lint format setup clean distclean
+.PHONY: demo compare pose test lint format setup clean distclean
 
 demo: $(STAMP)
 	$(VENV)/bin/python tools/demo.py $(ARGS)
@@ -41,6 +41,19 @@ work_dirs/demo/report.json: | $(STAMP)
 
 work_dirs/$(POLICY)/last_checkpoint: | $(STAMP)
 	$(VENV)/bin/python tools/train.py local_configs/cts/$(POLICY).py
+
+# A small SegFormer for human pose on the embedded figures: trained, then tested plain and with HQ merging, not retrained.
+POSE := segformerpp_mit-tiny_photo-figures-192x144
+POSE_WORK := work_dirs/$(POSE)_original
+
+pose: $(STAMP) $(POSE_WORK)/iter_600.pth
+	for setting in original bsm-hq; do \
+		$(VENV)/bin/python tools/test.py local_configs/segformerpp_pose/$(POSE)_$$setting.py $(POSE_WORK)/iter_600.pth || exit; \
+	done
+
+$(POSE_WORK)/iter_600.pth: | $(STAMP)
+	$(VENV)/bin/python tools/train.py local_configs/segformerpp_pose/$(POSE)_original.py \
+		$(if $(wildcard $(POSE_WORK)/last_checkpoint),--resume)
 
 test: lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
