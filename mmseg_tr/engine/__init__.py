@@ -1,7 +1,14 @@
 """Hooks and schedules of the training loop. Importing this package registers them."""
 
-from mmseg_tr.engine.hooks import SafeCheckpointHook
+from mmseg_tr.engine.hooks import MergingVisualizationHook, SafeCheckpointHook, TokenCountHook
 from mmseg_tr.engine.optim import BFloat16OptimWrapper
 from mmseg_tr.engine.schedulers import SegmenterPolyLR, polynomial_lr
 
-__all__ = ['BFloat16OptimWrapper', 'SafeCheckpointHook', 'SegmenterPolyLR', 'polynomial_lr']
+__all__ = [
+    'BFloat16OptimWrapper',
+    'MergingVisualizationHook',
+    'SafeCheckpointHook',
+    'SegmenterPolyLR',
+    'TokenCountHook',
+    'polynomial_lr',
+]
