@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmseg_tr.nn.labels import enlarged_labels
 from mmseg_tr.nn.segmenter import Segmenter, enlarge_scores
 from mmseg_tr.nn.vit import ViT
 from mmseg_tr.reduction import Reduction
@@ -27,13 +27,17 @@ class Network:
 
     scores: images (B, 3, H, W) -> what the decoder gives, for segmentation class scores on its grid (B, K, h, w).
     enlarge: (scores, images) -> logits at the size of the images, (B, K, H, W).
+    classes: (scores, images) -> their argmax, (B, H, W), without the logits; None where that cannot be had.
     """
 
     scores: Callable[[Tensor], Any]
     enlarge: Callable[[Any, Tensor], Any]
+    classes: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def labels(self, scores: Any, image: Tensor) -> Any:
         """Class of every pixel, (B, H, W); for a network without classes per pixel, what it gave."""
+        if self.classes is not None and scores.shape[1] > 1:
+            return self.classes(scores, image)
         logits = self.enlarge(scores, image)
         if not isinstance(logits, Tensor) or logits.dim() != 4:
             return logits
@@ -43,7 +47,7 @@ class Network:
 def network_of(model: nn.Module) -> Network:
     """The steps of `model`."""
     if isinstance(model, Segmenter):
-        return Network(model.scores, partial(_enlarge_padded, patch_size=model.encoder.patch_size))
+        return _enlarging(model.scores, model.encoder.patch_size)
     if hasattr(model, 'encode_decode') and hasattr(model, 'decode_head'):
         return _segmentor(model)
     return Network(model, _as_it_is)
@@ -53,11 +57,12 @@ def _segmentor(model: nn.Module) -> Network:
     """A segmentor of mmseg. Heads that cannot be stopped before the enlargement run whole, as `scores`."""
     head, backbone = model.decode_head, model.backbone
     if getattr(head, 'takes_tokens', False) and getattr(backbone, 'out', None) == 'tokens':
-        patch_size = backbone.patch_size if head.enlarge == 'padded' else None
-        return Network(model, partial(_enlarge_padded, patch_size=patch_size))
+        return _enlarging(model, backbone.patch_size if head.enlarge == 'padded' else None)
     predict = getattr(type(head), 'predict', None)
     if predict is None or (predict.__module__ != _BASE_HEAD and not getattr(head, 'takes_tokens', False)):
         return Network(lambda image: model.encode_decode(image, _metas(image)), _as_it_is)
+    if head.predict_by_feat.__func__.__module__ == _BASE_HEAD and not head.align_corners:
+        return _enlarging(model, None)  # what the base class does
     return Network(model, lambda scores, image: head.predict_by_feat(scores, _metas(image)))
 
 
@@ -73,8 +78,13 @@ def _as_it_is(scores: Any, image: Tensor) -> Any:
     return scores
 
 
-def _enlarge_padded(scores: Tensor, image: Tensor, patch_size: tuple[int, int] | None) -> Tensor:
-    return enlarge_scores(scores, tuple(image.shape[-2:]), patch_size)
+def _enlarging(scores: Callable[[Tensor], Any], patch_size: tuple[int, int] | None) -> Network:
+    """A network whose scores are enlarged by enlarge_scores()."""
+
+    def to_image(function: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda scores, image: function(scores, tuple(image.shape[-2:]), patch_size)
+
+    return Network(scores, to_image(enlarge_scores), to_image(enlarged_labels))
 
 
 def reduction_of(model: nn.Module) -> Reduction | None:

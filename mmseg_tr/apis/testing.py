@@ -136,6 +136,8 @@ def use_tta(config: Config) -> None:
     """Put the config's test-time augmentation around its model, in place. Raises ConfigError where it has none."""
     require_sections(config, 'tta_model', 'tta_pipeline')
     config.test_dataloader.dataset.pipeline = config.tta_pipeline
+    if config.tta_model.type in ('SegTTAModel', 'mmseg.SegTTAModel'):
+        config.tta_model.type = 'mmseg_tr.TokenTTAModel'  # the same, for any segmentor
     config.tta_model.module = config.model
     config.model = config.tta_model
 

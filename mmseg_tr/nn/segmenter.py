@@ -129,7 +129,8 @@ def enlarge_scores(scores: Tensor, image_size: tuple[int, int], patch_size: tupl
     size = image_size
     if patch_size is not None:
         size = (scores.shape[-2] * patch_size[0], scores.shape[-1] * patch_size[1])
-    logits = F.interpolate(scores, size=size, mode='bilinear', align_corners=False)
+    # a transposed view, as a map that no one copied may be, takes ten times longer
+    logits = F.interpolate(scores.contiguous(), size=size, mode='bilinear', align_corners=False)
     return logits[..., : image_size[0], : image_size[1]]
 
 

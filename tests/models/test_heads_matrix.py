@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import mmseg_tr.registry  # noqa: F401  # isort: skip (makes the OpenMMLab packages import)
+from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
@@ -13,6 +14,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.models.seg.segmentor import check_test_cfg
 from mmseg_tr.nn.policy import PolicyNet
 from tests.reduction.methods import DEPTH, METHODS, PATCH, pictures
 
@@ -96,7 +98,13 @@ def test_every_method_predicts_and_learns_under_every_head(models, method, head,
     size = tuple(images.shape[2:])
     predicted = model.predict(images, samples(batch, size))
     assert [sample.pred_sem_seg.data.shape for sample in predicted] == [(1, *size)] * batch
-    assert all(sample.seg_logits.data.isfinite().all() for sample in predicted)
+    assert not any('seg_logits' in sample for sample in predicted)
+    model.test_cfg.seg_logits = True
+    asked = model.predict(images, samples(batch, size))
+    del model.test_cfg.seg_logits
+    assert all(sample.seg_logits.data.isfinite().all() for sample in asked)
+    for sample, labels in zip(asked, predicted):
+        assert torch.equal(sample.pred_sem_seg.data, labels.pred_sem_seg.data)
 
     model.train().zero_grad(set_to_none=True)
     losses = model.loss(images, samples(batch, size))
@@ -156,3 +164,38 @@ def test_a_plain_checkpoint_under_cts_s_policy_network_is_completed_or_refused(m
     assert all(torch.equal(state[f'backbone.reduction.policy.{key}'], value) for key, value in policy.items())
     # and the other way round: the plain model needs no more than its own weights
     models('linear', 'CTS-random').load_state_dict(state, strict=True)
+
+
+def test_labels_without_logits_are_those_of_the_logits_whatever_becomes_of_the_image():
+    model = build('linear', None)
+    image = pictures(1, (10, 12))
+    size = tuple(image.shape[2:])
+    metas = [
+        dict(ori_shape=size),
+        dict(ori_shape=(33, 50)),
+        dict(ori_shape=size, flip=True, flip_direction='horizontal'),
+        dict(ori_shape=(size[0] - 3, size[1] - 2), padding_size=[0, 2, 0, 3]),
+    ]
+    for test_cfg in (
+        dict(mode='whole'),
+        dict(mode='slide', crop_size=size, stride=size),
+        dict(mode='slide', crop_size=(32, 32), stride=(8, 16)),
+    ):
+        for meta in metas:
+            found = []
+            for asked in (False, True):
+                model.test_cfg = ConfigDict(test_cfg, seg_logits=asked)
+                found += model.predict(image, [SegDataSample(metainfo=meta | dict(img_shape=size))])
+            assert ['seg_logits' in sample for sample in found] == [False, True]
+            assert torch.equal(found[0].pred_sem_seg.data, found[1].pred_sem_seg.data)
+            assert torch.equal(found[1].seg_logits.data.argmax(0, keepdim=True), found[1].pred_sem_seg.data)
+
+
+def test_a_test_cfg_says_whether_logits_are_wanted():
+    with pytest.raises(ConfigError, match="seg_logits='yes' must be True or False"):
+        check_test_cfg(dict(mode='whole', seg_logits='yes'))
+
+
+def test_augmentation_at_test_time_gets_the_logits_that_it_averages():
+    model = MODELS.build(dict(type='mmseg_tr.TokenTTAModel', module=build('mask', None)))
+    assert model.module.test_cfg == dict(mode='whole', seg_logits=True)

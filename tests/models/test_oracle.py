@@ -54,7 +54,7 @@ def test_whole_images_share_by_their_labels():
 
 
 def test_windows_take_their_own_labels():
-    model = build(mode='slide', crop_size=(32, 32), stride=(16, 16), window_batch=2)
+    model = build(mode='slide', crop_size=(32, 32), stride=(16, 16), window_batch=2, seg_logits=True)
     image = torch.randn(1, 3, 32, 48)
     labels, sample = picture(32, 48)
     with torch.no_grad():

@@ -16,4 +16,4 @@ load_from = None
 resume = False
 
 # Mean of the softmax maps over scales and flips.
-tta_model = dict(type='SegTTAModel')
+tta_model = dict(type='mmseg_tr.TokenTTAModel')

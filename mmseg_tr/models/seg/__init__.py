@@ -4,7 +4,7 @@ from mmseg_tr.models.seg.heads import SegmenterLinearHead, SegmenterMaskHead
 from mmseg_tr.models.seg.oracle import OracleSegmentor
 from mmseg_tr.models.seg.policy_trainer import PolicyClassifier
 from mmseg_tr.models.seg.segformer_head import SegformerLinearHead
-from mmseg_tr.models.seg.segmentor import TokenSegmentor
+from mmseg_tr.models.seg.segmentor import TokenSegmentor, TokenTTAModel
 
 __all__ = [
     'OracleSegmentor',
@@ -13,4 +13,5 @@ __all__ = [
     'SegmenterLinearHead',
     'SegmenterMaskHead',
     'TokenSegmentor',
+    'TokenTTAModel',
 ]

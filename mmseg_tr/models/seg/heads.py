@@ -8,6 +8,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.nn.labels import enlarged_labels
 from mmseg_tr.nn.segmenter import LinearDecoder, MaskTransformer, enlarge_scores
 from mmseg_tr.reduction.tokens import Tokens
 from mmseg_tr.registry import MODELS
@@ -49,6 +50,14 @@ class TokenHead(BaseDecodeHead):
         if tokens.image_size is None:
             return self.predict_by_feat(scores, batch_img_metas)
         return enlarge_scores(scores, tokens.image_size, tokens.patch_size if self.enlarge == 'padded' else None)
+
+    def predict_labels(self, inputs) -> Tensor | None:
+        """predict().argmax(1) without the logits, (B, H, W); None where the size of the image is not known."""
+        tokens = self.tokens(inputs)
+        if tokens.image_size is None:
+            return None
+        patch_size = tokens.patch_size if self.enlarge == 'padded' else None
+        return enlarged_labels(self.forward(inputs), tokens.image_size, patch_size)
 
     def padding_cut(self, scores: Tensor, tokens: Tokens) -> Tensor:
         """Scores whose extent is that of the image: enlarged and cropped where the backbone padded it."""

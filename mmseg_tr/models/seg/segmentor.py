@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from mmengine.config import ConfigDict
+from mmengine.structures import PixelData
+from mmseg.models import SegTTAModel
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
@@ -11,7 +16,7 @@ from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.inference import enlarge_to_window, slide
 from mmseg_tr.registry import MODELS
 
-TEST_KEYS = ('mode', 'crop_size', 'stride', 'small_images', 'window_batch')
+TEST_KEYS = ('mode', 'crop_size', 'stride', 'small_images', 'window_batch', 'seg_logits')
 
 
 @MODELS.register_module()
@@ -20,7 +25,9 @@ class TokenSegmentor(EncoderDecoder):
 
     test_cfg: dict(mode='whole'), or dict(mode='slide', crop_size=(h, w), stride=(h, w)) with
         small_images='enlarge' (Segmenter: an image whose short side is below the window is enlarged to it) or 'shrink'
-        (the window shrinks), and window_batch, the number of windows of an image that run together.
+        (the window shrinks), and window_batch, the number of windows of an image that run together. Either with
+        seg_logits=True, which leaves every sample its logits at full size, as mmseg does; without it samples hold
+        labels alone, which come straight from the scores of patches where one window is the whole image.
     Raises ConfigError for other settings, and for a neck or head that cannot take the backbone's tokens.
     """
 
@@ -35,7 +42,28 @@ class TokenSegmentor(EncoderDecoder):
         if data_samples is None:  # mmseg would leave predictions at the size that was cut into windows
             size = tuple(inputs.shape[2:])
             data_samples = [SegDataSample(metainfo=dict(ori_shape=size, img_shape=size)) for _ in inputs]
-        return super().predict(inputs, data_samples)
+        labels = self.predict_labels(inputs, data_samples)
+        if labels is None:
+            data_samples = super().predict(inputs, data_samples)
+        else:
+            for sample, label in zip(data_samples, labels):
+                sample.pred_sem_seg = PixelData(data=label[None])
+        if not self.test_cfg.get('seg_logits', False):
+            for sample in data_samples:
+                if 'seg_logits' in sample:
+                    del sample.seg_logits
+        return data_samples
+
+    def predict_labels(self, inputs: Tensor, data_samples: list[SegDataSample]) -> Tensor | None:
+        """Labels (B, H, W) without logits; None where logits are asked for, averaged, resized, turned or cut."""
+        size, head = tuple(inputs.shape[2:]), self.decode_head
+        one_window = self.test_cfg.mode == 'whole' or tuple(self.test_cfg.crop_size) == size
+        direct = (
+            self.out_channels > 1 and hasattr(head, 'predict_labels') and not self.test_cfg.get('seg_logits', False)
+        )
+        if not (direct and one_window and all(untouched(sample.metainfo, size) for sample in data_samples)):
+            return None
+        return head.predict_labels(self.extract_feat(inputs))
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         """Mean logits of overlapping windows (Segmenter, section 4), at the size that was cut into windows."""
@@ -49,6 +77,12 @@ class TokenSegmentor(EncoderDecoder):
         return slide(predict, inputs, crop_size, stride, self.test_cfg.get('window_batch', 1))
 
 
+def untouched(meta: Mapping[str, Any], size: tuple[int, int]) -> bool:
+    """Whether what is predicted for an input of this size is what the sample wants: not padded, turned or resized."""
+    padding = meta.get('img_padding_size', meta.get('padding_size', ()))
+    return not any(padding) and not meta.get('flip') and tuple(meta['ori_shape'][:2]) == size
+
+
 def check_test_cfg(test_cfg: dict) -> dict:
     """Return a test_cfg that can be followed. Raises ConfigError."""
     unknown = [key for key in test_cfg if key not in TEST_KEYS]
@@ -59,6 +93,8 @@ def check_test_cfg(test_cfg: dict) -> dict:
         raise ConfigError(f"test_cfg mode={mode!r} is unknown: it is 'whole' or 'slide'.")
     if small not in ('enlarge', 'shrink'):
         raise ConfigError(f"test_cfg small_images={small!r} is unknown: it is 'enlarge' or 'shrink'.")
+    if not isinstance(test_cfg.get('seg_logits', False), bool):
+        raise ConfigError(f'test_cfg seg_logits={test_cfg["seg_logits"]!r} must be True or False.')
     if mode == 'whole':
         return test_cfg
     for key in ('crop_size', 'stride'):
@@ -73,6 +109,16 @@ def check_test_cfg(test_cfg: dict) -> dict:
     if test_cfg.get('window_batch', 1) < 1:
         raise ConfigError(f'test_cfg window_batch={test_cfg["window_batch"]!r} must be 1 or more.')
     return test_cfg
+
+
+@MODELS.register_module()
+class TokenTTAModel(SegTTAModel):
+    """mmseg's test-time augmentation, which averages logits and so asks a TokenSegmentor for them."""
+
+    def __init__(self, module: dict | nn.Module, **kwargs) -> None:
+        super().__init__(module, **kwargs)
+        if isinstance(self.module, TokenSegmentor):
+            self.module.test_cfg = ConfigDict(self.module.test_cfg | dict(seg_logits=True))
 
 
 def refuse_tokens_in_front_of_maps(segmentor: EncoderDecoder) -> None:
