@@ -163,7 +163,7 @@ def scope_shares(
     activities += [torch.profiler.ProfilerActivity.CUDA] if cuda else []
     with torch.inference_mode(), mixed_precision(batches[0].device, amp):
         for used in (batches[:1], batches):  # the first run of the profiler is slower: it is not used
-            with _without_usdt_lines(), torch.profiler.profile(activities=activities) as profiler:
+            with without_usdt_lines(), torch.profiler.profile(activities=activities) as profiler:
                 for batch in used:
                     with torch.profiler.record_function(whole), contestant.attention():
                         contestant.scores(batch)
@@ -176,7 +176,7 @@ def scope_shares(
 
 
 @contextmanager
-def _without_usdt_lines() -> Iterator[None]:
+def without_usdt_lines() -> Iterator[None]:
     """Keep the lines that some builds of torch print at every start and stop of the profiler off stderr."""
     with tempfile.TemporaryFile() as said, ExitStack() as back:
         try:

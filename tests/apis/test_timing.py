@@ -113,7 +113,7 @@ def test_shares_lie_inside_the_scopes_of_merging_and_restoring():
 
 
 def test_lines_of_the_profiler_stay_off_stderr_and_others_do_not(capfd):
-    with timing._without_usdt_lines():
+    with timing.without_usdt_lines():
         os.write(2, b'USDT: profiler_start\nsomething that matters\n')
     print('after', file=sys.stderr)
     assert capfd.readouterr().err == 'something that matters\nafter\n'

@@ -1,0 +1,196 @@
+"""What tools/benchmark.py measures: suites of rows, each of one kind and complete in itself."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio import load
+
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.paths import config_path
+
+ADAPTIVE = ('ALGM', 'ACT')  # whose counts depend on the image
+PRESETS = ('bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample')
+TINY = 'segmenter/segmenter_vit-tiny-p8_photo-mosaic-128x128.py'
+GROWTH = {
+    'plain': None,
+    'ALGM': dict(type='ALGM', layers=(1, 5), threshold=0.88),
+    'CTS': dict(type='CTS', share=0.3),
+    'Expedite': dict(type='Expedite', layer=4),
+    'EViT': dict(type='EViT', layers=(4, 7, 10), keep_rate=0.8),
+    'ToMe': dict(type='ToMe', form='dense', r=0.3),
+    'ToMe, original form': dict(type='ToMe', r=0.08),
+    'ACT': dict(type='ACT', q_hashes=16),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: name, unique in its suite; kind, of apis.suite.KINDS; and that kind's settings."""
+
+    name: str
+    kind: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """seconds: of the whole suite; no row is begun after them. row_seconds: of timing one row, about."""
+
+    name: str
+    seconds: float
+    row_seconds: float
+    rows: tuple[Row, ...]
+    images: int = 8
+    device: str = 'cpu'
+    amp: str | None = None
+    compiled: tuple[bool, ...] = (False,)
+
+
+def suite_of(name: str) -> Suite:
+    """A suite by its name. Raises ConfigError."""
+    if name not in SUITES:
+        raise ConfigError(f'--suite {name} is unknown: it is one of {", ".join(SUITES)}.')
+    return SUITES[name]()
+
+
+def chosen_rows(suite: Suite, patterns: Sequence[str] | None) -> tuple[Row, ...]:
+    """The rows whose name or kind one of the patterns names, such as 'algm*' or 'growth'. Raises ConfigError."""
+    if not patterns:
+        return suite.rows
+    for pattern in patterns:
+        if not any(_matches(row, pattern) for row in suite.rows):
+            raise ConfigError(f'--rows {pattern} is no row of the suite {suite.name}: see --list.')
+    return tuple(row for row in suite.rows if any(_matches(row, pattern) for pattern in patterns))
+
+
+def _matches(row: Row, pattern: str) -> bool:
+    return pattern == row.kind or fnmatch.fnmatchcase(row.name, pattern)
+
+
+def published_rows() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every published row of a method on a plain ViT: name, config and what its metafile says of it."""
+    for family in ('algm', 'cts', 'expedite', 'evit', 'tome', 'act'):
+        metafile = config_path(f'{family}/metafile.yml')
+        for model in load(str(metafile))['Models']:
+            config = model['Config'].removeprefix('local_configs/')
+            if 'photo-mosaic' not in config and 'policy' not in config:
+                yield model['Name'], config, model['Metadata']
+
+
+def _reduced(batch_of: Any, keep: Any = lambda name: True) -> list[Row]:
+    return [
+        Row(f'{name} b{batch}', 'reduced', dict(config=config, batch=batch, published=metadata.get('GMACs')))
+        for name, config, metadata in published_rows()
+        if keep(name)
+        for batch in batch_of(name)
+    ]
+
+
+def _mit(kind: str, archs: Sequence[str], sizes: Sequence[tuple[int, int]], mergings: Sequence[str] = ('',)) -> list:
+    rows = []
+    for arch in archs:
+        for size in sizes:
+            for merging in mergings:
+                name = f'mit-{arch} {size[0]}x{size[1]} {merging}'.strip()
+                settings = dict(arch=arch, size=size) | (dict(merging=merging) if merging else {})
+                rows.append(Row(name if merging else f'{name} plain', kind, settings))
+    return rows
+
+
+def cpu() -> Suite:
+    """Every published row; for two cores and about 25 minutes."""
+    large = ('_h16', '_h24', '_r0.2', '_r0.5', '_k0.5', '_k0.9', 'a18', 'a10-24')  # of Cityscapes one row a method
+    rows = _reduced(
+        lambda name: (1, 8) if 'vit-s16_ade20k' in name or 'vit-ti16' in name else (1,),
+        lambda name: not ('vit-l16_cityscapes' in name and name.endswith(large)) and 'a10-24x24' not in name,
+    )
+    small = [row for row in rows if 'vit-l16' not in row.name]
+    sizes, archs = ((512, 1024), (1024, 1024)), ('b0', 'b1', 'b2', 'b3', 'b4', 'b5')
+    improvements = [
+        Row(f'{name} plain', 'improvements', dict(config=f'segmenter/segmenter_{name}.py'))
+        for name in ('vit-s16_ade20k-512x512', 'vit-l16_ade20k-640x640')
+    ]
+    rest = [
+        *_mit('shipped', archs, sizes),
+        *_mit('merged', ('b2',), sizes, PRESETS),
+        *_mit('merged', ('b5',), sizes[1:], PRESETS),
+        *_mit('merged', ('b0', 'b5'), sizes[:1], PRESETS),
+        *_training(('algm/algm_vit-s16_ade20k-512x512.py', 'cts/cts_vit-s16_ade20k-512x512.py'), 'b2', (512, 512)),
+        *_growth('vit_tiny_patch16_384', (256, 512, 1024, 2048)),
+        *_copies(('algm/algm_vit-s16_ade20k-512x512.py',), 8),
+    ]
+    ordered = improvements + small + rest + [row for row in rows if row not in small]
+    return Suite('cpu', seconds=25 * 60, row_seconds=8, rows=tuple(ordered))
+
+
+def cpu_small() -> Suite:
+    """One row of every kind and method on networks that a test can afford."""
+    methods = [
+        Row(f'{name} b{batch}', 'reduced', dict(config=TINY, reduction=settings, batch=batch))
+        for name, settings in SMALL.items()
+        for batch in (1, 2)
+    ]
+    rows = [
+        Row('tiny plain', 'improvements', dict(config=TINY)),
+        *methods,
+        *_mit('shipped', ('b0',), ((64, 64),)),
+        *_mit('merged', ('b0',), ((64, 96),), PRESETS),
+        Row('training tiny ALGM', 'training', dict(config=TINY, reduction=SMALL['ALGM'], batch=2)),
+        Row('training mit-b0 bsm_hq', 'training', dict(arch='b0', size=(64, 64), merging='bsm_hq', batch=2)),
+        Row('growth plain', 'growth', dict(config=TINY, reduction=None, sides=(64, 96, 128))),
+        Row('growth ALGM', 'growth', dict(config=TINY, reduction=SMALL['ALGM'], sides=(64, 96, 128))),
+        Row('copies ALGM', 'copies', dict(config=TINY, reduction=SMALL['ALGM'], batch=4)),
+    ]
+    return Suite('cpu-small', seconds=300, row_seconds=0.1, rows=tuple(rows), images=4)
+
+
+def gpu() -> Suite:
+    """Every published row in bfloat16, one image and 32, compiled and not; one GPU."""
+    sizes = ((512, 1024), (1024, 1024))
+    rows = [
+        Row(f'{name} plain', 'improvements', dict(config=f'segmenter/segmenter_{name}.py'))
+        for name in ('vit-s16_ade20k-512x512', 'vit-l16_ade20k-640x640')
+    ]
+    rows += _reduced(lambda name: (1, 32))
+    rows += _mit('shipped', ('b0', 'b1', 'b2', 'b3', 'b4', 'b5'), sizes)
+    rows += _mit('merged', ('b0', 'b2', 'b5'), sizes, PRESETS)
+    rows += _training(('algm/algm_vit-s16_ade20k-512x512.py', 'algm/algm_vit-l16_ade20k-640x640.py'), 'b5', (1024,) * 2)
+    rows += _growth('vit_small_patch16_384', (256, 512, 1024, 2048))
+    rows += _copies(('algm/algm_vit-s16_ade20k-512x512.py', 'algm/algm_vit-l16_ade20k-640x640.py'), 32)
+    return Suite('gpu', 3600, 10, tuple(rows), images=64, device='cuda', amp='bf16', compiled=(False, True))
+
+
+def _training(configs: Sequence[str], arch: str, size: tuple[int, int]) -> list[Row]:
+    rows = [Row(f'training {Path(config).stem}', 'training', dict(config=config, batch=2)) for config in configs]
+    for merging in PRESETS:
+        settings = dict(arch=arch, size=size, merging=merging, batch=2)
+        rows.append(Row(f'training mit-{arch} {size[0]}x{size[1]} {merging}', 'training', settings))
+    return rows
+
+
+def _growth(arch: str, sides: tuple[int, ...]) -> list[Row]:
+    return [
+        Row(f'growth {name}', 'growth', dict(arch=arch, reduction=settings, sides=sides))
+        for name, settings in GROWTH.items()
+    ]
+
+
+def _copies(configs: Sequence[str], batch: int) -> list[Row]:
+    return [Row(f'copies {Path(config).stem}', 'copies', dict(config=config, batch=batch)) for config in configs]
+
+
+SMALL = {
+    'ALGM': dict(type='ALGM', layers=(1, 2), threshold=0.5),
+    'CTS': dict(type='CTS', share=0.3),
+    'Expedite': dict(type='Expedite', layer=1, clusters=(8, 8)),
+    'EViT': dict(type='EViT', layers=(1, 2), keep_rate=0.7),
+    'ToMe': dict(type='ToMe', form='dense', r=0.3),
+    'ToMe, original form': dict(type='ToMe', r=16),
+    'ACT': dict(type='ACT', q_hashes=4, bucket_width=1),
+}
+SUITES = {'cpu-small': cpu_small, 'cpu': cpu, 'gpu': gpu}

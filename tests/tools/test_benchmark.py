@@ -1,0 +1,124 @@
+"""tools/benchmark.py: suites, their files, going on after a stop, and one sentence for every mistake."""
+
+import json
+
+import pytest
+
+from mmseg_tr.apis.suite_mit import exponent
+from mmseg_tr.apis.suites import SUITES, chosen_rows, suite_of
+from mmseg_tr.paths import config_path
+from tests.tools.command import call, mistake
+
+pytest.importorskip('mmseg')
+
+
+def run(folder, *arguments) -> int:
+    return call('benchmark', '--suite', 'cpu-small', '--out', folder, '--name', 'here', '--threads', 1, *arguments)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """One row of every kind, in two runs."""
+    folder = tmp_path_factory.mktemp('benchmark')
+    assert run(folder, '--rows', 'ALGM b2', 'CTS b1', 'improvements', 'mit-b0 64x64*', 'mit*bsm_hq') == 0
+    assert run(folder, '--rows', 'ALGM b2', 'growth ALGM', 'copies', 'training tiny*') == 0
+    return folder
+
+
+def test_every_kind_of_row_is_measured_and_reported(folder):
+    content = json.loads((folder / 'here.json').read_text())
+    kinds = {row['kind'] for row in content['rows'].values()}
+    assert kinds == {row.kind for row in suite_of('cpu-small').rows}
+    assert not any('failed' in row for row in content['rows'].values())
+    algm = content['rows']['ALGM b2']['result']
+    assert algm['efficiency'] == pytest.approx(algm['time_ratio'] / algm['work_ratio'])
+    assert algm['work_ratio'] > 1 and algm['peak'] > 0 and 0 < algm['shares']['merging'] < 1
+    assert content['rows']['CTS b1']['result']['shares']['policy'] > 0
+    assert content['rows']['mit-b0 64x64 plain']['result']['difference'] < 1e-4
+    trained = content['rows']['training tiny ALGM']['result']
+    assert trained['peak_plain'] > trained['peak'] > 0
+    assert len(content['rows']['growth ALGM']['result']['points']) == 3
+    report = (folder / 'here.md').read_text()
+    for title in (
+        'plain vision transformers',
+        'SegFormer++',
+        'Training',
+        'Growth',
+        'different images',
+        'mmsegmentation',
+    ):
+        assert title in report
+    assert all(name in report for name in content['rows'])
+    assert sorted(path.name for path in folder.glob('*.png')) == [
+        f'here-{name}.png' for name in ('growth', 'mit', 'ratios')
+    ]
+
+
+def test_measured_rows_are_kept_and_a_finished_file_is_not_measured_again(folder, capsys):
+    before = (folder / 'here.json').read_text()
+    said = mistake(
+        capsys,
+        'benchmark',
+        '--suite',
+        'cpu-small',
+        '--out',
+        folder,
+        '--name',
+        'here',
+        '--threads',
+        1,
+        '--rows',
+        'ALGM b2',
+    )
+    assert said.startswith(str(folder)) and 'add --force' in said
+    assert (folder / 'here.json').read_text() == before
+    said = mistake(capsys, 'benchmark', '--suite', 'cpu-small', '--out', folder, '--name', 'here', '--threads', 2)
+    assert 'was measured with threads 1, this run has 2' in said
+    assert call('benchmark', '--report', folder / 'here.json') == 0
+
+
+def test_a_run_whose_time_is_up_says_what_is_left_and_goes_on(tmp_path, capsys):
+    rows = ('--rows', 'CTS b1', 'ToMe b1')
+    assert run(tmp_path, *rows, '--seconds', 0.001) == 0
+    assert 'Time was up before 1 rows' in ' '.join(capsys.readouterr().out.split())
+    first = json.loads((tmp_path / 'here.json').read_text())['rows']
+    assert run(tmp_path, *rows) == 0
+    both = json.loads((tmp_path / 'here.json').read_text())['rows']
+    assert len(first) == 1 and len(both) == 2
+    assert all(both[name] == row for name, row in first.items())
+    assert run(tmp_path, '--rows', 'ToMe b1', '--force') == 0
+    again = json.loads((tmp_path / 'here.json').read_text())['rows']
+    assert again['CTS b1'] == both['CTS b1'] and again['ToMe b1'] != both['ToMe b1']
+
+
+def test_mistakes_are_told_in_one_sentence(tmp_path, capsys):
+    assert 'it is one of cpu-small, cpu, gpu' in mistake(capsys, 'benchmark', '--suite', 'tpu')
+    assert '--rows nothing is no row' in mistake(capsys, 'benchmark', '--rows', 'nothing')
+    assert '--threads 0 is too few' in mistake(capsys, 'benchmark', '--threads', 0)
+    assert '--seconds -1.0 is no time' in mistake(capsys, 'benchmark', '--seconds', -1)
+    (tmp_path / 'here.json').write_text('{}')
+    assert 'is no result of this benchmark' in mistake(capsys, 'benchmark', '--out', tmp_path, '--name', 'here')
+    assert 'is no result of this benchmark' in mistake(capsys, 'benchmark', '--report', tmp_path / 'none.json')
+
+
+@pytest.mark.parametrize('name', SUITES)
+def test_suites_have_rows_of_different_names_over_configs_that_are_there(name, capsys):
+    suite = suite_of(name)
+    assert len({row.name for row in suite.rows}) == len(suite.rows) > 10
+    for row in suite.rows:
+        if 'config' in row.settings:
+            config_path(row.settings['config'])
+    assert call('benchmark', '--suite', name, '--list') == 0
+    assert len(capsys.readouterr().out.splitlines()) >= len(suite.rows)
+
+
+def test_rows_are_chosen_by_name_and_by_kind():
+    suite = suite_of('cpu')
+    assert {row.kind for row in chosen_rows(suite, ['growth'])} == {'growth'}
+    assert all(row.name.startswith('algm_vit-s16') for row in chosen_rows(suite, ['algm_vit-s16*']))
+    assert chosen_rows(suite, None) == suite.rows
+
+
+def test_the_exponent_of_growth_is_that_of_the_number_of_patches():
+    assert exponent((256, 512, 1024), [3 * side**4 for side in (256, 512, 1024)]) == pytest.approx(2)
+    assert exponent((256, 512), [5.0, 5.0]) == pytest.approx(0)
