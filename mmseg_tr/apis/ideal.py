@@ -203,7 +203,10 @@ class Slice:
 
     merger: Merger
 
-    def __call__(self, x: Tensor, grid: Grid) -> Merged:
+    def match(self, x: Tensor, grid: Grid) -> None:
+        """Nothing is compared."""
+
+    def __call__(self, x: Tensor, grid: Grid, merge: None = None) -> Merged:
         return x[
             :, : remaining(self.merger, x.shape[1], grid)
         ], lambda values: filled(values, x) if values.shape[-1] == x.shape[-1] else values

@@ -20,7 +20,8 @@ from mmseg_tr.apis.profiling import profile_once
 from mmseg_tr.apis.suite_rows import Bench, Numbers, count_model, read, to_scores
 from mmseg_tr.apis.suite_tuning import with_method
 from mmseg_tr.apis.timing import Contestant, mixed_precision
-from mmseg_tr.nn.mit import MixFFN, MixVisionTransformer, arch_settings
+from mmseg_tr.nn.mit import MixVisionTransformer, arch_settings
+from mmseg_tr.nn.mit_blocks import MixFFN
 from mmseg_tr.nn.segmenter import MaskTransformer, Segmenter
 from mmseg_tr.nn.vit import ViT
 from mmseg_tr.reduction.segformerpp_settings import parse_merging

@@ -179,6 +179,7 @@ def test_labels_without_logits_are_those_of_the_logits_whatever_becomes_of_the_i
     for test_cfg in (
         dict(mode='whole'),
         dict(mode='slide', crop_size=size, stride=size),
+        dict(mode='slide', crop_size=size, stride=size, small_images='shrink'),
         dict(mode='slide', crop_size=(32, 32), stride=(8, 16)),
     ):
         for meta in metas:

@@ -57,13 +57,21 @@ class TokenSegmentor(EncoderDecoder):
     def predict_labels(self, inputs: Tensor, data_samples: list[SegDataSample]) -> Tensor | None:
         """Labels (B, H, W) without logits; None where logits are asked for, averaged, resized, turned or cut."""
         size, head = tuple(inputs.shape[2:]), self.decode_head
-        one_window = self.test_cfg.mode == 'whole' or tuple(self.test_cfg.crop_size) == size
         direct = (
             self.out_channels > 1 and hasattr(head, 'predict_labels') and not self.test_cfg.get('seg_logits', False)
         )
-        if not (direct and one_window and all(untouched(sample.metainfo, size) for sample in data_samples)):
+        if not (direct and self.one_window(size) and all(untouched(sample.metainfo, size) for sample in data_samples)):
             return None
         return head.predict_labels(self.extract_feat(inputs))
+
+    def one_window(self, size: tuple[int, int]) -> bool:
+        """Whether an input of this size runs whole, as it is."""
+        if self.test_cfg.mode == 'whole':
+            return True
+        enlarged = self.test_cfg.get('small_images', 'enlarge') == 'enlarge' and min(size) < max(
+            self.test_cfg.crop_size
+        )
+        return tuple(self.test_cfg.crop_size) == size and not enlarged
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         """Mean logits of overlapping windows (Segmenter, section 4), at the size that was cut into windows."""
