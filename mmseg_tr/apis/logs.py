@@ -12,7 +12,7 @@ from mmseg_tr.errors import ConfigError, require_extra
 
 X_KEYS = ('epoch', 'step', 'iter')
 # the first of these sets that a log has a key of is drawn when none is asked for
-Y_KEYS = (('val_mean_iou', 'mIoU', 'coco/AP'), ('train_loss', 'loss'))
+Y_KEYS = (('val_mean_iou', 'mIoU', 'coco/AP', 'AP', 'PCK@0.1', 'PCK'), ('train_loss', 'loss'))
 SIZES = {'large': (9.6, 5.4), 'tight': (4.8, 3.2)}  # inches
 
 
@@ -104,11 +104,21 @@ def read_log(path: Path) -> list[dict[str, Any]] | None:
     files = _log_files(path)
     for file in files:
         part = _read_rows(file)
-        start = min((row['step'] for row in part if 'step' in row), default=None)
+        count = 'epoch' if any('epoch' in row for row in part) else 'step'
+        start = min((row[count] for row in part if count in row), default=None)
         if start is not None:
-            rows = [row for row in rows if row.get('step', start) < start]
+            rows = [row for row in rows if row.get(count, start) < start]
         rows += part
     return rows if files else None
+
+
+def _with_epochs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows whose epochs are called that: where mmengine counts epochs, the `step` of a validation is one."""
+    if not any('epoch' in row and 'step' in row for row in rows):
+        return rows
+    return [
+        {**row, 'epoch': row['step']} if 'step' in row and not {'epoch', 'iter'} & set(row) else row for row in rows
+    ]
 
 
 def _log_files(folder: Path) -> list[Path]:
@@ -140,7 +150,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         if not isinstance(row, dict):
             raise ConfigError(f'{path} is no training log: line {number} is {line[:40]}, not a JSON object.')
         rows.append(row)
-    return rows
+    return _with_epochs(rows)
 
 
 def value_of(row: Mapping[str, Any], key: str) -> float | None:
@@ -169,11 +179,14 @@ def read_curve(
     # mmengine's rows of a validation by iterations do not hold the epoch: such rows have no place on that axis
     keys = [y_key] if y_key else [key for group in Y_KEYS for key in group]
     for key in keys:
+        drawn = []
         for axis in [x_found] if x_key else dict.fromkeys([x_found, *X_KEYS]):
             pairs = [(value_of(row, axis), value_of(row, key)) for row in rows]
             kept = [(float(x), float(y)) for x, y in pairs if x is not None and y is not None]
             if kept:
-                return Curve(name, axis, key, *map(tuple, zip(*kept)))
+                drawn.append(Curve(name, axis, key, *map(tuple, zip(*kept))))
+        if drawn:  # several values of one epoch belong over its steps
+            return next((curve for curve in drawn if len(set(curve.x)) == len(curve.x)), drawn[0])
     there = sorted({key for row in rows for key in row})
     raise ConfigError(
         f'the log {name} has no {" or ".join(keys)} over {x_key or " or ".join(X_KEYS)}: it has '

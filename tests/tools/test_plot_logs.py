@@ -60,6 +60,35 @@ def test_a_resumed_training_is_one_curve(work_dir):
     assert read_curve('run', read_log(work_dir), y_key='loss', epochs=20).x == (10, 20)
 
 
+def test_a_resumed_pose_training_counts_epochs(tmp_path, capsys):
+    """As mmpose logs it: training by iterations and epochs, whose `step` is the iteration, validation by epochs."""
+
+    def epochs(first, last, loss):
+        rows = []
+        for epoch in range(first, last + 1):
+            rows += [dict(loss=loss, epoch=epoch, iter=100 * epoch - i, step=100 * epoch - i) for i in (50, 0)]
+            rows.append({'coco/AP': 0.1 * epoch, 'PCK@0.1': 0.2, 'step': epoch})
+        return rows
+
+    write(tmp_path / 'run' / '1' / 'vis_data' / 'scalars.json', epochs(1, 3, 9.0))
+    write(tmp_path / 'run' / '2' / 'vis_data' / 'scalars.json', epochs(3, 4, 1.0))
+    curve = read_curve('run', read_log(tmp_path / 'run'))
+    assert (curve.x_key, curve.y_key, curve.x) == ('epoch', 'coco/AP', (1, 2, 3, 4))
+    curve = read_curve('run', read_log(tmp_path / 'run'), y_key='loss')
+    assert (curve.x_key, curve.x, curve.y) == ('step', (50, 100, 150, 200, 250, 300, 350, 400), (9,) * 4 + (1,) * 4)
+    assert read_curve('run', read_log(tmp_path / 'run'), epochs=2).x == (1, 2)
+    assert call('plot_logs', tmp_path / 'run', '-o', tmp_path / 'c.png') == 0
+    assert capsys.readouterr().out == 'run:\n   coco/AP: 0.4000\n'
+
+
+def test_logs_of_older_mmpose_are_read(tmp_path):
+    rows = [dict(env_info='GCC'), *(dict(mode='train', epoch=1, iter=i, loss=0.5) for i in (50, 100))]
+    log = write(tmp_path / '2022.log.json', [*rows, dict(mode='val', epoch=1, iter=7, AP=0.7)])
+    curve = read_curve('old', read_log(log))
+    assert (curve.x_key, curve.y_key, curve.x, curve.y) == ('epoch', 'AP', (1,), (0.7,))
+    assert read_curve('old', read_log(log), y_key='loss').x == (50, 100)
+
+
 def test_keys_inside_others_and_epochs(published, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert call('plot_logs', published, '--y-key', 'val/mean_iou', '--x-key', 'num_updates', '-ep', 2, '--no-plot') == 0
