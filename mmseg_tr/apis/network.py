@@ -1,7 +1,7 @@
 """How to run a network from a normalised image to scores, logits and labels, and the same network without reduction.
 
-Networks are told by what they offer: mmseg_tr.nn.Segmenter, segmentors of mmseg (this package's and others), and any
-module that takes an image. Nothing of OpenMMLab is imported.
+Networks are told by what they offer: mmseg_tr.nn.Segmenter and SegFormer, segmentors of mmseg (this package's and
+others), and any module that takes an image. Nothing of OpenMMLab is imported.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_tr.nn.labels import enlarged_labels
+from mmseg_tr.nn.segformer import SegFormer
 from mmseg_tr.nn.segmenter import Segmenter, enlarge_scores
 from mmseg_tr.nn.vit import ViT
 from mmseg_tr.reduction import Reduction
@@ -48,6 +49,8 @@ def network_of(model: nn.Module) -> Network:
     """The steps of `model`."""
     if isinstance(model, Segmenter):
         return _enlarging(model.scores, model.encoder.patch_size)
+    if isinstance(model, SegFormer):
+        return _enlarging(model.scores, None)
     if hasattr(model, 'encode_decode') and hasattr(model, 'decode_head'):
         return _segmentor(model)
     return Network(model, _as_it_is)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.fusion import MultiScaleFusion
 from mmseg_tr.nn.mit import MixVisionTransformer
-from mmseg_tr.nn.segmenter import check_positive
+from mmseg_tr.nn.segmenter import check_positive, enlarge_scores
 
 
 class SegformerHead(MultiScaleFusion):
@@ -85,6 +84,4 @@ class SegFormer(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         scores = self.scores(image)
-        if self.resolution == 'quarter':
-            return scores
-        return F.interpolate(scores, size=image.shape[-2:], mode='bilinear', align_corners=False)
+        return scores if self.resolution == 'quarter' else enlarge_scores(scores, tuple(image.shape[-2:]), None)

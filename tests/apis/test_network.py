@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from mmseg_tr.apis.network import count_params, network_of, reduction_of, without_reduction
+from mmseg_tr.nn.mit import MixVisionTransformer
+from mmseg_tr.nn.segformer import SegFormer
 from tests.apis.networks import algm, pictures, small
 
 
@@ -86,3 +88,17 @@ def test_a_head_that_cannot_be_stopped_runs_whole():
     model, images = Whole(), pictures(2)
     network = network_of(model)
     assert torch.equal(network.enlarge(network.scores(images), images), images * 2)
+
+
+@pytest.mark.parametrize('resolution', ['full', 'quarter'])
+def test_segformer_is_enlarged_by_its_own_rule(resolution):
+    backbone = MixVisionTransformer(dict(embed_dims=8, num_layers=(1, 1, 1, 1), num_heads=(1, 2, 3, 4)))
+    model = SegFormer(backbone, 5, channels=8, resolution=resolution).eval()
+    image = torch.rand(1, 3, 50, 70)
+    network = network_of(model)
+    with torch.no_grad():
+        scores = network.scores(image)
+        assert scores.shape == (1, 5, 13, 18)
+        assert network.labels(scores, image).shape == (1, 50, 70)
+        if resolution == 'full':
+            assert torch.equal(network.enlarge(scores, image), model(image))
