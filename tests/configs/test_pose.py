@@ -166,6 +166,15 @@ def test_schedule_is_the_published_one_with_reachable_steps(path):
     assert ('mmseg_tr.CocoMetric' in names) == ('coco' in path.stem)
 
 
+@each([path for path in CONFIGS if path not in PUBLISHED])
+def test_short_schedule_ends_with_its_updates(path):
+    config = load(path)
+    warmup, decay = config.param_scheduler
+    assert (warmup.end, decay.end) == (decay.begin, config.train_cfg.max_iters)
+    assert config.train_cfg.max_iters % config.default_hooks.checkpoint.interval == 0
+    assert config.train_cfg.max_iters % config.train_cfg.val_interval == 0
+
+
 @pytest.mark.parametrize('base', ['coco_384x288', 'jbd_640x480'])
 def test_data_sets_are_read_where_they_are_prepared(base, tmp_path, monkeypatch):
     """Figures stand in for the photographs, in the places and under the names of the real files."""
