@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             progress=advance,
             report=tell,
         )
-    print(f'{done} files done, {len(failures)} skipped or incomplete: {args.out}')
+    print(f'{done} file{"" if done == 1 else "s"} done, {len(failures)} skipped or incomplete: {args.out}')
     if failures:
         raise SystemExit(1)
 

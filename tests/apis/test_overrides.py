@@ -46,3 +46,18 @@ def test_settings_go_over_those_of_the_config():
         over(None, 'r=8')
     with pytest.raises(ConfigError, match='has none'):
         use_reduction(Config(dict(model=dict(type='x'))), 'r=8')
+
+
+def test_a_mit_takes_presets_and_stages():
+    def over(text):
+        config = Config(dict(model=dict(backbone=dict(type='mmseg_tr.MiT', merging='bsm_fast'))))
+        use_reduction(config, text)
+        return config.model.backbone.merging
+
+    assert over('bsm_hq') == over('merging=bsm_hq') == 'bsm_hq'
+    assert (over('n2d-2x2'), over('2x2'), over('None')) == ('n2d-2x2', '2x2', None)
+    stages = [dict(q_mode='n2d', q_s=(2, 2)), {}]
+    assert over('[dict(q_mode=n2d, q_s=(2, 2)), None]') == over("[{'q_mode': 'n2d', 'q_s': (2, 2)}, {}]") == stages
+    for text in ('type=ToMe,r=8', '[1, 2]', 'open("x")', '[open("x")]'):
+        with pytest.raises(ConfigError, match='a MiT takes a preset such as bsm_hq'):
+            over(text)
