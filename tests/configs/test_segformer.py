@@ -108,10 +108,16 @@ def test_pipelines_and_schedule_are_as_published(path):
 
 
 @each(PLAIN)
-def test_networks_are_as_large_as_published(path):
+def test_networks_start_from_the_weights_of_their_name(path):
     settings = load(path).model
     assert settings.backbone.pretrained is True and settings.backbone.drop_path_rate == 0.1
     assert f'mit-{settings.backbone.arch}_' in path.stem
+    assert settings.decode_head.in_channels == [settings.decode_head.in_channels[0] * heads for heads in (1, 2, 5, 8)]
+
+
+@each([path for path in PLAIN if path.stem.endswith('ade20k-512x512')])
+def test_networks_are_as_large_as_published(path):
+    settings = load(path).model
     with torch.device('meta'):
         model = MODELS.build(settings)
     assert list(model.backbone.widths) == settings.decode_head.in_channels
