@@ -1,4 +1,4 @@
-"""Find the setting of a method that keeps to a budget of mIoU, or reaches a speed-up, and write its config."""
+"""Find the setting of a method that keeps to a budget of quality, or reaches a speed-up, and write its config."""
 
 import argparse
 import sys
@@ -19,7 +19,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('config', metavar='CONFIG', help='of a method, or of the plain model with --reduction')
     parser.add_argument('checkpoint', metavar='CKPT', help='weights of the plain model')
     budget = parser.add_mutually_exclusive_group(required=True)
-    budget.add_argument('--budget-miou', type=float, metavar='LOSS', help='points of mIoU that may be lost')
+    budget.add_argument(
+        '--budget-miou', '--budget-pck', type=float, metavar='LOSS', help='points of mIoU, or of PCK, that may be lost'
+    )
     budget.add_argument('--speed-up', type=float, metavar='X', help='times the plain model, such as 1.5')
     parser.add_argument(
         '--by', default='time', metavar='WHAT', help='speed-up by time (default) or by work, which repeats exactly'

@@ -31,17 +31,18 @@ CONFIRMATIONS = 5  # settings that are tried on the full set before the search g
 class Tuned:
     """What a search found.
 
-    points: measured on the subset; confirmed: on the full set, the chosen one last where there is one. plain_miou: on
-    subset and full set. path: of the config that was written; None where nothing keeps to the budget. measured: points
-    that were not in the journal.
+    measure: what quality is, mIoU or PCK. points: measured on the subset; confirmed: on the full set, the chosen one
+    last where there is one. plain_quality: on subset and full set. path: of the config that was written; None where
+    nothing keeps to the budget. measured: points that were not in the journal.
     """
 
     method: str
+    measure: str
     budget: Budget
     points: tuple[Point, ...]
     confirmed: tuple[Point, ...]
     chosen: Point | None
-    plain_miou: tuple[float, float | None]
+    plain_quality: tuple[float, float | None]
     path: Path | None
     folder: Path
     measured: int
@@ -78,13 +79,18 @@ def tune(
     require_sections(loaded, 'model', 'test_dataloader', 'test_evaluator')
     if not Path(checkpoint).is_file():
         raise CheckpointError(f'there is no checkpoint file {checkpoint}: check the path.')
+    measure = 'PCK@0.1' if loaded.get('default_scope') == 'mmpose' else 'mIoU'
     had = key_in_backbone(loaded)
     if reduction is not None:
         use_reduction(loaded, reduction)
     method, key, ladders = ladders_of(loaded)
     stem = Path(loaded.filename).stem
     folder = Path(work_dir or Path('work_dirs') / 'tune' / (stem if reduction is None else f'{stem}_{method.lower()}'))
-    wanted = f'miou-{budget.loss:g}' if budget.loss is not None else f'{budget.by}-{budget.speed_up:g}'
+    wanted = (
+        f'{measure.partition("@")[0].lower()}-{budget.loss:g}'
+        if budget.loss is not None
+        else f'{budget.by}-{budget.speed_up:g}'
+    )
     path = Path(out) if out else folder / f'{stem}_{method.lower()}_{wanted}.py'
     check_out(path)
     plain = copy.deepcopy(loaded)
@@ -103,12 +109,14 @@ def tune(
     full = Measurer(plain, checkpoint, key, 1.0, *common, True, journal, lambda text: progress(f'full set, {text}'))
     points, confirmed, chosen = find(ladders, budget, subset, full)
     if chosen is not None:
-        text = config_text(path, loaded.filename, key, chosen.settings, had, options, describe(budget, chosen, full))
+        text = config_text(
+            path, loaded.filename, key, chosen.settings, had, options, describe(budget, measure, chosen, full)
+        )
         write_atomically(text, path)
-    plains = subset.plain_miou(), full.plain_miou() if confirmed else None
+    plains = subset.plain_quality(), full.plain_quality() if confirmed else None
     written = path if chosen else None
     measured = subset.measured + full.measured
-    return Tuned(method, budget, points, confirmed, chosen, plains, written, folder, measured)
+    return Tuned(method, measure, budget, points, confirmed, chosen, plains, written, folder, measured)
 
 
 def ladders_of(config: Config) -> tuple[str, str, list[Ladder]]:
@@ -196,12 +204,13 @@ def nested_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def describe(budget: Budget, point: Point, full: Measurer) -> str:
+def describe(budget: Budget, measure: str, point: Point, full: Measurer) -> str:
     """What is known of a setting, for the head of its config."""
     return (
         f'{point.ladder}, found by tools/tune.py for {budget}.\n'
-        f'On the full test set: mIoU {point.miou:.2f} (plain {full.plain_miou():.2f}), {point.work:.2f} times less '
-        f'work, {point.time:.2f} times as fast\n({full.journal.setup["machine"][0]}).'
+        f'On the full test set: {measure} {point.quality:.2f} (plain {full.plain_quality():.2f}), '
+        f'{point.work:.2f} times '
+        f'less work, {point.time:.2f} times as fast\n({full.journal.setup["machine"][0]}).'
     )
 
 

@@ -92,7 +92,7 @@ class Measurer:
             self.measured += 1
             numbers = self._measure(ladder, settings)
             self.journal.put(key, numbers)
-        return Point(ladder, settings, **{name: numbers[name] for name in ('miou', 'loss', 'gmacs', 'work', 'time')})
+        return Point(ladder, settings, **{name: numbers[name] for name in ('quality', 'loss', 'gmacs', 'work', 'time')})
 
     def key(self, settings: Settings | None) -> str:
         """The name of a point in the journal: on which share of the images, and the settings."""
@@ -104,21 +104,21 @@ class Measurer:
         config.model.backbone[self.place] = copy.deepcopy(settings)
         return build_model(config, self.checkpoint).to(self.device).eval()
 
-    def plain_miou(self) -> float:
+    def plain_quality(self) -> float:
         """Of the plain model on the same images, in percent."""
         found = self.journal.get(self.key(None), False)
-        return self._plain['miou'] if found is None else found['miou']
+        return self._plain['quality'] if found is None else found['quality']
 
     def _measure(self, ladder: str, settings: Settings) -> dict[str, Any]:
         plain = self._plain
         self.progress(f'{ladder}: building')
         model = self.build(settings)
-        miou, _ = self._predict(model, ladder)
+        quality, _ = self._predict(model, ladder)
         self.progress(f'{ladder}: counting')
         gmacs = self._gmacs(model, plain['batches'])
         return dict(
-            miou=miou,
-            loss=plain['miou'] - miou,
+            quality=quality,
+            loss=plain['quality'] - quality,
             gmacs=gmacs,
             work=plain['gmacs'] / gmacs,
             time=self._time_ratio(model, ladder) if self.timed else None,
@@ -139,11 +139,11 @@ class Measurer:
             raise ConfigError(
                 f'{self.config.filename} is of a {type(model).__name__}: only segmentation networks can be tuned.'
             )
-        miou, inputs = self._predict(model, PLAIN)
+        quality, inputs = self._predict(model, PLAIN)
         full = len(inputs) // self.batch_size * self.batch_size
         batches = [torch.cat(inputs[start : start + self.batch_size]) for start in range(0, full, self.batch_size)]
         gmacs = self._gmacs(model, batches)
-        numbers = dict(miou=miou, loss=0.0, gmacs=gmacs, work=1.0, time=None, ladder=PLAIN)
+        numbers = dict(quality=quality, loss=0.0, gmacs=gmacs, work=1.0, time=None, ladder=PLAIN)
         self.journal.put(self.key(None), numbers)
         return dict(numbers, model=model, batches=batches)
 

@@ -19,7 +19,7 @@ PLOT = 'tune.png'
 
 def table(tuned: Tuned) -> Table:
     """Every point, ladder by ladder from mild to strong, then those of the full set."""
-    out = Table('images', 'setting', 'mIoU', 'loss', 'GMACs', 'work', 'time', 'budget')
+    out = Table('images', 'setting', tuned.measure, 'loss', 'GMACs', 'work', 'time', 'budget')
     for column in out.columns[2:7]:
         column.justify = 'right'
     ladders = list(dict.fromkeys(point.ladder for point in tuned.points))
@@ -30,7 +30,7 @@ def table(tuned: Tuned) -> Table:
             out.add_row(
                 where,
                 describe(point.ladder, point.settings),
-                f'{point.miou:.2f}',
+                f'{point.quality:.2f}',
                 f'{point.loss:+.2f}',
                 f'{point.gmacs:.3f}',
                 f'{point.work:.2f}x',
@@ -54,7 +54,7 @@ def describe(ladder: str, settings: Settings) -> str:
 
 
 def plot(tuned: Tuned) -> Path:
-    """Draw every point, mIoU against speed-up, a colour a ladder, the full set as stars; returns the PNG's path."""
+    """Draw every point, quality against speed-up, a colour a ladder, the full set as stars; returns the PNG's path."""
     by = tuned.budget.by
     figure = Figure(figsize=(9, 5), layout='constrained')
     axis = figure.subplots()
@@ -62,11 +62,11 @@ def plot(tuned: Tuned) -> Path:
     for number, name in enumerate(names):
         found = sorted((p for p in tuned.points if p.ladder == name), key=lambda point: point.speed_up(by))
         draw(axis, found, by, marker='o', linestyle=':', linewidth=0.8, color=f'C{number}', label=name)
-    axis.axhline(tuned.plain_miou[0], color='0.6', linewidth=1, label='plain, subset')
-    if tuned.plain_miou[1] is not None:
-        axis.axhline(tuned.plain_miou[1], color='0.3', linewidth=1, linestyle='--', label='plain, full set')
+    axis.axhline(tuned.plain_quality[0], color='0.6', linewidth=1, label='plain, subset')
+    if tuned.plain_quality[1] is not None:
+        axis.axhline(tuned.plain_quality[1], color='0.3', linewidth=1, linestyle='--', label='plain, full set')
     if tuned.budget.loss is not None:
-        for level, style in zip(tuned.plain_miou, ('-', '--')):
+        for level, style in zip(tuned.plain_quality, ('-', '--')):
             if level is not None:
                 axis.axhline(level - tuned.budget.loss, color='C3', linewidth=1, linestyle=style)
     else:
@@ -77,7 +77,7 @@ def plot(tuned: Tuned) -> Path:
     draw(axis, missed, by, marker='*', color='white', label='full set, missed', **look)
     draw(axis, [tuned.chosen] if tuned.chosen else [], by, marker='*', color='gold', label='full set, chosen', **look)
     axis.set_xlabel(f'speed-up over the plain model, by {by}')
-    axis.set_ylabel('mIoU (%)')
+    axis.set_ylabel(f'{tuned.measure} (%)')
     axis.grid(alpha=0.3)
     axis.set_title(f'{tuned.method}: {tuned.budget}', fontsize=10)
     figure.legend(loc='outside right center', frameon=False, fontsize=8)
@@ -91,16 +91,16 @@ def plot(tuned: Tuned) -> Path:
 def draw(axis, points: Sequence[Point], by: str, **look) -> None:
     """Points on an axis; without any, nothing, not even an entry of the legend."""
     if points:
-        axis.plot([point.speed_up(by) for point in points], [point.miou for point in points], **look)
+        axis.plot([point.speed_up(by) for point in points], [point.quality for point in points], **look)
 
 
 def verdict(tuned: Tuned) -> str:
     """One sentence: what was found, or by how much every setting missed."""
     if tuned.chosen is not None:
-        point, plain = tuned.chosen, tuned.plain_miou[1]
+        point, plain = tuned.chosen, tuned.plain_quality[1]
         return (
-            f'{describe(point.ladder, point.settings)} has mIoU {point.miou:.2f} on the full set (plain {plain:.2f}) '
-            f'at {point.work:.2f} times less work and {point.time:.2f} times the speed.'
+            f'{describe(point.ladder, point.settings)} has {tuned.measure} {point.quality:.2f} on the full set '
+            f'(plain {plain:.2f}) at {point.work:.2f} times less work and {point.time:.2f} times the speed.'
         )
     nearest = tuned.budget.closest(tuned.confirmed or tuned.points)
     name, missed = describe(nearest.ladder, nearest.settings), tuned.budget.missed_by(nearest)

@@ -13,13 +13,13 @@ from mmseg_tr.errors import ConfigError
 class Point:
     """A setting that was measured, against the plain model on the same images.
 
-    miou: percent. loss: points below the plain model's, negative where it is better. work: the plain model's
+    quality: percent of mIoU, or of PCK for poses. loss: points below the plain model's. work: the plain model's
     multiply-adds over its own. time: the same of seconds per image; None where it was not timed.
     """
 
     ladder: str
     settings: Settings
-    miou: float
+    quality: float
     loss: float
     gmacs: float
     work: float
@@ -32,7 +32,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a setting may cost, or has to bring: one of loss (points of mIoU) and speed_up (a ratio), counted `by`."""
+    """What a setting may cost, or has to bring: loss, points of quality, or speed_up, a ratio `by` time or work."""
 
     loss: float | None = None
     speed_up: float | None = None
@@ -40,9 +40,9 @@ class Budget:
 
     def __post_init__(self) -> None:
         if (self.loss is None) == (self.speed_up is None):
-            raise ConfigError('give one budget: --budget-miou LOSS or --speed-up X.')
+            raise ConfigError('give one budget: --budget-miou (or --budget-pck) LOSS, or --speed-up X.')
         if self.loss is not None and not 0 <= self.loss < 100:
-            raise ConfigError(f'--budget-miou {self.loss:g} is no loss of mIoU: give points from 0 to below 100.')
+            raise ConfigError(f'--budget-miou {self.loss:g} is no loss of quality: give points from 0 to below 100.')
         if self.speed_up is not None and not 1 < self.speed_up < 1000:
             raise ConfigError(f'--speed-up {self.speed_up:g} is no speed-up: give a ratio above 1, such as 1.5.')
         if self.by not in ('time', 'work'):
@@ -76,7 +76,7 @@ class Budget:
 
     def __str__(self) -> str:
         if self.loss is not None:
-            return f'at most {self.loss:g} points of mIoU below the plain model'
+            return f'at most {self.loss:g} points below the plain model'
         return f'{self.speed_up:g} times the plain model by {self.by}'
 
 

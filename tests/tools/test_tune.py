@@ -70,7 +70,7 @@ def test_the_written_config_inherits_and_has_what_was_measured(tiny, found):
     assert written.to_dict() == given.to_dict()
     plain, row = compare([str(path)], str(tiny[1]), images=4, batch_size=2, repeats=1, device='cpu').rows
     full = [numbers for key, numbers in journal(found).items() if key.startswith('1 ') and numbers['ladder'] != 'plain']
-    assert (row.miou, row.gmacs) == pytest.approx((full[-1]['miou'], full[-1]['gmacs']))
+    assert (row.miou, row.gmacs) == pytest.approx((full[-1]['quality'], full[-1]['gmacs']))
     assert plain.gmacs / row.gmacs == pytest.approx(full[-1]['work']) and full[-1]['work'] >= 1.1
     assert plain.miou - row.miou == pytest.approx(full[-1]['loss'])
     said = path.read_text()
@@ -169,8 +169,8 @@ def test_nothing_is_overwritten(tiny, found, capsys):
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [
-        (('--budget-miou', -1), '--budget-miou -1 is no loss of mIoU'),
-        (('--budget-miou', 'nan'), '--budget-miou nan is no loss of mIoU'),
+        (('--budget-miou', -1), '--budget-miou -1 is no loss of quality'),
+        (('--budget-miou', 'nan'), '--budget-miou nan is no loss of quality'),
         (('--speed-up', 1), '--speed-up 1 is no speed-up: give a ratio above 1'),
         (('--speed-up', 2, '--by', 'luck'), '--by luck is unknown: give time or work.'),
         (('--speed-up', 2, '--out', 'x.txt'), '--out x.txt is no name of a config'),
