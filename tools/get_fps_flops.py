@@ -15,7 +15,9 @@ from mmseg_tr.errors import ConfigError
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file, of this package or any other segmentor of mmseg')
+    parser.add_argument(
+        'config', help='config file, of this package, any segmentor of mmseg or pose estimator of mmpose'
+    )
     parser.add_argument('--checkpoint', metavar='FILE', help='weights (default: random ones)')
     parser.add_argument('--images', metavar='DIR', help='image files (default: the bundled photographs)')
     parser.add_argument('--num-images', type=int, metavar='N', help='how many (default: 8, or the largest batch)')
@@ -31,7 +33,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--amp', metavar='TYPE', help='mixed precision: bf16 or fp16')
     parser.add_argument('--compile', action='store_true', help='time the networks under torch.compile')
     parser.add_argument(
-        '--count', metavar='RULE', help='segmenter, expedite, conv-matmul or all (default: that of the family)'
+        '--count',
+        metavar='RULE',
+        help='segmenter, expedite, conv-matmul (also called segformerpp) or all (default: that of the family)',
     )
     parser.add_argument('--repeats', type=int, default=10, metavar='N', help='rounds over the images (default: 10)')
     parser.add_argument(

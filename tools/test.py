@@ -15,8 +15,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file of this model')
-    parser.add_argument('--eval', nargs='+', metavar='METRIC', help='any of mIoU mDice mFscore (default: the config)')
-    parser.add_argument('--out', metavar='DIR', help='write predictions as the servers of ADE20K and Cityscapes take')
+    parser.add_argument(
+        '--eval',
+        nargs='+',
+        metavar='METRIC',
+        help='any of mIoU mDice mFscore, of poses PCK PCK@0.05 AUC EPE AP (default: the config)',
+    )
+    parser.add_argument(
+        '--out', metavar='DIR', help='write predictions as the servers of ADE20K, Cityscapes, COCO take'
+    )
     parser.add_argument('--format-only', action='store_true', help='only write --out: for a test set without labels')
     parser.add_argument('--show-dir', metavar='DIR', help='write pictures of label and prediction')
     parser.add_argument('--show', action='store_true', help='show these pictures in a window')

@@ -9,85 +9,30 @@ Needs torch and timm only; apis.benchmark_config does the same for a config file
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmseg_tr.apis.benchmark_results import Measured, Run, ratios_of
 from mmseg_tr.apis.counting import MacCount, count_macs, evaluating
 from mmseg_tr.apis.counting_rules import check_rule, family_rule
-from mmseg_tr.apis.network import count_params, plain_tokens, reduction_of, tokens_per_layer, without_reduction
+from mmseg_tr.apis.network import (
+    count_params,
+    is_pose,
+    method_name,
+    network_of,
+    plain_tokens,
+    reduction_of,
+    tokens_per_layer,
+    without_reduction,
+)
 from mmseg_tr.apis.parts import SCOPES, find_vit
+from mmseg_tr.apis.stages import attention_sizes, find_mit, tokens_per_stage
 from mmseg_tr.apis.timing import Contestant, Seconds, mixed_precision, peak_memory, scope_shares, time_in_turn
 from mmseg_tr.errors import ConfigError
 
 # Attention as published keeps its scores in memory; above this much for one layer it is not timed.
 MATH_ATTENTION_BYTES = 4 << 30
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One network at one shape and batch size; everything is per image.
-
-    gmacs: 1e9 multiply-adds from normalised image to logits at its size, under the chosen rule; gflops: twice that.
-    gmacs_all: under the rule 'all'. parts: gmacs by part of the network; parts_all: the same under 'all'.
-    params: parameters that inference can use. images_per_second: from normalised image to scores on the decoder's grid;
-    images_per_second_to_labels: to the class of every pixel. tokens_per_layer: mean number of tokens that leave each
-    layer, prefix tokens included; None for a network without mmseg_tr's ViT. peak_memory: bytes on the GPU, None on a
-    CPU.
-    """
-
-    gmacs: float
-    gflops: float
-    gmacs_all: float
-    params: int
-    images_per_second: float
-    images_per_second_to_labels: float
-    tokens_per_layer: list[float] | None
-    parts: dict[str, float]
-    parts_all: dict[str, float]
-    peak_memory: int | None
-
-
-@dataclass(frozen=True)
-class Run:
-    """A network and its plain counterpart at one shape and batch size.
-
-    images: how many different images were measured. plain: the same object as model when that reduces nothing.
-    ratios: plain over model: work (gmacs), work_all (gmacs_all), work_to_scores (gmacs without the enlargement), time
-        (to scores), time_to_labels; efficiency = time / work_to_scores, the share of the saved work that became saved
-        time; time_over_published, of the plain network with attention as published.
-    published_images_per_second: of the plain network with attention as published; None where that was not timed.
-    shares: of the time to scores that merging and restoring take (apis.timing.scope_shares).
-    unknown: operators whose cost no counting rule knows.
-    """
-
-    shape: tuple[int, int]
-    batch_size: int
-    images: int
-    rule: str
-    model: Measured
-    plain: Measured
-    ratios: dict[str, float] | None = None
-    published_images_per_second: float | None = None
-    shares: dict[str, float] | None = None
-    unknown: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, lists and strings."""
-        return dict(
-            shape=list(self.shape),
-            batch_size=self.batch_size,
-            images=self.images,
-            count=self.rule,
-            model=asdict(self.model),
-            plain=asdict(self.plain),
-            ratios=self.ratios,
-            published_images_per_second=self.published_images_per_second,
-            shares=self.shares,
-            unknown_operators=list(self.unknown),
-        )
 
 
 def benchmark_model(
@@ -142,7 +87,7 @@ def benchmark_model(
                 progress(f'{where}: shares of merging and restoring')
                 shares = scope_shares(Contestant.of(model), batches[:4], SCOPES, amp)
         measured = {
-            name: _measured(network, counts[name], times[name], tokens[name], rule, peaks[name])
+            name: _measured(network, batches[0], counts[name], times[name], tokens[name], rule, peaks[name])
             for name, network in dict(model=model, plain=plain).items()
             if name in counts
         }
@@ -154,30 +99,32 @@ def benchmark_model(
                 rule=rule,
                 model=measured['model'],
                 plain=measured.get('plain', measured['model']),
-                ratios=_ratios(measured, times),
+                ratios=ratios_of(measured, times),
                 published_images_per_second=1 / times['published'].scores if 'published' in times else None,
                 shares=shares,
                 unknown=tuple(sorted(counts['model'].unknown)),
+                labels='poses' if is_pose(model) else 'labels',
             )
         )
     return runs
 
 
 def family_of(model: nn.Module) -> str:
-    """'ALGM' or another method's name, 'Segmenter' for a plain ViT of this package, 'other' for any other network."""
+    """'ALGM' or another method's name, 'Segmenter' and 'SegFormer++' for a plain ViT and MiT, 'other' for the rest."""
     reduction = reduction_of(model)
     if reduction is not None:
-        return type(reduction).__name__
+        return method_name(reduction)
+    if find_mit(model) is not None:
+        return 'SegFormer++'
     return 'other' if find_vit(model) is None else 'Segmenter'
 
 
 def math_attention_fits(model: nn.Module, batch: Tensor) -> bool:
-    """Whether one layer's attention scores stay below MATH_ATTENTION_BYTES; False without mmseg_tr's ViT."""
-    vit = find_vit(model)
-    if vit is None:
+    """Whether one layer's attention scores stay below MATH_ATTENTION_BYTES; False without mmseg_tr's ViT or MiT."""
+    if find_vit(model) is None and find_mit(model) is None:
         return False
-    tokens = plain_tokens(vit, batch)
-    return 4 * len(batch) * vit.blocks[0].attn.num_heads * tokens**2 <= MATH_ATTENTION_BYTES
+    sizes = attention_sizes(network_of(model).scores, batch[:1])
+    return len(batch) * max(size.score_bytes for size in sizes) <= MATH_ATTENTION_BYTES
 
 
 def _count_both(model: nn.Module, plain: nn.Module, batches: list[Tensor]) -> dict[str, MacCount]:
@@ -200,11 +147,18 @@ def _tokens_of_both(model: nn.Module, plain: nn.Module, batches: list[Tensor]) -
 
 
 def _measured(
-    model: nn.Module, count: MacCount, time: Seconds, tokens: list[float] | None, rule: str, peak: int | None
+    model: nn.Module,
+    images: Tensor,
+    count: MacCount,
+    time: Seconds,
+    tokens: list[float] | None,
+    rule: str,
+    peak: int | None,
 ) -> Measured:
     def parts(rule: str) -> dict[str, float]:
         return {part: macs / 1e9 for part, macs in count.parts(rule).items() if macs}
 
+    mit = find_mit(model)
     return Measured(
         gmacs=count.total(rule) / 1e9,
         gflops=2 * count.total(rule) / 1e9,
@@ -216,25 +170,5 @@ def _measured(
         parts=parts(rule),
         parts_all=parts('all'),
         peak_memory=peak,
+        tokens_per_stage=None if mit is None else tokens_per_stage(mit, images),
     )
-
-
-def _ratios(measured: dict[str, Measured], times: dict[str, Seconds]) -> dict[str, float] | None:
-    if 'plain' not in measured:
-        return None
-    model, plain = measured['model'], measured['plain']
-    work_to_scores = (plain.gmacs - plain.parts.get('enlargement', 0)) / (
-        model.gmacs - model.parts.get('enlargement', 0)
-    )
-    time = times['plain'].scores / times['model'].scores
-    ratios = dict(
-        work=plain.gmacs / model.gmacs,
-        work_all=plain.gmacs_all / model.gmacs_all,
-        work_to_scores=work_to_scores,
-        time=time,
-        time_to_labels=times['plain'].labels / times['model'].labels,
-        efficiency=time / work_to_scores,
-    )
-    if 'published' in times:
-        ratios['time_over_published'] = times['published'].scores / times['model'].scores
-    return ratios

@@ -17,11 +17,13 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from mmseg_tr.apis.benchmark import Run, benchmark_model
-from mmseg_tr.apis.config import load_config, require_sections
+from mmseg_tr.apis.benchmark import benchmark_model
+from mmseg_tr.apis.benchmark_results import Run
+from mmseg_tr.apis.config import load_config, reduction_settings, require_sections
 from mmseg_tr.apis.counting_rules import check_rule
 from mmseg_tr.apis.images import normalise, read_images
-from mmseg_tr.apis.network import reduction_of
+from mmseg_tr.apis.network import method_name, reduction_of
+from mmseg_tr.apis.pose_checks import check_pose_network
 from mmseg_tr.apis.resume import load_strictly
 from mmseg_tr.apis.runner import config_mistakes
 from mmseg_tr.errors import ConfigError, DatasetError, DeviceError
@@ -42,7 +44,7 @@ class BenchmarkReport:
     def to_dict(self) -> dict[str, Any]:
         """For JSON. Top-level numbers are those of the first run, `plain` holds the same of the plain network."""
         first = self.runs[0].to_dict()
-        top = ('gmacs', 'gflops', 'params', 'images_per_second', 'tokens_per_layer')
+        top = ('gmacs', 'gflops', 'params', 'images_per_second', 'tokens_per_layer', 'tokens_per_stage')
         return dict(
             **self.about,
             **{key: first['model'][key] for key in top},
@@ -134,6 +136,7 @@ def build_model(config: Config, checkpoint: str | None) -> nn.Module:
         if 'argument' not in str(error):
             raise
         raise ConfigError(f'the config {config.filename} has a setting that its type does not take: {error}') from error
+    check_pose_network(model)
     if checkpoint is not None:
         load_strictly(model, checkpoint)
     return model
@@ -168,8 +171,11 @@ def pick_precision(amp: str | None, device: str | None) -> torch.dtype | None:
 
 
 def own_shape(config: Config) -> tuple[int, int]:
-    """The size that a config trains or tests at: its window, else its crop, else its img_size, else 512 x 512."""
+    """The size that a config trains or tests at: its window, its crop, its img_size, a codec's, else 512 x 512."""
     model = config.model
+    codec = (model.get('head') or {}).get('decoder')
+    if isinstance(codec, Mapping) and codec.get('input_size') is not None:
+        return tuple(reversed(codec['input_size']))  # width first
     for section, key in (('test_cfg', 'crop_size'), ('data_preprocessor', 'size'), ('backbone', 'img_size')):
         size = (model.get(section) or {}).get(key)
         if isinstance(size, int):
@@ -219,13 +225,12 @@ def cpu_threads(number: int | None) -> Iterator[None]:
 
 
 def _settings(model: Mapping[str, Any]) -> dict[str, Any] | None:
-    reduction = (model.get('backbone') or {}).get('reduction')
-    return dict(reduction) if reduction else None
+    return reduction_settings(model.get('backbone') or {}) or None
 
 
 def _cautions(reduction: Any, checkpoint: str | None, runs: Sequence[Run]) -> Iterator[str]:
-    name = type(reduction).__name__
-    if reduction is not None and reduction.ADAPTIVE and checkpoint is None:
+    name = None if reduction is None else method_name(reduction)
+    if getattr(reduction, 'ADAPTIVE', False) and checkpoint is None:  # SegFormer++ says how many tokens to merge
         yield (
             f'{name} decides by what the network sees, and without --checkpoint its weights are random: what it '
             'saves here says nothing about the trained model.'

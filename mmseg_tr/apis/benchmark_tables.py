@@ -5,16 +5,21 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from mmseg_tr.apis.benchmark import Measured, Run
 from mmseg_tr.apis.benchmark_config import BenchmarkReport
+from mmseg_tr.apis.benchmark_results import Measured, Run
 from mmseg_tr.apis.counting_rules import MEANINGS
 from mmseg_tr.apis.parts import PARTS
 
 EXPLANATION = """\
 GMACs: 1e9 multiply-adds an image, to logits at its size (the "GFLOPs" of the papers); true GFLOPs are twice that. \
 Rule {rule} counts {meaning}; rule all counts everything that computes, matching included. \
-images/s: from normalised image to scores on the patch grid; labels/s: on to the class of every pixel. \
+images/s: from normalised image to scores on the decoder's grid; {labels}. \
 Times of both networks were taken in turn on the same, different images; plain runs fused attention."""
+
+LABELS = dict(
+    labels='labels/s: on to the class of every pixel',
+    poses='poses/s: on to decoded keypoints, each image once, without a flip test',
+)
 
 
 def print_report(report: BenchmarkReport, console: Console | None = None) -> None:
@@ -30,9 +35,10 @@ def print_report(report: BenchmarkReport, console: Console | None = None) -> Non
     for run in report.runs:
         console.print(run_table(run, parts=run.shape not in shown))
         shown.add(run.shape)
-    console.print(
-        EXPLANATION.format(rule=about['count'], meaning=MEANINGS[about['count']]), style='dim', highlight=False
+    said = EXPLANATION.format(
+        rule=about['count'], meaning=MEANINGS[about['count']], labels=LABELS[report.runs[0].labels]
     )
+    console.print(said, style='dim', highlight=False)
     for warning in report.warnings:
         console.print(f'[yellow]Warning[/yellow] {warning}', highlight=False)
 
@@ -64,7 +70,7 @@ def run_table(run: Run, parts: bool = True) -> Table:
             text = both(lambda m, part=part: f'{m.parts.get(part, 0):.3f} ({m.parts_all.get(part, 0):.3f})')
             row(f'  {part.replace("_", " ")} (all)', text, end_section=part == names[-1])
     row('images/s', both(lambda m: f'{m.images_per_second:.3g}'), 'time', style='bold')
-    row('labels/s', both(lambda m: f'{m.images_per_second_to_labels:.3g}'), 'time_to_labels')
+    row(f'{run.labels}/s', both(lambda m: f'{m.images_per_second_to_labels:.3g}'), 'time_to_labels')
     if run.published_images_per_second:
         published = f'{run.published_images_per_second:.3g}'
         row('images/s, published attention', (published, ''), 'time_over_published')
@@ -76,6 +82,8 @@ def run_table(run: Run, parts: bool = True) -> Table:
             row(f'{part}, share of the time', ('', f'{share:.1%}'))
     if model.tokens_per_layer is not None:
         row('tokens per layer', both(lambda m: tokens_text(m.tokens_per_layer)))
+    if model.tokens_per_stage is not None:
+        row('queries to keys, per stage', both(stages_text))
     return table
 
 
@@ -83,6 +91,11 @@ def _shown(part: str, plain: Measured, model: Measured) -> bool:
     """Parts that would show as 0.000 everywhere are left out."""
     counts = (plain.parts_all, model.parts_all, plain.parts, model.parts)
     return max(found.get(part, 0) for found in counts) >= 5e-4
+
+
+def stages_text(measured: Measured) -> str:
+    """A line a stage: '16384 to 256'."""
+    return '\n'.join(f'{stage["queries"]} to {stage["keys"]}' for stage in measured.tokens_per_stage or ())
 
 
 def tokens_text(tokens: list[float]) -> str:

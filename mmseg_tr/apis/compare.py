@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import METRICS
 from torch import Tensor, nn
 
 from mmseg_tr.apis.benchmark_config import PRECISIONS, build_model, machine, own_shape, pick_device, pick_precision
@@ -18,19 +17,19 @@ from mmseg_tr.apis.compare_models import (
     check_alike,
     check_numbers,
     names_of,
-    reduction_settings,
+    settings_of,
     share_weights,
     with_plain,
 )
+from mmseg_tr.apis.compare_quality import Judge, PixelJudge, PoseJudge
 from mmseg_tr.apis.config import load_config, require_sections
 from mmseg_tr.apis.counting import MacCount, count_macs
-from mmseg_tr.apis.network import count_params, reduction_of, tokens_per_layer
+from mmseg_tr.apis.network import count_params, is_pose, method_name, reduction_of, tokens_per_layer
 from mmseg_tr.apis.parts import find_vit
 from mmseg_tr.apis.runner import FRACTION, ToolRunner
-from mmseg_tr.apis.testing import set_metric
+from mmseg_tr.apis.stages import find_mit, tokens_per_stage
 from mmseg_tr.apis.timing import Contestant, mixed_precision, peak_memory, time_in_turn
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.evaluation import SegmenterIoUMetric
 from mmseg_tr.nn.inference import enlarge_to_window
 
 
@@ -38,16 +37,20 @@ from mmseg_tr.nn.inference import enlarge_to_window
 class Row:
     """One method of a comparison; per image where nothing else is said.
 
-    miou: percent. agreement: percent of the pixels that count whose prediction is the plain model's. gmacs: 1e9
-    multiply-adds to class scores and their enlargement, everything counted. fps: images per second at batch 1,
-    throughput: at the larger batch, both to class scores. peak_memory: bytes on the GPU, None on a CPU.
-    tokens_per_layer: mean number that leaves each layer, prefix included; None without this package's ViT.
+    miou: percent, of segmentation. pck, pck_strict: percent of the keypoints within 0.1 and 0.05 of the box's longer
+    side, of pose. agreement: percent of the pixels, or keypoints, that count and that the plain model puts in the same
+    class, or no farther away than 0.05 of that side. gmacs: 1e9 multiply-adds to scores and their enlargement,
+    everything counted. fps: images per second at batch 1, throughput: at the larger batch, both to scores, poses
+    without the flip test. peak_memory: bytes on the GPU, None on a CPU. tokens_per_layer: mean number that leaves each
+    layer, prefix included; None without this package's ViT. tokens_per_stage: queries and keys, of a MiT.
     """
 
     name: str
     method: str
     settings: dict[str, Any]
-    miou: float
+    miou: float | None
+    pck: float | None
+    pck_strict: float | None
     agreement: float
     gmacs: float
     params: int
@@ -55,6 +58,12 @@ class Row:
     throughput: float
     peak_memory: int | None
     tokens_per_layer: list[float] | None
+    tokens_per_stage: list[dict[str, int]] | None
+
+    @property
+    def quality(self) -> float:
+        """mIoU or PCK@0.1, percent."""
+        return self.miou if self.pck is None else self.pck
 
 
 @dataclass(frozen=True)
@@ -104,14 +113,15 @@ def compare(
             f'--batch-size {batch_size} takes as many different images, {len(loader.dataset)} are tested on: take a '
             'smaller batch or more of the dataset.'
         )
-    scores, agreement, inputs = predict_all(models, first, loader, images, dtype, progress)
+    judge, inputs = predict_all(models, first, loader, images, dtype, progress)
+    scores, agreement = judge.quality(), judge.agreement()
     fps, throughput, work, tokens = measure_all(models, inputs, batch_size, repeats, dtype, progress)
     rows = tuple(
         Row(
             name=name,
-            method=PLAIN if reduction_of(model) is None else type(reduction_of(model)).__name__,
-            settings=reduction_settings(named[name]),
-            miou=scores[name],
+            method=PLAIN if reduction_of(model) is None else method_name(reduction_of(model)),
+            settings=settings_of(named[name]),
+            **(dict.fromkeys(('miou', 'pck', 'pck_strict')) | scores[name]),
             agreement=agreement[name],
             gmacs=work[name].total() / 1e9,
             params=count_params(model),
@@ -119,11 +129,13 @@ def compare(
             throughput=throughput[name],
             peak_memory=peak_memory(Contestant.of(model), torch.cat(inputs[:batch_size]), dtype),
             tokens_per_layer=tokens[name],
+            tokens_per_stage=tokens_per_stage(find_mit(model), inputs[0]) if find_mit(model) else None,
         )
         for name, model in models.items()
     )
     about = dict(
         checkpoint=str(checkpoint),
+        quality=judge.measure,
         dataset=str(first.test_dataloader.dataset.type),
         images_tested=len(loader.dataset),
         images_timed=len(inputs),
@@ -152,46 +164,26 @@ def predict_all(
     images: int,
     amp: torch.dtype | None,
     progress: Callable[[str], None],
-) -> tuple[dict[str, float], dict[str, float], list[Tensor]]:
-    """Mean IoU and agreement with the first model, both in percent, and the network's inputs of some images."""
-    evaluation = copy.deepcopy(config)
-    set_metric(evaluation, ['mIoU'], None, False)
-    settings = evaluation.test_evaluator
-    settings = settings[0] if isinstance(settings, (list, tuple)) else settings
-    # a prefix, which belongs to evaluate() and is not used here, keeps mmengine from warning that there is none
-    metrics = {name: METRICS.build({'prefix': name, **settings}) for name in models}
-    for metric in metrics.values():
-        metric.dataset_meta = loader.dataset.metainfo
-    plain = next(iter(models))
-    same, counted, inputs, window = dict.fromkeys(models, 0), 0, [], own_shape(config)
-    every = max(len(loader) // images, 1)
-    for number, data in enumerate(loader):
-        progress(f'testing {number + 1} of {len(loader)} images')
-        predicted = {}
+) -> tuple[Judge, list[Tensor]]:
+    """What every model predicted, and the network's inputs of some images."""
+    poses = is_pose(next(iter(models.values())))
+    judge = (PoseJudge if poses else PixelJudge)(models, config, loader.dataset.metainfo)
+    inputs: list[Tensor] = []
+    window, every = own_shape(config), max(len(loader.dataset) // images, 1)
+    seen = 0
+    for data in loader:
+        progress(f'testing {seen} of {len(loader.dataset)} images')
         for name, model in models.items():
             batch = model.data_preprocessor(data, False)
             with mixed_precision(batch['inputs'].device, amp):
                 samples = model.predict(batch['inputs'], batch['data_samples'])
-            metrics[name].process(data, [sample.to_dict() for sample in samples])
-            predicted[name] = torch.stack([sample.pred_sem_seg.data[0] for sample in samples])
-        label = torch.stack([sample.gt_sem_seg.data[0] for sample in samples])
-        valid = (label != metrics[plain].ignore_index).to(predicted[plain].device)
-        counted += valid.sum().item()
-        for name, prediction in predicted.items():
-            same[name] += ((prediction == predicted[plain]) & valid).sum().item()
-        if number % every == 0 and len(inputs) < images:
-            inputs.append(window_of(batch['inputs'][:1], window))
-    return (
-        {name: mean_iou(metric) for name, metric in metrics.items()},
-        {name: 100 * count / max(counted, 1) for name, count in same.items()},
-        inputs,
-    )
-
-
-def mean_iou(metric: SegmenterIoUMetric) -> float:
-    """Percent, over the images that the metric has seen; its own evaluate() would print a table of classes."""
-    areas = (sum(parts) for parts in zip(*metric.results))
-    return metric.percent(metric.total_area_to_metrics(*areas, ['mIoU'])['IoU'])
+            judge.take(name, data, samples)
+        judge.close(samples)
+        for number, image in enumerate(batch['inputs'].split(1), seen):
+            if number % every == 0 and len(inputs) < images:
+                inputs.append(image.contiguous() if poses else window_of(image, window))
+        seen += len(samples)
+    return judge, inputs
 
 
 def window_of(image: Tensor, window: tuple[int, int]) -> Tensor:

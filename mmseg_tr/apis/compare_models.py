@@ -12,6 +12,9 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from mmseg_tr.apis.config import reduction_settings
+from mmseg_tr.apis.network import is_pose
+from mmseg_tr.apis.pose_checks import keypoint_count
 from mmseg_tr.errors import ConfigError
 
 PLAIN = 'plain'
@@ -45,32 +48,40 @@ def names_of(configs: Sequence[str]) -> list[str]:
     return names if len(set(names)) == len(names) else stems
 
 
-def reduction_settings(config: Config) -> dict[str, Any]:
+def settings_of(config: Config) -> dict[str, Any]:
     """What a config says about token reduction; empty for a plain network."""
-    return dict((config.model.get('backbone') or {}).get('reduction') or {})
+    return reduction_settings(config.model.get('backbone') or {})
 
 
 def with_plain(configs: dict[str, Config]) -> dict[str, Config]:
     """The configs with the plain model in front: the first that reduces nothing, else the first without its method."""
     for name, config in configs.items():
-        if not reduction_settings(config):
+        if not settings_of(config):
             return {name: config} | configs
     plain = copy.deepcopy(next(iter(configs.values())))
-    plain.model.backbone.reduction = None
+    for key in ('reduction', 'merging'):
+        plain.model.backbone.pop(key, None)
     return {PLAIN if PLAIN not in configs else 'without reduction': plain} | configs
 
 
 def check_alike(models: Mapping[str, nn.Module]) -> None:
-    """Raise ConfigError unless all models are segmentors that predict the same number of classes."""
+    """Raise ConfigError unless all are segmentors of as many classes, or all pose estimators of as many keypoints."""
     first = next(iter(models))
     for name, model in models.items():
-        if not hasattr(model, 'encode_decode'):
-            raise ConfigError(f'{name} is a {type(model).__name__}: only segmentation networks can be compared.')
-        if model.num_classes != models[first].num_classes:
+        if not hasattr(model, 'encode_decode') and not is_pose(model):
             raise ConfigError(
-                f'{name} predicts {model.num_classes} classes, {first} {models[first].num_classes}: compare models of '
-                'one dataset.'
+                f'{name} is a {type(model).__name__}: only segmentation networks and pose estimators can be compared.'
             )
+        if predicted(model) != predicted(models[first]):
+            raise ConfigError(
+                f'{name} predicts {predicted(model)}, {first} {predicted(models[first])}: compare models of one '
+                'dataset.'
+            )
+
+
+def predicted(model: nn.Module) -> str:
+    """'150 classes', '17 keypoints'."""
+    return f'{keypoint_count(model)} keypoints' if is_pose(model) else f'{model.num_classes} classes'
 
 
 @torch.no_grad()

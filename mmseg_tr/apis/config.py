@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mmengine.device import get_device
 import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
 from mmseg_tr.errors import ConfigError, MissingExtraError
 from mmseg_tr.paths import find_config
+from mmseg_tr.reduction.segformerpp_settings import parse_merging
 
 _runs = itertools.count(1)
 
@@ -54,6 +56,18 @@ def require_sections(config: Config, *names: str) -> None:
         raise ConfigError(f'the config {config.filename} says nothing about {", ".join(missing)}: add it')
 
 
+def reduction_settings(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config of a backbone says about token reduction; empty for a plain network. Raises ConfigError."""
+    merging = backbone.get('merging')
+    if merging is not None:
+        stages = len(merging) if isinstance(merging, list | tuple) else 4  # the presets are for four
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # told when the network is built
+            active = parse_merging(merging, stages).active
+        return dict(type='SegFormer++', merging=merging) if active else {}
+    return dict(backbone.get('reduction') or {})
+
+
 def fit_to_run(config: Config, work_dir: str | None, launcher: str, seed: int | None = None) -> None:
     """Set what the command line says and what the machine needs, in place.
 
@@ -68,6 +82,7 @@ def fit_to_run(config: Config, work_dir: str | None, launcher: str, seed: int | 
         config.randomness = {**config.get('randomness', {}), 'seed': seed}
     if get_device() == 'cpu':
         _replace_type(config.model, 'SyncBN', 'BN')
+        config.sync_bn = None
         if launcher != 'none':
             wrapper = config.get('model_wrapper_cfg') or {'type': 'MMDistributedDataParallel'}
             find_unused = config.get('find_unused_parameters', False)

@@ -50,8 +50,7 @@ class MacCount:
         return {part: found[part] for part in PARTS if part in found}
 
     def _sum(self, rule: str, key: int) -> dict[str, float]:
-        check_rule(rule)
-        found = Counter()
+        rule, found = check_rule(rule), Counter()
         for what, units in self.units.items():
             weights = weights_of(rule, what[0])
             if what[1] in weights:

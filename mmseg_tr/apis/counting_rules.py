@@ -38,6 +38,8 @@ RULES: dict[str, dict[str, float]] = {
     | dict(elementwise=1, reduction=1, sort=1),
 }
 
+ALIASES = {'segformerpp': 'conv-matmul'}
+
 # Rule -> part -> weights that replace those of RULES there. Expedite's counter saw nothing of the decoder's attention
 # and masks, of matching and of hashing; `clustering` and `reconstruction` are closed forms (apis.counting_expedite).
 PART_RULES: dict[str, dict[str, dict[str, float]]] = {
@@ -62,12 +64,14 @@ FAMILY_RULES: dict[str, str] = {
     'Segmenter': 'segmenter',
     'ALGM': 'segmenter',
     'CTS': 'segmenter',
+    'SegFormer++': 'conv-matmul',
     'other': 'conv-matmul',
 } | dict.fromkeys(('Expedite', 'EViT', 'ToMe', 'ACT'), 'expedite')
 
 
 def check_rule(rule: str) -> str:
-    """Return a rule of RULES. Raises ConfigError."""
+    """Return a rule of RULES, also by another of its names. Raises ConfigError."""
+    rule = ALIASES.get(rule, rule)
     if rule not in RULES:
         raise ConfigError(f'counting rule {rule!r} is unknown: it is one of {", ".join(RULES)}.')
     return rule
@@ -174,15 +178,18 @@ for _name in (
     'miopen_batch_norm',
 ):
     OPERATORS[_name] = _per_output('batch_norm')
-for _name in (
-    'scaled_dot_product_attention',
-    '_scaled_dot_product_attention_math',
-    '_scaled_dot_product_flash_attention',
-    '_scaled_dot_product_flash_attention_for_cpu',
-    '_scaled_dot_product_efficient_attention',
-    '_scaled_dot_product_cudnn_attention',
-    '_scaled_dot_product_fused_attention_overrideable',
-):
+SDPA = frozenset(  # attention under every name that torch runs it by
+    (
+        'scaled_dot_product_attention',
+        '_scaled_dot_product_attention_math',
+        '_scaled_dot_product_flash_attention',
+        '_scaled_dot_product_flash_attention_for_cpu',
+        '_scaled_dot_product_efficient_attention',
+        '_scaled_dot_product_cudnn_attention',
+        '_scaled_dot_product_fused_attention_overrideable',
+    )
+)
+for _name in SDPA:
     OPERATORS[_name] = _sdpa
 for _name in ('sort', 'argsort', 'topk', 'kthvalue', 'median', 'mode'):
     OPERATORS[_name] = _sorted

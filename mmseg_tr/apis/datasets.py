@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -30,7 +31,11 @@ def build_dataset(config: Mapping[str, Any], fraction: float = 1.0) -> Any:
         if hasattr(dataset, 'full_init'):
             dataset.full_init()
     except FileNotFoundError as error:
-        raise DatasetError(f'{kind}: {error.filename or error} does not exist') from error
+        reason = f'{error.filename} does not exist' if error.filename else error
+        raise DatasetError(f'{kind}: {reason}') from error
+    except json.JSONDecodeError as error:
+        where = os.path.join(config.get('data_root') or '', config.get('ann_file') or '')
+        raise DatasetError(f'{kind}: {where} is no annotation file in JSON ({error})') from error
     except ValueError as error:
         if 'need at least one array' not in str(error):  # how mmengine ends where nothing is found
             raise
@@ -51,6 +56,8 @@ def check_folders(config: Mapping[str, Any]) -> None:
     paths = [root, *(os.path.join(root, path or '') for path in prefixes.values() if isinstance(path, str))]
     if config.get('ann_file'):
         paths.append(os.path.join(root, config['ann_file']))
+    if config.get('bbox_file'):  # of pose datasets, which look for it as it is written
+        paths.append(config['bbox_file'])
     for path in paths:
         unset = UNSET.search(path)
         if unset:

@@ -1,7 +1,7 @@
 """How to run a network from a normalised image to scores, logits and labels, and the same network without reduction.
 
 Networks are told by what they offer: mmseg_tr.nn.Segmenter and SegFormer, segmentors of mmseg (this package's and
-others), and any module that takes an image. Nothing of OpenMMLab is imported.
+others), pose estimators of mmpose, and any module that takes an image. Nothing of OpenMMLab is imported.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mmseg_tr.nn.segformer import SegFormer
 from mmseg_tr.nn.segmenter import Segmenter, enlarge_scores
 from mmseg_tr.nn.vit import ViT
 from mmseg_tr.reduction import Reduction
+from mmseg_tr.reduction.segformerpp_settings import Merging
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,17 @@ class Network:
         return logits.argmax(1) if logits.shape[1] > 1 else logits[:, 0] > 0
 
 
+@dataclass(frozen=True)
+class PoseNetwork(Network):
+    """The steps of a pose estimator. scores: images -> heatmaps (B, K, h, w); decode: heatmaps -> keypoints."""
+
+    decode: Callable[[Any], Any] = lambda scores: scores
+
+    def labels(self, scores: Any, image: Tensor) -> Any:
+        """Keypoints and their scores per image, as the head's codec decodes them."""
+        return self.decode(scores)
+
+
 def network_of(model: nn.Module) -> Network:
     """The steps of `model`."""
     if isinstance(model, Segmenter):
@@ -53,7 +65,21 @@ def network_of(model: nn.Module) -> Network:
         return _enlarging(model.scores, None)
     if hasattr(model, 'encode_decode') and hasattr(model, 'decode_head'):
         return _segmentor(model)
+    if is_pose(model):
+        return _pose_estimator(model)
     return Network(model, _as_it_is)
+
+
+def is_pose(model: nn.Module) -> bool:
+    """Whether `model` is a pose estimator of mmpose with a head, whose labels are keypoints."""
+    return hasattr(model, 'extract_feat') and hasattr(model, 'add_pred_to_datasample') and hasattr(model, 'head')
+
+
+def _pose_estimator(model: nn.Module) -> Network:
+    """A top-down pose estimator of mmpose, once over each image: without the flip test."""
+    head = model.head
+    decode = head.decode if getattr(head, 'decoder', None) is not None else lambda scores: scores
+    return PoseNetwork(lambda image: head.forward(model.extract_feat(image)), _as_it_is, decode=decode)
 
 
 def _segmentor(model: nn.Module) -> Network:
@@ -90,19 +116,31 @@ def _enlarging(scores: Callable[[Tensor], Any], patch_size: tuple[int, int] | No
     return Network(scores, to_image(enlarge_scores), to_image(enlarged_labels))
 
 
-def reduction_of(model: nn.Module) -> Reduction | None:
-    """The token-reduction method of `model`, or None."""
-    found = (getattr(module, 'reduction', None) for module in model.modules())
-    return next((reduction for reduction in found if isinstance(reduction, Reduction)), None)
+def reduction_of(model: nn.Module) -> Reduction | Merging | None:
+    """The token-reduction method of `model`, of a MiT what it merges, or None."""
+    for module in model.modules():
+        reduction, merging = getattr(module, 'reduction', None), getattr(module, 'merging', None)
+        if isinstance(reduction, Reduction):
+            return reduction
+        if isinstance(merging, Merging) and merging.active:
+            return merging
+    return None
+
+
+def method_name(reduction: Reduction | Merging) -> str:
+    """What a method is called in tables."""
+    return 'SegFormer++' if isinstance(reduction, Merging) else type(reduction).__name__
 
 
 def without_reduction(model: nn.Module) -> nn.Module:
-    """The plain model: the same modules around the same weights (not copied), with reduction=None."""
+    """The plain model: the same modules around the same weights (not copied), with nothing reduced or merged."""
     shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     plain = copy.deepcopy(model, shared)
     for module in plain.modules():
         if isinstance(getattr(module, 'reduction', None), Reduction):
             module.reduction = None
+        if isinstance(getattr(module, 'merging', None), Merging):
+            module.merging = module.merging.nothing()
     return plain
 
 

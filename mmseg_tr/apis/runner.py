@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
 from mmseg_tr.apis.datasets import build_dataset
+from mmseg_tr.apis.pose_checks import check_pose_network, check_pose_run
 from mmseg_tr.errors import ConfigError
 
 FRACTION = 'fraction'  # a key of a dataloader's config that only ToolRunner knows
@@ -43,17 +44,19 @@ class ToolRunner(Runner):
 def build_runner(config: Config, loop: str) -> Runner:
     """The runner of a config, with its model and the datasets of `loop` ('train' or 'test') built.
 
-    Raises ConfigError when the config names a type that does not exist, or settings that the type does not take, and
-    DatasetError as `build_dataset` does.
+    Raises ConfigError when the config names a type that does not exist, or settings that the type does not take, or
+    when network and datasets of a pose config do not fit together, and DatasetError as `build_dataset` does.
     """
     try:
         with config_mistakes(config):
             runner = RUNNERS.build(config) if 'runner_type' in config else ToolRunner.from_cfg(config)
-            getattr(runner, f'{loop}_loop')
+            check_pose_network(bare_model(runner))
+            loops = [getattr(runner, f'{loop}_loop')]
             if loop == 'train':
                 _check_optimizer(config)
                 if config.get('val_cfg'):
-                    runner.val_loop  # noqa: B018 (building is what asking for it does)
+                    loops.append(runner.val_loop)
+            check_pose_run(bare_model(runner), [loop.dataloader.dataset for loop in loops])
     except TypeError as error:
         if 'argument' not in str(error):
             raise

@@ -14,6 +14,8 @@ from mmengine.runner import Runner
 
 from mmseg_tr.apis.config import check_autocast, fit_to_run, load_config, require_sections
 from mmseg_tr.apis.distributed import process_group
+from mmseg_tr.apis.pose_checks import is_pose_config
+from mmseg_tr.apis.pose_metrics import draw_poses, set_pose_metrics
 from mmseg_tr.apis.resume import load_strictly
 from mmseg_tr.apis.runner import FRACTION, bare_model, build_runner
 from mmseg_tr.apis.scores import check_scores_path, collect_scores, write_scores
@@ -45,8 +47,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a checkpoint on the test set of a config; returns the scores, which are also written to a file.
 
-    metrics: any of mIoU, mDice, mFscore; by default those of the config.
-    out: folder for prediction files as the test servers of ADE20K and Cityscapes take them.
+    metrics: any of mIoU, mDice, mFscore, of poses those of apis.pose_metrics; by default those of the config.
+    out: folder for prediction files as the test servers of ADE20K and Cityscapes, of poses that of COCO, take them.
     format_only: write these files without scoring, for a test set without labels.
     show_dir: folder for pictures of label and prediction. show: the same in a window, each for `wait_time` seconds.
     tta: the config's tta_model and tta_pipeline (several scales and flips).
@@ -69,7 +71,10 @@ def evaluate(
         config.test_dataloader[FRACTION] = fraction
     if format_only and out is None:
         raise ConfigError('--format-only writes prediction files: say where with --out')
-    set_metric(config, metrics, out, format_only)
+    if is_pose_config(config):
+        set_pose_metrics(config, metrics, out, format_only, fraction)
+    else:
+        set_metric(config, metrics, out, format_only)
     if tta:
         use_tta(config)
     if format_only:
@@ -157,6 +162,9 @@ def use_visualization(config: Config, show: bool, show_dir: str | None, wait_tim
     hook = (config.get('default_hooks') or {}).get('visualization')
     if hook is None or config.get('visualizer') is None:
         raise ConfigError('--show and --show-dir need a visualizer and default_hooks.visualization in the config')
+    if is_pose_config(config):
+        draw_poses(config, show, show_dir, wait_time)
+        return
     hook.draw, hook.interval = True, 1
     if show:
         hook.show, hook.wait_time = True, wait_time

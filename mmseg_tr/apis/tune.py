@@ -13,16 +13,16 @@ import torch
 from mmengine.config import Config
 
 from mmseg_tr.apis.benchmark_config import PRECISIONS, build_model, machine, pick_device, pick_precision
-from mmseg_tr.apis.compare_models import check_numbers, reduction_settings
+from mmseg_tr.apis.compare_models import check_numbers, settings_of
 from mmseg_tr.apis.config import load_config, require_sections
 from mmseg_tr.apis.overrides import use_reduction
 from mmseg_tr.apis.parts import find_vit
+from mmseg_tr.apis.stages import find_mit
 from mmseg_tr.apis.tune_measure import JOURNAL, Journal, Measurer, digest, digest_of
 from mmseg_tr.apis.tune_search import Budget, Point, search
 from mmseg_tr.apis.tune_spaces import Ladder, Settings, identity, mit_space, space
 from mmseg_tr.engine.atomic import write_atomically
 from mmseg_tr.errors import CheckpointError, ConfigError
-from mmseg_tr.nn.mit import MixVisionTransformer
 
 CONFIRMATIONS = 5  # settings that are tried on the full set before the search gives up
 
@@ -124,7 +124,7 @@ def ladders_of(config: Config) -> tuple[str, str, list[Ladder]]:
 
     Raises ConfigError where there is no method, or the backbone takes none.
     """
-    own = reduction_settings(config)
+    own = settings_of(config)
     bare = copy.deepcopy(config)
     backbone = bare.model.get('backbone')
     if not isinstance(backbone, Mapping):
@@ -133,7 +133,7 @@ def ladders_of(config: Config) -> tuple[str, str, list[Ladder]]:
         if key in backbone:
             backbone[key] = None
     model = build_model(bare, None)
-    vit, mit = find_vit(model), next((part for part in model.modules() if isinstance(part, MixVisionTransformer)), None)
+    vit, mit = find_vit(model), find_mit(model)
     if vit is not None:
         if not own:
             raise ConfigError(f'the config {config.filename} names no method: add --reduction type=ALGM, or another.')

@@ -154,8 +154,8 @@ class Measurer:
     def _predict(self, model: nn.Module, what: str) -> tuple[float, list[Tensor]]:
         models = {what: model}
         tell = lambda text: self.progress(f'{what}: {text}')  # noqa: E731
-        scores, _, inputs = predict_all(models, self.config, self._loader, self.images, self.amp, tell)
-        return scores[what], inputs
+        judge, inputs = predict_all(models, self.config, self._loader, self.images, self.amp, tell)
+        return judge.quality()[what]['miou'], inputs
 
     def _gmacs(self, model: nn.Module, batches: Sequence[Tensor]) -> float:
         with mixed_precision(self.device, self.amp):  # rounding may decide what merges

@@ -53,12 +53,29 @@ class PCKAccuracy(_PCKAccuracy):
 
 @METRICS.register_module()
 class CocoMetric(_CocoMetric):
-    """mmpose's CocoMetric with plain numbers. Raises DatasetError when the annotation file does not exist."""
+    """mmpose's CocoMetric with plain numbers.
 
-    def __init__(self, ann_file: str | None = None, **kwargs) -> None:
+    from_samples: compare with the labels of the instances that were tested, not with an annotation file, which would
+        count what was left out of a test on a part of the dataset as missed.
+    Raises DatasetError when the annotation file does not exist.
+    """
+
+    def __init__(self, ann_file: str | None = None, from_samples: bool = False, **kwargs) -> None:
         if ann_file is not None and '://' not in ann_file and not Path(ann_file).is_file():
             raise DatasetError(f'there is no annotation file {ann_file} for CocoMetric: check the path')
-        super().__init__(ann_file=ann_file, **kwargs)
+        super().__init__(ann_file=None if from_samples else ann_file, **kwargs)
+        self.from_samples = from_samples
+
+    @property
+    def dataset_meta(self) -> dict | None:
+        """What the dataset says about itself. Once it is set, mmpose reads the dataset's annotation file."""
+        return self._dataset_meta
+
+    @dataset_meta.setter
+    def dataset_meta(self, meta: dict) -> None:
+        _CocoMetric.dataset_meta.fset(self, meta)
+        if self.from_samples:
+            self.coco = None
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """AP and AR by name. Only the main process calls this."""

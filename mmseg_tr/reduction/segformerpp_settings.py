@@ -18,6 +18,15 @@ class Merging:
     stages: tuple[StageMerging, ...]
     downsample: bool = False
 
+    @property
+    def active(self) -> bool:
+        """Whether there is less to do than in the plain model."""
+        return self.downsample or any(stage.queries or stage.keys for stage in self.stages)
+
+    def nothing(self) -> Merging:
+        """Settings of the plain model."""
+        return Merging(tuple(StageMerging() for _ in self.stages))
+
 
 HQ = [dict(kv_mode='bsm', kv_r=0.6, kv_sx=2, kv_sy=2)] * 2 + [dict(q_mode='bsm', q_r=0.8, q_sx=4, q_sy=4)] * 2
 FAST = [dict(kv_mode='bsm', kv_r=0.9, kv_sx=4, kv_sy=4)] * 2 + [dict(q_mode='bsm', q_r=0.9, q_sx=4, q_sy=4)] * 2

@@ -1,6 +1,8 @@
 """Calling a tool of tools/ in this process: what a user types, without the seconds that an import takes."""
 
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,3 +34,13 @@ def mistake(capsys, name: str, *arguments: object) -> str:
     assert len(lines) == 1, said
     assert 'Traceback' not in said
     return lines[0].partition(': ')[2]
+
+
+def launch(folder: Path, script: str, *arguments: object) -> subprocess.CompletedProcess:
+    """Run a shell script of tools/ in `folder`, whose modules its processes find, on the CPU."""
+    env = {**os.environ, 'PYTHON': sys.executable, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
+    env['PYTHONPATH'] = str(folder)
+    return subprocess.run(
+        ['bash', str(TOOLS / script), *map(str, arguments)], cwd=folder, env=env, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip

@@ -130,7 +130,7 @@ def test_networks_that_are_no_segmentors_are_refused(tmp_path, capsys):
     file = tmp_path / 'policy.pth'
     torch.save(dict(meta={}, state_dict=build_model(load_config(POLICY), None).state_dict()), file)
     sentence = mistake(capsys, 'compare', POLICY, '--checkpoint', file, '--out', tmp_path / 'out', *SMALL, *OPTIONS)
-    assert 'only segmentation networks can be compared' in sentence
+    assert 'only segmentation networks and pose estimators can be compared' in sentence
 
 
 @pytest.mark.parametrize(

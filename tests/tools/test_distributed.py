@@ -1,9 +1,5 @@
 """Two processes on the CPU, joined by gloo, through the launchers: a real training and a real test."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import yaml
@@ -11,7 +7,7 @@ import yaml
 from mmseg_tr.apis.distributed import Place, check_devices, read_place
 from mmseg_tr.errors import ConfigError, DeviceError
 from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401
-from tests.tools.command import TOOLS, call
+from tests.tools.command import call, launch
 
 # What each process has after each update, written by itself.
 RECORDER = """
@@ -28,15 +24,6 @@ class Recorder(Hook):
         with open(f'{runner.work_dir}/rank{get_rank()}.txt', 'a') as file:
             print(weights.double().sum().item(), weights.abs().max().item(), *images, file=file)
 """
-
-
-def launch(folder, script, *arguments):
-    env = {**os.environ, 'PYTHON': sys.executable, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
-    env['PYTHONPATH'] = str(folder)
-    return subprocess.run(
-        ['bash', str(TOOLS / script), *map(str, arguments)], cwd=folder, env=env, capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope='module')
