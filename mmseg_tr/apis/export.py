@@ -24,6 +24,7 @@ from mmseg_tr.apis.counts import average_counts
 from mmseg_tr.apis.network import network_of, reduction_of
 from mmseg_tr.apis.overrides import use_reduction
 from mmseg_tr.errors import CheckpointError, ConfigError, ExportError, require_extra
+from mmseg_tr.reduction import Reduction
 
 FORMATS = {'.onnx': 'onnx', '.pt2': 'torch'}
 OUTPUTS = ('logits', 'labels')
@@ -114,7 +115,8 @@ def export(
 def refuse_adaptive(model: nn.Module) -> None:
     """Raise ConfigError, naming the option, when the model's method lets every image decide about shapes."""
     reduction = reduction_of(model)
-    reason = reduction.unexportable() if reduction is not None else None
+    # what MiT merges is said by its settings, never by the image
+    reason = reduction.unexportable() if isinstance(reduction, Reduction) else None
     if reason:
         raise ConfigError(reason)
 
