@@ -22,7 +22,7 @@ STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUFF := $(VENV)/bin/ruff
 
-.PHONY: demo compare pose test lint format setup clean distclean
+.PHONY: demo compare pose docs test lint format setup clean distclean
 
 demo: $(STAMP)
 	$(VENV)/bin/python tools/demo.py $(ARGS)
@@ -58,6 +58,10 @@ $(POSE_WORK)/iter_600.pth: | $(STAMP)
 test: lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
+docs: $(STAMP)
+	$(VENV)/bin/python -m sphinx -W --keep-going -b html docs docs/_build
+	@echo "open docs/_build/index.html"
+
 lint: $(STAMP)
 	$(RUFF) format --check .
 	$(RUFF) check .
@@ -89,7 +93,7 @@ endif
 	@touch $@
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis work_dirs/demo
+	rm -rf build dist docs/_build *.egg-info .pytest_cache .ruff_cache .hypothesis work_dirs/demo
 	find mmseg_tr tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

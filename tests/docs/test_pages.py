@@ -1,0 +1,132 @@
+"""Every example of the documentation runs, every command and link in it exists, the site builds without a warning."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmseg_tr.apis.command import tools
+from mmseg_tr.paths import find_config
+from tests.tools.command import call
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(page for page in (ROOT / 'docs').rglob('*.md') if '_build' not in page.parts)
+FOLDERS = ('local_configs/', *(f'{folder.name}/' for folder in (ROOT / 'local_configs').iterdir()))
+COMMAND = re.compile(r'\s*(mmseg-tr|python tools/)')
+BLOCK = re.compile(r'^```(python|bash run|bash)\n(.*?)^```', re.DOTALL | re.MULTILINE)
+# what makes a command that runs for minutes end in seconds: the same code, fewer updates and pictures
+QUICK = {
+    'train': ['--cfg-options', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2'],
+    'test': ['--frac-dataset', '0.02'],
+    'get-fps-flops': ['--num-images', '2', '--batch-size', '1', '--repeats', '1', '--seconds', '1'],
+}
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text())
+
+
+def commands(text: str) -> list[list[str]]:
+    """The commands of a block, each as the words behind `mmseg-tr`; lines may go on behind a backslash."""
+    found = []
+    for line in text.replace('\\\n', ' ').splitlines():
+        words = shlex.split(line, comments=True) if COMMAND.match(line) else []
+        if words[:1] == ['python']:
+            words[:2] = ['mmseg-tr', Path(words[1]).stem.replace('_', '-')]
+        if len(words) > 1:
+            found.append(words[1:])
+    return found
+
+
+def indented(page: Path) -> str:
+    """Lines of a page that stand as code by their indent."""
+    return '\n'.join(re.findall(r'^    (\S.*)$', BLOCK.sub('', page.read_text()), re.MULTILINE))
+
+
+def names(pages: list[Path]) -> list[str]:
+    return [str(page.relative_to(ROOT / 'docs')) for page in pages]
+
+
+def named_commands(page: Path) -> list[list[str]]:
+    texts = [text for kind, text in blocks(page) if kind != 'python']
+    return [command for text in (*texts, indented(page)) for command in commands(text)]
+
+
+RUNNING = [page for page in PAGES if any(kind != 'bash' for kind, _ in blocks(page))]
+NAMING = [page for page in PAGES if named_commands(page)]
+
+
+@pytest.mark.parametrize('page', RUNNING, ids=names(RUNNING))
+def test_examples_of_the_page_run_in_its_order(page, tmp_path, monkeypatch):
+    """Python of one page shares its names; commands run in one empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('mmseg_tr.reduction.REDUCTIONS', dict(importlib.import_module('mmseg_tr.reduction').REDUCTIONS))
+    space: dict = {}
+    for kind, text in blocks(page):
+        if kind == 'python':
+            exec(compile(text, page.name, 'exec'), space)
+        elif kind == 'bash run':
+            for name, *arguments in commands(text):
+                arguments = [word.replace('iter_2400', 'iter_2') for word in arguments]
+                assert call(name.replace('-', '_'), *arguments, *QUICK.get(name, [])) == 0, f'mmseg-tr {name}'
+
+
+@pytest.mark.parametrize('page', NAMING, ids=names(NAMING))
+def test_commands_of_the_page_are_ones_that_exist(page):
+    """Commands that need a data set or weights are not run: their arguments are read, and their configs are there."""
+    for name, *arguments in named_commands(page):
+        if name == 'configs':
+            continue
+        file = tools()[name]
+        if file.suffix == '.py':
+            parse_args(file)(arguments)
+        for word in arguments:
+            if word.startswith(FOLDERS):
+                find_config(Path(word))
+
+
+def parse_args(file: Path):
+    """What reads the command line of a tool."""
+    spec = importlib.util.spec_from_file_location(f'documented_{file.stem}', file)
+    module = importlib.util.module_from_spec(spec)
+    before = list(sys.path)
+    spec.loader.exec_module(module)
+    sys.path[:] = before
+    return module.parse_args
+
+
+INLINE = [page for page in [*PAGES, ROOT / 'README.md'] if '`mmseg-tr ' in page.read_text()]
+
+
+@pytest.mark.parametrize('page', INLINE, ids=[page.name for page in INLINE])
+def test_commands_inside_sentences_name_tools_and_options_that_exist(page):
+    for text in re.findall(r'`mmseg-tr ([^`]+)`', page.read_text()):
+        name, *words = text.split()
+        if name.isupper() or name in ('configs', 'COMMAND'):
+            continue
+        assert name in tools(), text
+        known = (ROOT / 'mmseg_tr' / 'apis' / 'cli.py').read_text() + tools()[name].read_text()
+        unknown = [word for word in words if word.startswith('--') and f"'{word.partition('=')[0]}'" not in known]
+        assert not unknown, text
+
+
+@pytest.mark.parametrize('page', PAGES, ids=names(PAGES))
+def test_links_of_the_page_lead_somewhere(page):
+    text = re.sub(r'```.*?```', '', page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r'\]\((?!https?:|#|mailto:)([^)#\s]+)', text):
+        here = page.parent / target
+        assert here.exists() or here.with_name(f'{here.name}.md').exists(), target
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    build = [sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-d', str(tmp_path / 'trees')]
+    done = subprocess.run([*build, str(ROOT / 'docs'), str(tmp_path / 'site')], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'forward_tokens' in (tmp_path / 'site' / 'api.html').read_text()
