@@ -19,6 +19,7 @@ from mmseg_tr.apis.benchmark_config import build_model
 from mmseg_tr.apis.compare import predict_all, test_loader
 from mmseg_tr.apis.compare_models import PLAIN
 from mmseg_tr.apis.counting import MacCount, count_macs
+from mmseg_tr.apis.network import is_pose
 from mmseg_tr.apis.timing import Contestant, mixed_precision, time_in_turn
 from mmseg_tr.apis.tune_search import Point
 from mmseg_tr.apis.tune_spaces import Settings, identity
@@ -135,9 +136,10 @@ class Measurer:
                 'take a smaller batch or a larger --frac-dataset.'
             )
         model = self.build(None)
-        if not hasattr(model, 'encode_decode'):
+        if not (hasattr(model, 'encode_decode') or is_pose(model)):
+            name = type(model).__name__
             raise ConfigError(
-                f'{self.config.filename} is of a {type(model).__name__}: only segmentation networks can be tuned.'
+                f'{self.config.filename} is of a {name}: tune takes networks of segmentation and of pose.'
             )
         quality, inputs = self._predict(model, PLAIN)
         full = len(inputs) // self.batch_size * self.batch_size
@@ -155,7 +157,7 @@ class Measurer:
         models = {what: model}
         tell = lambda text: self.progress(f'{what}: {text}')  # noqa: E731
         judge, inputs = predict_all(models, self.config, self._loader, self.images, self.amp, tell)
-        return judge.quality()[what]['miou'], inputs
+        return judge.quality()[what]['pck' if is_pose(model) else 'miou'], inputs
 
     def _gmacs(self, model: nn.Module, batches: Sequence[Tensor]) -> float:
         with mixed_precision(self.device, self.amp):  # rounding may decide what merges

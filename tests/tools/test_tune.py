@@ -151,6 +151,27 @@ def test_stages_of_a_mit(tiny, tmp_path, capsys):
     assert {'SegFormer++, pattern of bsm_hq, stages 2 to 2', 'SegFormer++, downsample'} <= names
 
 
+@pytest.mark.filterwarnings('ignore:the image is too small')
+def test_pose_networks_are_tuned_by_pck(tmp_path, capsys):
+    pytest.importorskip('mmpose')
+    pytest.importorskip('skimage')
+    from tests import tiny_pose
+
+    config = tiny_pose.write_config(tmp_path)
+    checkpoint = weights(config, tmp_path / 'mit.pth')
+    arguments = (config, checkpoint, '--work-dir', tmp_path / 'w', '--by', 'work', *SMALL)
+    assert call('tune', *arguments, '--budget-pck', 99) == 0
+    said = capsys.readouterr().out
+    assert 'PCK@0.1' in said and 'mIoU' not in said
+    path = tmp_path / 'w' / f'{config.stem}_segformer++_pck-99.py'
+    plain, row = compare([str(path)], str(checkpoint), images=4, batch_size=2, repeats=1, device='cpu').rows
+    (chosen,) = [
+        numbers for key, numbers in journal(tmp_path / 'w').items() if key.startswith('1 ') and 'null' not in key
+    ]
+    assert (row.pck, plain.pck - row.pck) == pytest.approx((chosen['quality'], chosen['loss']))
+    assert plain.gmacs / row.gmacs == pytest.approx(chosen['work']) and chosen['work'] > 1.05
+
+
 def test_nothing_is_overwritten(tiny, found, capsys):
     path = found / 'tiny_algm_work-1.1.py'
     before = path.read_bytes()
