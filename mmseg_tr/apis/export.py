@@ -56,8 +56,10 @@ class Whole(nn.Module):
 
     def forward(self, image: Tensor) -> Any:
         network = network_of(self.model)
-        scores = network.scores(image)
-        return network.enlarge(scores, image) if self.output == 'logits' else network.labels(scores, image)
+        logits = network.enlarge(network.scores(image), image)
+        if self.output == 'logits':
+            return logits
+        return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
 
 
 def export(
@@ -103,6 +105,8 @@ def export(
         use_reduction(config, f'counts={counts}')
     model = build_model(config, checkpoint).eval()
     refuse_adaptive(model)
+    if output == 'labels' and not hasattr(model, 'decode_head'):
+        raise ConfigError(f'--output labels is for segmentation: the config {config.filename} has no decode_head.')
     shape = shape or own_shape(config)
     count = max(2, *batch_sizes)
     batch = load_batch(config, model, images, shape, count, count)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.reduction.base import Reduction, check_seed, seeded_generator
+from mmseg_tr.reduction.base import Reduction, check_seed, drawn, seeded_generator
 from mmseg_tr.reduction.matching import exporting, stat_dtype, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
@@ -159,7 +159,17 @@ class ACT(Reduction):
 
     def hashes(self, layer: int, head_dim: int) -> tuple[Tensor, Tensor]:
         """Projection (head_dim, q_hashes) and offset (q_hashes,) of a layer, shared by images and heads."""
-        return draw_hashes(head_dim, self.q_hashes, None if self.redraw else seeded_generator(self.seed, layer))
+        number = self.q_hashes
+        if self.redraw:
+            return draw_hashes(head_dim, number)
+
+        def draw() -> Tensor:
+            return torch.cat(
+                [part.flatten() for part in draw_hashes(head_dim, number, seeded_generator(self.seed, layer))]
+            )
+
+        both = drawn(draw)
+        return both[:-number].view(head_dim, number), both[-number:]
 
     def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, None]:
         groups = attend.heads(y, tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.reduction.matching import exporting
 from mmseg_tr.reduction.tokens import Tokens
 
 
@@ -125,6 +127,14 @@ def check_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f'seed={seed!r} is no seed: give a whole number from 0 on.')
     return seed
+
+
+def drawn(draw: Callable[[], Tensor]) -> Tensor:
+    """Random numbers as a constant: a program that is exported would otherwise draw on from call to call."""
+    if not exporting():
+        return draw()
+    with ThreadPoolExecutor(1) as pool:  # tracing follows its own thread alone
+        return torch.tensor(pool.submit(lambda: draw().numpy()).result())
 
 
 def seeded_generator(seed: int, *place: int) -> torch.Generator:

@@ -11,17 +11,21 @@ pytest.importorskip('onnxruntime')
 
 PLAIN = str(config_path('segmenter/segmenter_vit-tiny-p8_photo-mosaic-128x128.py'))
 ALGM = str(config_path('algm/algm_vit-tiny-p8_photo-mosaic-128x128.py'))
+POSE = str(config_path('segformerpp_pose/segformerpp_mit-tiny_photo-figures-192x144_bsm-hq.py'))
 SMALL = ('--shape', '64x64')
+
+
+def weights(config, path):
+    from mmseg_tr.apis.benchmark_config import build_model
+    from mmseg_tr.apis.config import load_config
+
+    torch.save(dict(state_dict=build_model(load_config(config), None).state_dict()), path)
+    return path
 
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
-    from mmseg_tr.apis.benchmark_config import build_model
-    from mmseg_tr.apis.config import load_config
-
-    path = tmp_path_factory.mktemp('weights') / 'weights.pth'
-    torch.save(dict(state_dict=build_model(load_config(PLAIN), None).state_dict()), path)
-    return path
+    return weights(PLAIN, tmp_path_factory.mktemp('weights') / 'weights.pth')
 
 
 def test_averaged_counts_make_algm_exportable(checkpoint, tmp_path, capsys):
@@ -34,6 +38,15 @@ def test_averaged_counts_make_algm_exportable(checkpoint, tmp_path, capsys):
     session = onnxruntime.InferenceSession(str(out), providers=['CPUExecutionProvider'])
     (labels,) = session.run(None, {'image': torch.rand(5, 3, 64, 64).numpy()})
     assert labels.shape == (5, 64, 64)
+
+
+def test_pose_model_gives_heatmaps_and_no_labels(tmp_path, capsys):
+    pytest.importorskip('mmpose')
+    path, out = weights(POSE, tmp_path / 'pose.pth'), tmp_path / 'pose.pt2'
+    assert call('export', POSE, path, out) == 0
+    assert 'images 192x144' in capsys.readouterr().out
+    assert torch.export.load(out).module()(torch.rand(2, 3, 192, 144)).shape == (2, 14, 48, 36)
+    assert 'for segmentation' in mistake(capsys, 'export', POSE, path, out, '--output', 'labels', '--force')
 
 
 def test_existing_file_stays_without_force(checkpoint, tmp_path, capsys):
