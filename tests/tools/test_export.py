@@ -55,7 +55,7 @@ def test_existing_file_stays_without_force(checkpoint, tmp_path, capsys):
     assert 'add --force' in mistake(capsys, 'export', PLAIN, checkpoint, out, *SMALL)
     assert out.read_bytes() == b'mine'
     assert call('export', PLAIN, checkpoint, out, *SMALL, '--force') == 0
-    assert torch.export.load(out).module()(torch.rand(2, 3, 64, 64)).shape == (2, 9, 64, 64)
+    assert torch.export.load(out).module()(torch.rand(2, 3, 64, 64)).shape == (2, 11, 64, 64)
 
 
 @pytest.mark.parametrize(
