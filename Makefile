@@ -31,10 +31,13 @@ demo: $(STAMP)
 MOSAIC := vit-tiny-p8_photo-mosaic-128x128
 POLICY := cts-policy_effnet-lite0_photo-mosaic-128x128
 METHODS := segmenter algm cts expedite evit tome act
+COMPARED := $(foreach method,$(METHODS),$(wildcard local_configs/$(method)/*$(MOSAIC)*.py))
 
 compare: $(STAMP) work_dirs/demo/report.json work_dirs/$(POLICY)/last_checkpoint
-	$(VENV)/bin/python tools/compare.py $(foreach method,$(METHODS),$(wildcard local_configs/$(method)/*$(MOSAIC)*.py)) \
+	$(VENV)/bin/python tools/compare.py $(COMPARED) \
 		--checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" --out work_dirs/compare --force $(ARGS)
+	$(VENV)/bin/python tools/report.py $(COMPARED) --checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" \
+		--compare work_dirs/compare/compare.json --out work_dirs/compare/report.html --force
 
 work_dirs/demo/report.json: | $(STAMP)
 	$(VENV)/bin/python tools/demo.py

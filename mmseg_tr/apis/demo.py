@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -16,15 +15,19 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from mmseg_tr.apis.benchmark_config import build_model
+from mmseg_tr.apis.compare_models import reduction_settings
 from mmseg_tr.apis.config import load_config
 from mmseg_tr.apis.counting import MacCount, count_macs
 from mmseg_tr.apis.datasets import build_dataset
-from mmseg_tr.apis.demo_report import print_summary, write_report
+from mmseg_tr.apis.demo_report import page_of, print_summary
 from mmseg_tr.apis.network import tokens_per_layer
+from mmseg_tr.apis.report import Shown, look, pixels_and_label
+from mmseg_tr.apis.report_page import render
 from mmseg_tr.apis.resume import find_checkpoint
 from mmseg_tr.apis.testing import evaluate
 from mmseg_tr.apis.timing import Contestant, time_in_turn
 from mmseg_tr.apis.training import train
+from mmseg_tr.apis.viewing import View
 from mmseg_tr.engine.atomic import write_atomically
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.paths import config_path
@@ -63,11 +66,15 @@ def run_demo(work_dir: str = 'work_dirs/demo', max_iters: int | None = None, sce
     report |= {'updates': updates, 'images': len(inputs), 'batch': BATCH, 'device': str(get_device())}
     figure = folder / 'scenes.png'
     spread = range(0, len(dataset), -(-len(dataset) // SHOWN))
-    shown = [show(models, dataset, index) for index in spread]
-    scenes_figure(shown, dataset.metainfo['classes'], dataset.metainfo['palette'], 'ALGM', figure)
+    views = {name: View.of(configs[name], model) for name, model in models.items()}
+    shown = [look(views, f'scene {index}', *pixels_and_label(dataset[index])) for index in spread]
+    classes, palette = dataset.metainfo['classes'], dataset.metainfo['palette']
+    scenes_figure([scene_of(picture) for picture in shown], classes, palette, 'ALGM', figure)
     report['seconds'] = round(time.perf_counter() - start, 1)
     write_atomically(json.dumps(report, indent=2) + '\n', folder / 'report.json')
-    page = write_report(report, figure, folder / 'report.html')
+    methods = {name: reduction_settings(config) for name, config in configs.items()}
+    page = folder / 'report.html'
+    write_atomically(render(page_of(report, methods, shown, classes, palette)), page)
     paths = {'report': page, 'numbers': folder / 'report.json', 'picture': figure, 'checkpoint': Path(checkpoint)}
     print_summary(console, report, paths)
     return report
@@ -120,22 +127,14 @@ def measure(models: dict[str, nn.Module], inputs: list[Tensor]) -> dict[str, dic
     return found
 
 
-@torch.inference_mode()
-def show(models: dict[str, nn.Module], dataset, index: int) -> Scene:
-    """Picture, label and predictions of one scene, and the tokens that the reducing model keeps of it."""
-    data = prepare(models['algm'], dataset[index])
-    predictions = {
-        name: model.predict(data['inputs'], data['data_samples'])[0].pred_sem_seg.data[0].cpu().numpy()
-        for name, model in models.items()
-    }
-    tokens = models['algm'].backbone.forward_tokens(data['inputs'])
-    drawn = dataset[index]
-    kept, all_of_them = tokens.patches().counts[0], tokens.grid[0] * tokens.grid[1]
+def scene_of(picture: Shown) -> Scene:
+    """A picture with its label, both predictions, and the tokens that ALGM kept behind the last layer."""
+    last = picture.seen['algm'].merged[-1]
     return Scene(
-        name=f'scene {index}',
-        image=drawn['inputs'].flip(0).permute(1, 2, 0).numpy(),
-        label=drawn['data_samples'].gt_sem_seg.data[0].numpy().astype(np.uint8),
-        predictions={'plain': predictions['plain'], 'ALGM': predictions['algm']},
-        groups=tokens.index[0].view(tokens.grid).cpu().numpy(),
-        tokens=(kept, all_of_them),
+        name=picture.name,
+        image=picture.image,
+        label=picture.label,
+        predictions={'plain': picture.seen['plain'].prediction, 'ALGM': picture.seen['algm'].prediction},
+        groups=last.groups,
+        tokens=(last.tokens, last.patches),
     )

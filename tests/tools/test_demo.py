@@ -37,7 +37,7 @@ def test_page_needs_nothing_else_and_everything_is_there(demo: tuple[Path, dict]
     folder, report = demo
     assert all((folder / name).stat().st_size for name in LINKED)
     page = (folder / 'report.html').read_text()
-    assert 'src="data:image/png' in page
+    assert 'data:image/png;base64,' in page
     assert 'http' not in page
     assert f'{100 * report["plain"]["miou"]:.1f}' in page
 

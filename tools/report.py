@@ -1,0 +1,73 @@
+"""One HTML file that needs nothing else: choose a picture, a method and a layer; see what merges and what changes.
+
+Give tools/compare.py's compare.json for the plot of quality against speed.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
+
+from mmseg_tr.apis.cli import cfg_options_argument, require_openmmlab, run_tool
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog='Exit status: 1 when a picture had to be left out.')
+    parser.add_argument(
+        'configs', nargs='+', metavar='CONFIG', help='config files, one a method; the plain one may miss'
+    )
+    parser.add_argument(
+        '--checkpoint', required=True, metavar='FILE', help="weights of the plain model, or 'none' for random ones"
+    )
+    parser.add_argument('--out', default='report.html', metavar='FILE', help='the page (default: %(default)s)')
+    parser.add_argument(
+        '--images', nargs='+', default=(), metavar='PATH', help='image files and folders (default: the test set)'
+    )
+    parser.add_argument('--scenes', type=int, default=5, metavar='N', help='pictures of the test set (default: 5)')
+    parser.add_argument('--compare', metavar='FILE', help='compare.json of tools/compare.py')
+    parser.add_argument('--force', action='store_true', help='replace the page')
+    parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
+    cfg_options_argument(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Look, write. Exits with 1 where a picture was left out."""
+    require_openmmlab('to make a report')
+    args = parse_args(argv)
+    from rich.console import Console
+
+    from mmseg_tr.apis.report import build_report
+    from mmseg_tr.apis.report_page import check_page, render
+    from mmseg_tr.engine.atomic import write_atomically
+
+    page, console, failures = Path(args.out), Console(stderr=True), []
+    check_page(page, args.force)
+
+    def leave_out(failure) -> None:
+        failures.append(failure)
+        console.print(f'skipped: {failure.reason}', soft_wrap=True, markup=False)
+
+    with console.status('reading') as status:
+        report = build_report(
+            args.configs,
+            args.checkpoint,
+            args.images,
+            comparison=args.compare,
+            scenes=args.scenes,
+            device=args.device,
+            cfg_options=args.cfg_options,
+            progress=status.update,
+            report=leave_out,
+        )
+    write_atomically(render(report), page)
+    print(f'{len(report.pictures)} pictures, {len(report.methods)} models, {page.stat().st_size / 1e6:.1f} MB: {page}')
+    if failures:
+        raise SystemExit(1)
+
+
+if __name__ == '__main__':
+    sys.exit(run_tool(main))
