@@ -19,7 +19,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog='Exit status: 1 when an input had to be left out.')
     parser.add_argument('config', metavar='CONFIG')
     parser.add_argument('checkpoint', metavar='CKPT', help="weights, or 'none' for random ones")
-    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files, folders of them, video files')
+    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image and video files, and folders of them')
     parser.add_argument('out', metavar='OUT', help='folder for OUT/NAME/layerNN.png, sheet.png and merging.json')
     parser.add_argument(
         '--style',

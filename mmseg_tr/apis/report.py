@@ -24,7 +24,8 @@ from mmseg_tr.apis.compare_models import (
 )
 from mmseg_tr.apis.config import load_config, require_sections
 from mmseg_tr.apis.datasets import build_dataset
-from mmseg_tr.apis.infer import Failure, dataset_infos, find_pictures, palette_of, read_rgb
+from mmseg_tr.apis.infer_images import dataset_infos, palette_of
+from mmseg_tr.apis.infer_inputs import Failure, find_pictures, read_rgb
 from mmseg_tr.apis.merging import Merged, watch
 from mmseg_tr.apis.network import network_of
 from mmseg_tr.apis.viewing import RANDOM, View, open_view

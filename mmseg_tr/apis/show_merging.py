@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmseg_tr.apis.infer import Failure, Picture, find_pictures, read_rgb
+from mmseg_tr.apis.infer_inputs import Failure, Picture, find_pictures, read_rgb
 from mmseg_tr.apis.merging import Merged, merges, watch
-from mmseg_tr.apis.video import Video, VideoWriter, is_video, open_video, write_gif
+from mmseg_tr.apis.video import Video, VideoWriter, open_video, write_gif
 from mmseg_tr.apis.viewing import View
 from mmseg_tr.engine.atomic import write_atomically
 from mmseg_tr.errors import ConfigError, DatasetError
@@ -40,14 +40,14 @@ def show_merging(
 ) -> tuple[int, list[Failure]]:
     """Write OUT/NAME/ for every picture: a PNG per layer, sheet.png, merging.json, and layers.gif or .mp4 if asked.
 
-    inputs: image files, folders of them, and video files; of a video comes an animation of its frames for every layer
+    inputs: image and video files, and folders of them; of a video comes an animation of its frames for every layer
     of `layers`, by default the last. style: one of STYLES. animate: one of ANIMATIONS. side: short side at which
     pictures enter the network, by default the config's window. tell(path, found) is called with what merged in every
     picture, report(failure) for every input that was left out. Returns how many were drawn, and the failures.
     Raises ConfigError or DatasetError when nothing can be done at all, or `out` holds results already.
     """
     check_choices(view, style, layers, animate, side)
-    pictures, failures = find_pictures(inputs)
+    pictures, failures = find_pictures(inputs, videos=True)
     folders = {picture: Path(out) / picture.name.with_suffix('') for picture in pictures}
     check_folders(folders, Path(out), force)
     for failure in failures:
@@ -55,7 +55,7 @@ def show_merging(
     done = 0
     for picture, folder in folders.items():
         try:
-            if is_video(picture.path):
+            if picture.is_video:
                 found = draw_video(view, open_video(picture.path), folder, style, layers, animate or 'mp4', side)
             else:
                 found = draw_picture(
@@ -95,7 +95,9 @@ def check_folders(folders: dict[Picture, Path], out: Path, force: bool) -> None:
     """Raise ConfigError when `out` is no folder or holds results that must stay."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f'{out} is a file: name a folder.')
-    for folder in folders.values():
+    for picture, folder in folders.items():
+        if list(folders.values()).count(folder) > 1:
+            raise ConfigError(f'{picture.path} and another input would both be drawn in {folder}: run them one by one.')
         if folder.is_file() or (not force and folder.is_dir() and any(folder.iterdir())):
             raise ConfigError(f'{folder} exists already: name another OUT, or add --force.')
 

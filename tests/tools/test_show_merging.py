@@ -139,6 +139,8 @@ def test_mistakes_are_one_sentence(checkpoint, pictures, tmp_path, capsys):
     empty.mkdir()
     torch.save(dict(state_dict={'backbone.x': torch.zeros(1)}), other)
     a, out = pictures / 'a.png', tmp_path / 'out'
+    film = tmp_path / 'a.mp4'
+    film.write_bytes(b'no video')
     (tmp_path / 'full' / 'a').mkdir(parents=True)
     (tmp_path / 'full' / 'a' / 'mine.txt').write_text('mine')
     for arguments, part in (
@@ -152,6 +154,7 @@ def test_mistakes_are_one_sentence(checkpoint, pictures, tmp_path, capsys):
         ((ALGM, checkpoint, a, out, '--style', 'oil'), '--style oil is unknown: give mean or outline.'),
         ((ALGM, checkpoint, a, out, '--animate', 'avi'), '--animate avi is unknown: give gif or mp4.'),
         ((ALGM, checkpoint, a, out, '--side', 0), '--side 0 is no number of pixels'),
+        ((ALGM, checkpoint, a, film, out), 'would both be drawn in'),
         ((ALGM, checkpoint, a, a), 'is a file: name a folder.'),
         ((ALGM, checkpoint, a, tmp_path / 'full'), 'exists already: name another OUT, or add --force.'),
     ):
