@@ -18,6 +18,7 @@ from mmseg_tr.datasets.scenes import make_scene
 from mmseg_tr.paths import config_path
 from tests.tools.as_written import clone, commands
 from tests.tools.command import call, mistake
+from tests.tools.weights import untrained
 
 NAME = 'vit-tiny-p8_photo-mosaic-128x128.py'
 PLAIN, ALGM = (str(config_path(f'{name}/{name}_{NAME}')) for name in ('segmenter', 'algm'))
@@ -25,12 +26,7 @@ PLAIN, ALGM = (str(config_path(f'{name}/{name}_{NAME}')) for name in ('segmenter
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
-    """The plain model of the embedded data set, untrained but not as even as it is drawn."""
-    file = tmp_path_factory.mktemp('weights') / 'plain.pth'
-    model = build_model(load_config(PLAIN), None)
-    torch.manual_seed(0)
-    torch.save(dict(state_dict={k: v + 0.05 * torch.randn_like(v) for k, v in model.state_dict().items()}), file)
-    return file
+    return untrained(PLAIN, tmp_path_factory.mktemp('weights') / 'plain.pth')
 
 
 @pytest.fixture

@@ -4,19 +4,18 @@ import json
 import re
 
 import pytest
-import torch
 
 pytest.importorskip('mmseg')
 pytest.importorskip('skimage')
 
 from PIL import Image
 
-from mmseg_tr.apis.benchmark_config import build_model
-from mmseg_tr.apis.config import load_config
 from mmseg_tr.datasets.scenes import make_scene
 from mmseg_tr.paths import config_path
+from tests.tools.as_written import clone, commands
 from tests.tools.chromium import chromium
 from tests.tools.command import call, mistake
+from tests.tools.weights import untrained
 
 NAME = 'vit-tiny-p8_photo-mosaic-128x128.py'
 CONFIGS = tuple(str(config_path(f'{name}/{name}_{NAME}')) for name in ('segmenter', 'algm', 'tome', 'act'))
@@ -26,12 +25,7 @@ SMALL = ('--device', 'cpu', '--cfg-options', 'test_dataloader.dataset.length=10'
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
-    """The plain model of the embedded data set, untrained but not as even as it is drawn."""
-    file = tmp_path_factory.mktemp('weights') / 'plain.pth'
-    model = build_model(load_config(PLAIN), None)
-    torch.manual_seed(0)
-    torch.save(dict(state_dict={k: v + 0.05 * torch.randn_like(v) for k, v in model.state_dict().items()}), file)
-    return file
+    return untrained(PLAIN, tmp_path_factory.mktemp('weights') / 'plain.pth')
 
 
 @pytest.fixture(scope='module')
@@ -311,3 +305,13 @@ def test_mistakes_are_one_sentence(checkpoint, page, comparison, tmp_path, capsy
     assert 'is a folder' in mistake(capsys, 'report', ALGM, *given, '--out', empty)
     assert mistake(capsys, 'report', ALGM, *given, '--out', page).startswith(f'{page} exists already')
     assert not out.exists()
+
+
+@pytest.mark.parametrize('arguments', commands('docs/pictures.md', 'report'), ids=lambda words: words[0])
+def test_commands_of_the_page_run_as_written(arguments, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(clone(tmp_path))
+    weights, page = (tmp_path / arguments[arguments.index(option) + 1] for option in ('--checkpoint', '--out'))
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(checkpoint.read_bytes())
+    assert call('report', *arguments) == 0
+    assert page.stat().st_size > 100_000

@@ -16,6 +16,7 @@ from mmseg_tr.apis.benchmark_config import build_model
 from mmseg_tr.apis.config import load_config
 from mmseg_tr.datasets.scenes import make_scene
 from mmseg_tr.paths import config_path
+from tests.tools.as_written import clone, commands
 from tests.tools.command import call, mistake
 
 NAME = 'vit-tiny-p8_photo-mosaic-128x128.py'
@@ -160,3 +161,13 @@ def test_mistakes_are_one_sentence(checkpoint, pictures, tmp_path, capsys):
     ):
         assert part in mistake(capsys, 'show_merging', *arguments)
     assert not out.exists()
+
+
+@pytest.mark.parametrize('arguments', commands('docs/pictures.md', 'show_merging'), ids=lambda words: words[0])
+def test_commands_of_the_page_run_as_written(arguments, checkpoint, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(clone(tmp_path))
+    (tmp_path / arguments[1]).parent.mkdir(parents=True)
+    (tmp_path / arguments[1]).write_bytes(checkpoint.read_bytes())
+    (tmp_path / 'pictures').symlink_to(pictures)
+    assert call('show_merging', *arguments) == 0
+    assert sorted(file.parent.name for file in tmp_path.glob('work_dirs/merging/*/sheet.png')) == ['a', 'b']
