@@ -9,12 +9,56 @@ import torch.nn.functional as F
 from timm.layers import Attention
 from torch import Tensor
 
+from mmseg_tr.reduction.matching import host_numbers, running_starts
 from mmseg_tr.reduction.tokens import Tokens
 
+try:  # older torch has none
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:
+    varlen_attn = None
 
-def scaled_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v on a fused kernel. q: (B, H, M, d); k, v: (B, H, N, d) -> (B, H, M, d)."""
+
+def scaled_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """softmax(q k^T / sqrt(d) + log size) v on a fused kernel. q: (B, H, M, d); k, v: (B, H, N, d) -> (B, H, M, d).
+
+    size: (B, N), how often each key counts; None for once each.
+    """
+    if size is None:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    if q.device.type == 'cuda':
+        return attention_with_size_channels(q, k, v, size, dropout)
+    bias = size.log()[:, None, None].to(q.dtype)  # the CPU's fused kernel takes a bias
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+
+
+def attention_with_size_channels(q: Tensor, k: Tensor, v: Tensor, size: Tensor, dropout: float = 0.0) -> Tensor:
+    """As scaled_attention() with sizes, for kernels that take no bias (flash attention on CUDA): sizes as channels.
+
+    Queries get sqrt(d), which scaling brings to 1, keys log size, values 0. The kernel fills eight channels up anyway,
+    so a second one holds what half precision loses of the first.
+    """
+    d = q.shape[-1]
+    exact = size.log()[:, None, :, None]
+    coarse = exact.to(k.dtype)
+    more = torch.cat([coarse, (exact - coarse).to(k.dtype), coarse.new_zeros(*coarse.shape[:-1], 6)], -1)
+    q = torch.cat([q, q.new_full((*q.shape[:-1], 2), d**0.5), q.new_zeros(*q.shape[:-1], 6)], -1)
+    k = torch.cat([k, more.expand(-1, k.shape[1], -1, -1)], -1)
+    return F.scaled_dot_product_attention(q, k, F.pad(v, (0, 8)), dropout_p=dropout, scale=d**-0.5)[..., :d]
+
+
+def packed_attention(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """Attention within each image of a packed row in one kernel. q, k, v: (1, S, H, d) -> the same, S = sum(lengths).
+
+    For CUDA in half precision, where packed_kernel() says so.
+    """
+    starts = host_numbers([*running_starts(lengths), sum(lengths)], q.device).to(torch.int32)
+    longest = max(lengths)
+    return varlen_attn(q[0], k[0], v[0], starts, starts, longest, longest)[None]
+
+
+def packed_kernel(x: Tensor, dropout: float = 0.0) -> bool:
+    """Whether images of different lengths attend in one kernel here, instead of one after another."""
+    return varlen_attn is not None and x.is_cuda and x.dtype in (torch.float16, torch.bfloat16) and not dropout
 
 
 @dataclass(frozen=True)
@@ -28,23 +72,42 @@ class SelfAttention:
 
     def __call__(self, y: Tensor, tokens: Tokens) -> Tensor:
         """Every image attends to itself. y: normed tokens, laid out as tokens.x; returns the same layout."""
-        return self.output([self.attend(*qkv) for qkv in self.heads(y, tokens)], y, tokens)
+        q, k, v = self.packed_heads(y)
+        if tokens.lengths is not None and packed_kernel(q, self.dropout):
+            return self.project(packed_attention(q, k, v, tokens.lengths).flatten(2), y)
+        return self.output([self.attend(*qkv) for qkv in self.grouped(q, k, v, tokens)], y, tokens)
+
+    def packed_heads(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (..., N, H, d), behind their norms if any."""
+        qkv = self.module.qkv(y).unflatten(-1, (3, self.module.num_heads, self.module.head_dim))
+        q, k, v = qkv.unbind(-3)
+        return self.module.q_norm(q), self.module.k_norm(k), v
+
+    def grouped(self, q: Tensor, k: Tensor, v: Tensor, tokens: Tokens) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """packed_heads() per group of tokens.groups(), each (B, H, N, d)."""
+        groups = (tokens.groups(part) for part in (q, k, v))
+        return [tuple(part.transpose(1, 2) for part in group) for group in zip(*groups, strict=True)]
 
     def heads(self, y: Tensor, tokens: Tokens) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Queries, keys and values per group of tokens.groups(), each (B, H, N, d), behind their norms if any."""
-        split = (3, self.module.num_heads, self.module.head_dim)
-        groups = tokens.groups(self.module.qkv(y))
-        qkv = (group.unflatten(-1, split).permute(2, 0, 3, 1, 4).unbind(0) for group in groups)
-        return [(self.module.q_norm(q), self.module.k_norm(k), v) for q, k, v in qkv]
+        return self.grouped(*self.packed_heads(y), tokens)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """scaled_attention with this block's dropout."""
-        return scaled_attention(q, k, v, bias, self.module.attn_drop.p if self.module.training else 0.0)
+    @property
+    def dropout(self) -> float:
+        return self.module.attn_drop.p if self.module.training else 0.0
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, size: Tensor | None = None) -> Tensor:
+        """scaled_attention with this block's dropout. size: (B, N), how often each key counts."""
+        return scaled_attention(q, k, v, size, self.dropout)
 
     def output(self, groups: list[Tensor], y: Tensor, tokens: Tokens) -> Tensor:
         """Heads (B, H, N, d) per group joined, gated where the model is, and projected; laid out as tokens.x."""
+        return self.project(tokens.join([group.transpose(1, 2).flatten(2) for group in groups]), y)
+
+    def project(self, joined: Tensor, y: Tensor) -> Tensor:
+        """Heads side by side, (..., N, H * d), gated where the model is, and projected."""
         module = self.module
-        joined = module.norm(tokens.join([group.transpose(1, 2).flatten(2) for group in groups]))
+        joined = module.norm(joined)
         if getattr(module, 'gate', None) is not None:
             joined = joined * module.gate(y).sigmoid()
         return module.proj_drop(module.proj(joined))

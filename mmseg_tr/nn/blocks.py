@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from timm.layers import DropPath
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mmseg_tr.nn.attention import SelfAttention
 from mmseg_tr.reduction.base import Reduction
+from mmseg_tr.reduction.matching import host_numbers
 from mmseg_tr.reduction.tokens import Tokens
 
 PLAIN = Reduction()
@@ -33,5 +33,5 @@ def drop_path(module: nn.Module, branch: Tensor, tokens: Tokens) -> Tensor:
     mask = branch.new_empty(tokens.num_images).bernoulli_(keep)
     if module.scale_by_keep and keep > 0:
         mask = mask / keep
-    lengths = torch.tensor(tokens.lengths, device=branch.device)
+    lengths = host_numbers(tokens.lengths, branch.device)
     return branch * mask.repeat_interleave(lengths, output_size=branch.shape[1])[None, :, None]

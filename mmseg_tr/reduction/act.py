@@ -32,8 +32,9 @@ def bucket_codes(q: Tensor, projection: Tensor, offset: Tensor, bucket_width: fl
     """
     dtype = stat_dtype(q)
     with without_autocast(q):
-        bucket = ((q.to(dtype) @ projection.to(dtype) + offset.to(dtype)) / bucket_width).floor().long()
-    bucket = bucket - bucket.amin(dim=-2, keepdim=True)
+        bucket = (q.to(dtype) @ projection.to(dtype)).add_(offset.to(dtype)).div_(bucket_width).floor_()
+    # whole numbers in floating point, exact up to 2^24 and faster to compare
+    bucket = bucket.sub_(bucket.amin(dim=-2, keepdim=True)).long()
     # a shift to the left, which ONNX has for unsigned numbers only
     return (bucket * (1 << (2 * torch.arange(bucket.shape[-1], device=q.device)))).sum(-1)
 
@@ -70,7 +71,10 @@ def cluster_means(x: Tensor, ids: Tensor, num_clusters: int) -> tuple[Tensor, Te
 
 def cluster_values(values: Tensor, ids: Tensor) -> Tensor:
     """Give every query what its cluster got: values (..., C, d), ids (..., N) -> (..., N, d)."""
-    return values.gather(-2, ids[..., None].expand(*ids.shape, values.shape[-1]))
+    rows, clusters = ids.numel() // ids.shape[-1], values.shape[-2]
+    start = clusters * torch.arange(rows, device=ids.device)[:, None]
+    place = (ids.reshape(rows, -1) + start).flatten()  # rows of one table: gather() would read an index per channel
+    return values.reshape(-1, values.shape[-1]).index_select(0, place).view(*ids.shape, -1)
 
 
 def act_attention(
@@ -99,7 +103,7 @@ def act_attention(
         if max_clusters is not None:
             ids = ids.clamp_max(max_clusters - 1)
         centres, _ = cluster_means(q, ids, int(counts.max()) if max_clusters is None else max_clusters)
-    out = attend((centres * (factor / usual)).to(q.dtype), k, v)
+    out = attend((centres if factor == usual else centres * (factor / usual)).to(q.dtype), k, v)
     with record_function('mmseg_tr::merge'):
         return cluster_values(out, ids)
 

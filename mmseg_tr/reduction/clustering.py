@@ -1,7 +1,7 @@
 """Token clustering as Expedite defines it: soft k-means in which a patch sees only the clusters around its own place.
 
 A patch reaches 5 x 5 clusters, not all of them. So the grid is cut into tiles, and in each tile a few patches meet the
-few clusters that any of them reaches: batched products of one shape, without index tensors and without atomics.
+few clusters that any of them reaches: batched products of one shape, without atomics.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmseg_tr.reduction.matching import stat_dtype, without_autocast
+from mmseg_tr.reduction.matching import host_numbers, stat_dtype, without_autocast
 
 
 def start_clusters(x: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
@@ -31,9 +31,15 @@ def start_cells(grid: tuple[int, int], clusters: tuple[int, int], device: torch.
     return (rows[:, None] * clusters[1] + columns).flatten()
 
 
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a|^2 + |b|^2 - 2 a b: (B, N, C) and (B, K, C) -> (B, N, K). Rounding may leave values just below 0."""
-    return a.square().sum(-1)[..., None] + b.square().sum(-1)[..., None, :] - 2 * (a @ b.transpose(-2, -1))
+def scaled_distances(a: Tensor, b: Tensor, factor: float) -> Tensor:
+    """factor * |a - b|^2: (B, N, C) and (B, K, C) -> (B, N, K). Rounding may leave a sign that distances do not have.
+
+    The squares enter the product as two more channels, so that nothing is done afterwards for every pair.
+    """
+    squares_a, squares_b = (x.square().sum(-1, keepdim=True) for x in (a, b))
+    a = factor * torch.cat([-2 * a, squares_a, torch.ones_like(squares_a)], -1)
+    b = torch.cat([b, torch.ones_like(squares_b), squares_b], -1)
+    return a @ b.transpose(-2, -1)
 
 
 def cluster_patches(
@@ -59,19 +65,27 @@ def cluster_patches(
         with torch.no_grad():
             tiles = tiling.patches(x)
             far, own = tiling.masks(x.device)
+            reached = tiling.reached(x.device)
             for step in range(iterations):
-                members = _memberships(tiles, tiling.cells(centres), far, own, temperature)
+                members = _memberships(tiles, centres, reached, far, own, temperature)
                 if step < iterations - 1:
                     centres = _means(members, tiles, tiling)
         return _means(members, tiling.patches(x) if x.requires_grad else tiles, tiling)
 
 
-def _memberships(patches: Tensor, cells: Tensor, far: Tensor, own: Tensor, temperature: float) -> Tensor:
-    """How much of a patch each cluster has: patches (..., P, C), cells (..., Q, C) -> (..., P, Q)."""
+def _memberships(
+    patches: Tensor, centres: Tensor, reached: Tensor, far: Tensor, own: Tensor, temperature: float
+) -> Tensor:
+    """How much of a patch each cluster has: patches (B, ..., P, C), centres (B, K, C), reached (..., Q) -> (..., P, Q).
+
+    reached: numbers of the clusters that the patches of a tile meet.
+    """
     # a patch's own norm is the same for all clusters, and leaves the softmax as it is
-    distance = cells.square().sum(-1)[..., None, :] - 2 * (patches @ cells.transpose(-2, -1))
-    logits = (-temperature * distance).masked_fill(far, torch.finfo(distance.dtype).min)
-    return logits.softmax(-1) * own
+    squares = temperature * centres.square().sum(-1)
+    cells = (2 * temperature * centres).index_select(1, reached.flatten()).unflatten(1, reached.shape)
+    logits = patches @ cells.transpose(-2, -1)
+    logits -= squares.index_select(1, reached.flatten()).unflatten(1, reached.shape)[..., None, :]
+    return logits.masked_fill_(far, torch.finfo(logits.dtype).min).softmax(-1).mul_(own)
 
 
 def _means(members: Tensor, patches: Tensor, tiling: Tiling) -> Tensor:
@@ -98,12 +112,16 @@ class TiledAxis:
     cell_starts: tuple[int, ...]
     num_cells: int
 
+    def reached(self, device: torch.device) -> Tensor:
+        """Clusters along the axis that each tile's patches reach, (tiles, num_cells) int64."""
+        starts = host_numbers(self.cell_starts, device)
+        return starts[:, None] + torch.arange(self.num_cells, device=device)
+
     def masks(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """far (tiles, P, Q): out of a patch's reach; own (tiles, P): patches that are the tile's own."""
         cell_of = _cells_of_axis(self.length, self.cells, device)
         cell_of = torch.stack([cell_of[start : start + self.num_patches] for start in self.patch_starts])
-        counted = torch.arange(self.cells, device=device)
-        cell = torch.stack([counted[start : start + self.num_cells] for start in self.cell_starts])
+        cell = self.reached(device)
         tiles = torch.arange(len(self.patch_starts), device=device)
         return (cell_of[:, :, None] - cell[:, None]).abs() > self.reach, cell_of // self.tile == tiles[:, None]
 
@@ -138,11 +156,10 @@ class Tiling:
         x = _windows(x.unflatten(1, (rows.length, columns.length)), 1, rows.patch_starts, rows.num_patches)
         return _windows(x, 3, columns.patch_starts, columns.num_patches).transpose(2, 3).flatten(3, 4)
 
-    def cells(self, centres: Tensor) -> Tensor:
-        """(B, K, C) -> (B, tile rows, tile columns, Q, C)."""
-        rows, columns = self.rows, self.columns
-        centres = _windows(centres.unflatten(1, (rows.cells, columns.cells)), 1, rows.cell_starts, rows.num_cells)
-        return _windows(centres, 3, columns.cell_starts, columns.num_cells).transpose(2, 3).flatten(3, 4)
+    def reached(self, device: torch.device) -> Tensor:
+        """Numbers of the clusters that a tile's patches reach, (tile rows, tile columns, Q) int64."""
+        rows, columns = (axis.reached(device) for axis in (self.rows, self.columns))  # (tiles, cells) each
+        return (rows[:, None, :, None] * self.columns.cells + columns[None, :, None]).flatten(2)
 
     def sum_cells(self, tiles: Tensor) -> Tensor:
         """Add up what the tiles say about each cluster: (B, tile rows, tile columns, Q, C) -> (B, K, C)."""

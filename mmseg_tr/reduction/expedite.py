@@ -12,7 +12,7 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction
-from mmseg_tr.reduction.clustering import cluster_patches, squared_distances
+from mmseg_tr.reduction.clustering import cluster_patches, scaled_distances
 from mmseg_tr.reduction.matching import stat_dtype, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
@@ -33,12 +33,11 @@ def reconstruction_weights(
     """
     dtype, exact = stat_dtype(before), exact_dtype(before)
     with without_autocast(before):
-        distance = squared_distances(before.to(exact), after.to(exact))
+        logits = scaled_distances(before.to(exact), after.to(exact), -temperature)
         if weighting == 'sum':
-            logits = -temperature * distance
             return logits.masked_fill(_beyond_nearest(logits, k), -torch.inf).softmax(-1).to(dtype)
-        weights = (-temperature * distance).exp()
-        weights = weights.masked_fill(_beyond_nearest(weights, k), 0).to(dtype)
+        weights = logits.exp_()
+        weights = weights.masked_fill_(_beyond_nearest(weights, k), 0).to(dtype)
         return weights / torch.linalg.vector_norm(weights, dim=-1, keepdim=True).clamp_min(1e-12)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -35,10 +36,10 @@ class Merge:
         if not self.packed and (len(in_lengths) == 1 or self.index.shape[0] == len(in_lengths)):
             starts = self.lengths[0] * torch.arange(self.index.shape[0], device=self.index.device)
             return (self.index + starts[:, None]).flatten()
-        starts = torch.tensor(running_starts(self.lengths), device=self.index.device)
+        starts = host_numbers(running_starts(self.lengths), self.index.device)
         if self.index.shape[0] == len(in_lengths):
             return (self.index + starts[:, None]).flatten()
-        counts = torch.tensor(in_lengths, device=self.index.device)
+        counts = host_numbers(in_lengths, self.index.device)
         return self.index.flatten() + starts.repeat_interleave(counts, output_size=self.index.numel())
 
     def apply(self, x: Tensor, size: Tensor | None, in_lengths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -53,10 +54,10 @@ class Merge:
         total = sum(self.lengths)
         weight = torch.ones(target.shape, device=x.device, dtype=stat_dtype(x)) if size is None else size.flatten()
         weighted = x.flatten(0, 1).to(weight.dtype) if size is None else x.flatten(0, 1) * weight[:, None]
-        sums = weighted.new_zeros(total, x.shape[-1]).index_add(0, target, weighted)
-        new_size = weight.new_zeros(total).index_add(0, target, weight)
+        sums = weighted.new_zeros(total, x.shape[-1]).index_add_(0, target, weighted)
+        new_size = weight.new_zeros(total).index_add_(0, target, weight)
         shape = (1, total) if self.packed else (len(self.lengths), self.lengths[0])
-        return (sums / new_size[:, None]).to(x.dtype).view(*shape, -1), new_size.view(shape)
+        return sums.div_(new_size[:, None]).to(x.dtype).view(*shape, -1), new_size.view(shape)
 
     def _apply_by_products(self, x: Tensor, size: Tensor | None) -> tuple[Tensor, Tensor]:
         """apply() without additions to computed places, which ONNX has no exact operator for on every runtime."""
@@ -99,6 +100,11 @@ def exporting() -> bool:
     return asked() if asked else torch.compiler.is_compiling()
 
 
+def host_numbers(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Whole numbers that the host knows as (n,) int64 on a device, without waiting for it as torch.tensor() would."""
+    return torch.tensor(numbers, dtype=torch.int64).to(device, non_blocking=True)
+
+
 def running_starts(lengths: tuple[int, ...]) -> list[int]:
     """Where each image begins in a packed row of images of these lengths."""
     starts = [0]
@@ -121,14 +127,29 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
 def unit(x: Tensor) -> Tensor:
     """Rows of x divided by their length, in float32 at least; a zero row stays zero, so that its similarity is 0."""
     x = x.to(stat_dtype(x))
+    return x / length(x)[..., None]
+
+
+def length(x: Tensor) -> Tensor:
+    """Length of every row, (..., C) -> (...); never 0, so that one can divide by it."""
     # below this length the squares underflow, and what is left of the length would say nothing
-    return x / x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
+    return x.norm(dim=-1).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
 
 
-def similarities(sources: Tensor, destinations: Tensor) -> Tensor:
-    """Cosine of every source with every destination, (B, M, C), (B, N, C) -> (B, M, N), in float32 at least."""
+def most_similar(sources: Tensor, destinations: Tensor, barred: int = 0) -> tuple[Tensor, Tensor]:
+    """Cosine of every source with the destination that is most similar to it, and that destination's number.
+
+    sources: (B, M, C); destinations: (B, N, C), the first `barred` of which no source may join. Returns score and
+    partner, (B, M) each, float32 at least and int64; lower number first among equals.
+    """
     with without_autocast(sources):
-        return unit(sources) @ unit(destinations).transpose(1, 2)
+        sources = sources.to(stat_dtype(sources))
+        products = sources @ unit(destinations).transpose(1, 2)  # (B, M, N)
+    if barred:
+        products[..., :barred] = -torch.inf
+    score, partner = products.max(dim=-1)
+    # the length of a source changes nothing about which destination is best: the scores alone are divided by it
+    return score / length(sources), partner
 
 
 def best_partners(metric: Tensor, num_prefix: int) -> tuple[Tensor, Tensor]:
@@ -141,11 +162,10 @@ def best_partners(metric: Tensor, num_prefix: int) -> tuple[Tensor, Tensor]:
     if metric.shape[1] < 2:
         nobody = metric.new_zeros(metric.shape[:2], dtype=torch.int64)
         return torch.full_like(nobody, -torch.inf, dtype=stat_dtype(metric)), nobody
-    scores = similarities(metric[:, ::2], metric[:, 1::2])
     protected_a, protected_b = (num_prefix + 1) // 2, num_prefix // 2
-    scores[:, :protected_a] = -torch.inf
-    scores[..., :protected_b] = -torch.inf
-    return scores.max(dim=-1)
+    score, partner = most_similar(metric[:, ::2], metric[:, 1::2], protected_b)
+    score[:, :protected_a] = -torch.inf
+    return score, partner
 
 
 def descending_rank(score: Tensor) -> Tensor:
@@ -210,7 +230,7 @@ def kth_matching(metric: Tensor, k: int, num_prefix: int = 0) -> Merge:
         return identity(metric)
     end = num_prefix + num_dst * k
     runs = metric[:, num_prefix:end].unflatten(1, (num_dst, k))  # (B, n, k, C)
-    score, partner = similarities(runs[:, :, :-1].flatten(1, 2), runs[:, :, -1]).max(dim=-1)
+    score, partner = most_similar(runs[:, :, :-1].flatten(1, 2), runs[:, :, -1])
     place = torch.arange(num_dst, device=metric.device).expand(batch, -1)[..., None]  # of the destinations
     place = torch.cat([partner.unflatten(1, (num_dst, k - 1)), place], 2).flatten(1) + num_prefix
     gone = num_dst * (k - 1)
@@ -233,7 +253,7 @@ def random_matching(metric: Tensor, r: int, numbers: Tensor, num_prefix: int = 0
         return identity(metric)
     order = numbers.argsort(dim=-1, stable=True).expand(batch, -1)
     drawn = metric[:, num_prefix:].gather(1, order[..., None].expand(-1, -1, metric.shape[-1]))
-    score, partner = similarities(drawn[:, :r], drawn[:, r:]).max(dim=-1)
+    score, partner = most_similar(drawn[:, :r], drawn[:, r:])
     place = torch.arange(num_tokens - num_prefix - r, device=metric.device).expand(batch, -1)  # of the destinations
     place = torch.empty_like(order).scatter_(1, order, torch.cat([partner, place], 1)) + num_prefix
     prefix = torch.arange(num_prefix, device=metric.device).expand(batch, -1)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
-from mmseg_tr.reduction.matching import Merge, descending_rank, identity, per_image, similarities
+from mmseg_tr.reduction.matching import Merge, descending_rank, identity, most_similar, per_image
 from mmseg_tr.reduction.tokens import as_map, as_tokens
 
 Grid = tuple[int, int]
@@ -73,7 +73,7 @@ def grid_matching(metric: Tensor, grid: Grid, stride: Grid, r: int, offset: Tens
     r = min(r, len(src))
     if r <= 0:
         return identity(metric)
-    score, partner = similarities(metric.index_select(1, src), metric.index_select(1, dst)).max(dim=-1)  # (B, sources)
+    score, partner = most_similar(metric.index_select(1, src), metric.index_select(1, dst))  # (B, sources)
     rank = descending_rank(score)
     kept = len(src) - r
     index = rank.new_empty(batch, num_tokens)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from mmseg_tr.reduction.matching import Merge, per_image, running_starts
+from mmseg_tr.reduction.matching import Merge, host_numbers, per_image, running_starts
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,11 @@ class Tokens:
 
     def _places(self, merge: Merge) -> Tensor:
         """Compose the patches' index with a merge: (B, N) int64."""
-        rows = self.groups(merge.index)
         if self.lengths is None:
-            new = rows[0][:, self.num_prefix :] - self.num_prefix
+            new = merge.index[:, self.num_prefix :] - self.num_prefix
             return new if self.index is None else new.gather(1, self.index)
-        places = [row[0, self.num_prefix :] - self.num_prefix for row in rows]
-        return torch.stack([place[old] for place, old in zip(places, self.index, strict=True)])
+        starts = host_numbers(running_starts(self.lengths), merge.index.device)
+        return merge.index[0][self.index + (starts + self.num_prefix)[:, None]] - self.num_prefix
 
     def patches(self) -> Tokens:
         """The same tokens without their prefix."""
@@ -144,7 +143,7 @@ class Tokens:
         index = self.index
         if self.lengths is not None:
             starts = running_starts(tuple(n - self.num_prefix for n in self.lengths))
-            index = index + torch.tensor(starts, device=index.device)[:, None]
+            index = index + host_numbers(starts, index.device)[:, None]
         else:
             index = index + values.shape[1] * torch.arange(index.shape[0], device=index.device)[:, None]
         rows = values.flatten(0, 1).index_select(0, index.flatten())

@@ -151,8 +151,8 @@ class ToMe(Reduction):
         if not sized and not merges:
             return attend(y, tokens), None
         ((q, k, v),) = attend.heads(y, tokens)
-        bias = tokens.size.log()[:, None, None].to(q.dtype) if sized else None  # (B, 1, 1, T)
-        return attend.output([attend.attend(q, k, v, bias)], y, tokens), k if merges else None
+        size = tokens.size if sized else None
+        return attend.output([attend.attend(q, k, v, size)], y, tokens), k if merges else None
 
     def after_attention(self, tokens: Tokens, layer: int, seen: Tensor | None) -> Tokens:
         if seen is None:

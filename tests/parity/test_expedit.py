@@ -17,7 +17,7 @@ from mmseg_tr.nn.inference import slide, view_probabilities
 from mmseg_tr.nn.segmenter import enlarge_scores
 from mmseg_tr.reduction import Reduction, Tokens, build_reduction
 from mmseg_tr.reduction.act import ACT, act_attention, bucket_codes, cluster_ids, cluster_means, cluster_values
-from mmseg_tr.reduction.clustering import cluster_patches, squared_distances, start_cells, start_clusters
+from mmseg_tr.reduction.clustering import cluster_patches, scaled_distances, start_cells, start_clusters
 from mmseg_tr.reduction.evit import EViT, class_attention, keep_attentive
 from mmseg_tr.reduction.expedite import Expedite, Reconstruction, reconstruction_weights
 from mmseg_tr.reduction.matching import bipartite_matching
@@ -42,7 +42,7 @@ def clustering_layer(case: Case) -> None:
             init_centroids=start_clusters(x, grid, clusters),
             init_label_map=start_cells(grid, clusters).expand(len(x), -1),
             centroids=centres,
-            hard_labels=squared_distances(x, centres).argmin(-1),
+            hard_labels=scaled_distances(x, centres, 1).argmin(-1),
         ),
     )
     sharp = cluster_patches(x.double(), grid, clusters, s['n_iters'], s['window_size'], s['temperature'])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.reduction.clustering import cluster_patches, squared_distances, start_cells, start_clusters, tile_axis
+from mmseg_tr.reduction.clustering import cluster_patches, scaled_distances, start_cells, start_clusters, tile_axis
 from mmseg_tr.reduction.expedite import Expedite, Reconstruction, reconstruction_weights
 from tests.reduction.methods import pictures, tiny_vit
 
@@ -31,7 +31,7 @@ def clustered_densely(x, grid, clusters, iterations, window, temperature):
     far = torch.maximum(*apart) > window // 2
     centres = start_clusters(x, grid, clusters)
     for _ in range(iterations):
-        members = (-temperature * (squared_distances(x, centres) + far * 1e16)).softmax(-1).detach()
+        members = (-temperature * (scaled_distances(x, centres, 1) + far * 1e16)).softmax(-1).detach()
         centres = members.transpose(1, 2) @ x / members.sum(1)[..., None].clamp_min(1e-16)
     return centres
 
