@@ -30,6 +30,7 @@ from mmseg_tr.paths import config_path
 from mmseg_tr.reduction import build_reduction
 
 Numbers = dict[str, Any]
+TUNED_ON = 8  # images at most
 PART_SCOPES = SCOPES | {'mmseg_tr::policy': 'policy'}
 
 
@@ -102,13 +103,15 @@ def reduced(bench: Bench, settings: Numbers) -> Numbers:
     rule = family_rule(family_of(with_method(plain, method)))
     adaptive = build_reduction(method).ADAPTIVE
     empty = count_macs(on_meta(plain), images[:1].to('meta'))
-    if adaptive and settings.get('published'):
-        method = tuned(plain, method, images[:2], empty.total(rule) / 1e9 / settings['published'], rule)
-    model = with_method(plain, method)
-    whole, kept = bench.profile(Contestant.of(plain), images[:batch]), None
+    whole = bench.profile(Contestant.of(plain), images[:batch])
     once = bench.seconds_of(bench.contestant(plain), images[:batch])
     number = max(1, min(len(images) // batch, int(bench.seconds / (6 * once))))
     batches = list(images[: number * batch].split(batch))
+    if adaptive and settings.get('published'):
+        ratio = empty.total(rule) / 1e9 / settings['published']
+        with mixed_precision(bench.device, bench.amp):
+            method = tuned(plain, method, images[: min(number * batch, TUNED_ON)], ratio, rule)
+    model = with_method(plain, method)
     kept = bench.profile(Contestant.of(model), batches[0])
     ideals = Ideals(bench, model, batches, adaptive)
     contestants = dict(plain=bench.contestant(plain), model=bench.contestant(model), ideal=ideals.contestant)

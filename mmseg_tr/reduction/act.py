@@ -16,7 +16,7 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction, check_seed, drawn, seeded_generator
-from mmseg_tr.reduction.matching import exporting, stat_dtype, without_autocast
+from mmseg_tr.reduction.matching import decided, exporting, stat_dtype, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
 MAX_HASHES = 32  # two bits each in a code of 64
@@ -102,7 +102,7 @@ def act_attention(
         ids, counts = cluster_ids(bucket_codes(scaled, projection, offset, bucket_width))
         if max_clusters is not None:
             ids = ids.clamp_max(max_clusters - 1)
-        centres, _ = cluster_means(q, ids, int(counts.max()) if max_clusters is None else max_clusters)
+        centres, _ = cluster_means(q, ids, decided(counts.max()[None])[0] if max_clusters is None else max_clusters)
     out = attend((centres if factor == usual else centres * (factor / usual)).to(q.dtype), k, v)
     with record_function('mmseg_tr::merge'):
         return cluster_values(out, ids)
@@ -112,6 +112,17 @@ def draw_hashes(head_dim: int, num_hashes: int, generator: torch.Generator | Non
     """Random projection (d, n) and offset (n,) on the CPU, from torch's own generator where none is given."""
     projection = torch.randn(head_dim, num_hashes, generator=generator, device='cpu', dtype=torch.float32)
     return projection, torch.rand(num_hashes, generator=generator, device='cpu', dtype=torch.float32)
+
+
+@torch.compiler.disable  # a generator is nothing that a graph holds
+def seeded_hashes(head_dim: int, num_hashes: int, seed: int, layer: int) -> Tensor:
+    """draw_hashes() of a layer, the offset as a last row: (d + 1, n)."""
+
+    def draw() -> Tensor:
+        projection, offset = draw_hashes(head_dim, num_hashes, seeded_generator(seed, layer))
+        return torch.cat([projection, offset[None]])
+
+    return drawn(draw)
 
 
 class ACT(Reduction):
@@ -163,21 +174,14 @@ class ACT(Reduction):
 
     def hashes(self, layer: int, head_dim: int) -> tuple[Tensor, Tensor]:
         """Projection (head_dim, q_hashes) and offset (q_hashes,) of a layer, shared by images and heads."""
-        number = self.q_hashes
         if self.redraw:
-            return draw_hashes(head_dim, number)
-
-        def draw() -> Tensor:
-            return torch.cat(
-                [part.flatten() for part in draw_hashes(head_dim, number, seeded_generator(self.seed, layer))]
-            )
-
-        both = drawn(draw)
-        return both[:-number].view(head_dim, number), both[-number:]
+            return draw_hashes(head_dim, self.q_hashes)
+        both = seeded_hashes(head_dim, self.q_hashes, self.seed, layer)
+        return both[:-1], both[-1]
 
     def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, None]:
         groups = attend.heads(y, tokens)
-        drawn = self.hashes(layer, groups[0][0].shape[-1])
+        drawn = self.hashes(layer, attend.module.head_dim)
         projection, offset = (numbers.to(y.device, non_blocking=True) for numbers in drawn)
         settings = dict(attend=attend.attend, max_clusters=self.clusters)
         out = [act_attention(*qkv, projection, offset, self.bucket_width, **settings) for qkv in groups]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import warnings
 
 import torch
@@ -18,6 +19,7 @@ from mmseg_tr.reduction.matching import (
     best_partners,
     bipartite_index,
     bipartite_matching,
+    decided,
     descending_rank,
     per_image,
     unit,
@@ -49,6 +51,12 @@ def window_similarity(x: Tensor, grid: tuple[int, int], window: tuple[int, int],
         return ((of_all - of_self) / (n - 1)).flatten(1)
 
 
+@torch.compiler.assume_constant_result
+def float32_of(value: float) -> float:
+    """The float32 nearest to a number."""
+    return struct.unpack('f', struct.pack('f', value))[0]
+
+
 @torch.no_grad()
 def local_merge(
     x: Tensor,
@@ -70,10 +78,10 @@ def local_merge(
     gh, gw = h // wh, w // ww
     similarity = window_similarity(x, grid, window, num_prefix)
     if count is None:
-        joins = similarity >= torch.tensor(threshold, dtype=torch.float32).item()
+        joins = similarity >= float32_of(threshold)
         counts = joins.sum(1)
         r = counts.amin().expand_as(counts) if batch == 'joint' else counts
-        lengths = tuple(x.shape[1] - (wh * ww - 1) * joined for joined in r.tolist())
+        lengths = tuple(x.shape[1] - (wh * ww - 1) * joined for joined in decided(r))
     else:
         r = torch.full(x.shape[:1], count, device=x.device)
         lengths = per_image(x.shape[1] - (wh * ww - 1) * count, x.shape[0])
@@ -123,7 +131,7 @@ def global_merge(tokens: Tokens, layer: int, batch: str = 'per_image') -> Merge:
         bipartite_index(descending_rank(score), partner, r_group, group.shape[1], tokens.num_prefix)
         for group, (score, partner), r_group in zip(groups, found, rs, strict=True)
     ]
-    lengths = tuple(n - gone for n, gone in zip(tokens.counts, r.tolist(), strict=True))
+    lengths = tuple(n - gone for n, gone in zip(tokens.counts, decided(r), strict=True))
     return Merge(tokens.join(index), lengths, tuple(score for score, _ in found))
 
 

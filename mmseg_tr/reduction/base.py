@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.reduction.matching import exporting
+from mmseg_tr.reduction.matching import exporting, of_one_shape
 from mmseg_tr.reduction.tokens import Tokens
 
 
@@ -141,3 +141,9 @@ def seeded_generator(seed: int, *place: int) -> torch.Generator:
     """A CPU generator that depends on the seed and the place in the network alone, so that draws repeat anywhere."""
     digest = hashlib.blake2b(repr((seed, *place)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, 'little'))
+
+
+@torch.compiler.assume_constant_result
+def seeded_uniform(count: int, seed: int, *place: int) -> Tensor:
+    """(1, count) numbers from [0, 1) on the CPU, of seeded_generator(); torch.compile takes them for a constant."""
+    return of_one_shape(drawn(lambda: torch.rand(1, count, generator=seeded_generator(seed, *place))))

@@ -105,6 +105,21 @@ def host_numbers(numbers: Sequence[int], device: torch.device) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64).to(device, non_blocking=True)
 
 
+def of_one_shape(constant: Tensor) -> Tensor:
+    """Tell torch.compile that a constant keeps its shape though others of its name have another."""
+    constant._dynamo_static_indices = set(range(constant.dim()))  # torch._dynamo.mark_static() without its import
+    return constant
+
+
+@torch.compiler.disable
+def decided(counts: Tensor) -> list[int]:
+    """What an adaptive method decided, (n,) whole numbers, as shapes need it.
+
+    The one step at which the host waits for the device, and at which torch.compile breaks its graph: on purpose.
+    """
+    return counts.tolist()
+
+
 def running_starts(lengths: tuple[int, ...]) -> list[int]:
     """Where each image begins in a packed row of images of these lengths."""
     starts = [0]

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
-from mmseg_tr.reduction.matching import Merge, descending_rank, identity, most_similar, per_image
+from mmseg_tr.reduction.matching import Merge, descending_rank, identity, most_similar, of_one_shape, per_image
 from mmseg_tr.reduction.tokens import as_map, as_tokens
 
 Grid = tuple[int, int]
@@ -38,6 +38,12 @@ def grid_partition(grid: Grid, stride: Grid) -> tuple[np.ndarray, np.ndarray]:
     sources = np.setdiff1d(np.arange(grid[0] * grid[1]), destinations)
     destinations.flags.writeable = sources.flags.writeable = False
     return destinations, sources
+
+
+@torch.compiler.assume_constant_result
+def partition_places(grid: Grid, stride: Grid, which: int) -> Tensor:
+    """One of the arrays of grid_partition(), 0 or 1, as a tensor that torch.compile takes for a constant."""
+    return of_one_shape(torch.tensor(grid_partition(grid, stride)[which]))
 
 
 def shifted_partition(grid: Grid, stride: Grid, offset: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,7 +72,7 @@ def grid_matching(metric: Tensor, grid: Grid, stride: Grid, r: int, offset: Tens
     stride = min(stride[0], grid[0]), min(stride[1], grid[1])
     if offset is None:
         # not waiting for the device, which torch.tensor(device=) does
-        places = (torch.tensor(places) for places in grid_partition(grid, stride))
+        places = [partition_places(tuple(grid), stride, which) for which in (0, 1)]
         dst, src = (place.to(metric.device, non_blocking=True) for place in places)
     else:
         dst, src = shifted_partition(grid, stride, offset)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.reduction.base import Reduction, check_seed, drawn, seeded_generator
+from mmseg_tr.reduction.base import Reduction, check_seed, seeded_uniform
 from mmseg_tr.reduction.matching import Merge, bipartite_matching, kth_matching, random_matching, stat_dtype
 from mmseg_tr.reduction.tokens import Tokens
 
@@ -137,8 +136,7 @@ class ToMe(Reduction):
         if self.matching == 'bipartite':
             return bipartite_matching(metric, r, num_prefix)
         # the same draw for every image, so that batch mates do not matter
-        free, place = num_tokens - num_prefix, (self.seed, layer, call)
-        numbers = drawn(lambda: torch.rand(1, free, generator=seeded_generator(*place)))
+        numbers = seeded_uniform(num_tokens - num_prefix, self.seed, layer, call)
         return random_matching(metric, r, numbers.to(metric.device, non_blocking=True), num_prefix)
 
     def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Tensor | None]:

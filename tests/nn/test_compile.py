@@ -1,0 +1,62 @@
+"""torch.compile: one whole graph where the number of tokens is fixed, breaks at the deciding step alone elsewhere."""
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from mmseg_tr.nn.mit import MixVisionTransformer
+from tests.reduction.methods import METHODS, pictures, tiny_vit
+
+ADAPTIVE = ('ALGM', 'ACT')
+FIXED = [method for method in METHODS if method.name not in ADAPTIVE]
+
+
+@pytest.fixture(autouse=True)
+def counted():
+    """Counts of graphs and breaks, from zero."""
+    torch._dynamo.reset()
+    counters.clear()
+    yield counters
+    torch._dynamo.reset()
+
+
+def compiled(model, **kwargs):
+    return torch.compile(lambda image: model(image)[-1], backend='eager', **kwargs)
+
+
+@pytest.mark.parametrize('method', FIXED, ids=str)
+@torch.inference_mode()
+def test_methods_of_fixed_counts_are_one_graph_that_serves_every_image_of_a_shape(method, counted):
+    vit = tiny_vit(method.settings)
+    run = compiled(vit, fullgraph=True)
+    for seed in (0, 1):
+        images = pictures(2, (8, 8), seed=seed)
+        torch.testing.assert_close(run(images), vit(images)[0])
+    assert counted['stats']['unique_graphs'] == 1
+    assert not counted['graph_break']
+
+
+@pytest.mark.parametrize('merging', [None, 'bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample'])
+@torch.inference_mode()
+def test_presets_of_mit_are_one_graph(merging, counted):
+    arch = dict(embed_dims=8, num_layers=(1, 1, 1, 2), num_heads=(1, 2, 4, 8))
+    mit = MixVisionTransformer(arch, merging=merging).eval()
+    run = compiled(mit, fullgraph=True)
+    for seed in (0, 1):
+        image = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(run(image), mit(image)[-1])
+    assert counted['stats']['unique_graphs'] == 1
+    assert not counted['graph_break']
+
+
+@pytest.mark.parametrize('method', [method for method in METHODS if method.name in ADAPTIVE], ids=str)
+@torch.inference_mode()
+def test_adaptive_methods_break_their_graph_where_they_decide_and_nowhere_else(method, counted):
+    vit = tiny_vit(method.settings)
+    run = compiled(vit)
+    for seed in (0, 1):
+        images = pictures(1, (8, 8), seed=seed)
+        torch.testing.assert_close(run(images), vit(images)[0])
+    assert counted['graph_break']
+    meant = ('function decided', 'function seeded_hashes')  # what is decided; ACT's draw of hashes by seed
+    assert all(any(name in reason for name in meant) for reason in counted['graph_break']), counted['graph_break']
