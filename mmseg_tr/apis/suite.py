@@ -104,8 +104,9 @@ def measured(bench: Bench, row: Row) -> dict[str, Any]:
         warnings.simplefilter('ignore')  # of weights that are random, which the report says
         try:
             found = dict(result=KINDS[row.kind](bench, row.settings))
-        except DeviceError as error:
-            found = dict(failed=str(error))
+        except Exception as error:  # one row that fails, here or on this machine, must not cost all behind it
+            why = str(error) if isinstance(error, DeviceError) else f'{type(error).__name__}: {error}'
+            found = dict(failed=' '.join(why.split())[:300])
     return dict(kind=row.kind, **found, seconds=round(time.perf_counter() - started, 1))
 
 
