@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from mmseg_tr.apis.config import load_config
 from mmseg_tr.apis.counting import MacCount, count_macs
 from mmseg_tr.apis.counting_rules import family_rule
 from mmseg_tr.apis.ideal import sliced_network, token_counts
-from mmseg_tr.apis.network import network_of
+from mmseg_tr.apis.network import Network, network_of
 from mmseg_tr.apis.parts import SCOPES
 from mmseg_tr.apis.profiling import Profile, profile_once
 from mmseg_tr.apis.suite_tuning import on_meta, tuned, with_method
@@ -192,6 +193,7 @@ def improvements(bench: Bench, settings: Numbers) -> Numbers:
         contestants['published'] = Contestant.of(plain, math_attention=True)
     times = bench.time(contestants, images.split(1))
     best, other = times['plain'], times['enlarged']
+    regions = label_times(bench, network, images[:1])
     return dict(
         shape=list(shape),
         ms=1e3 * best.scores,
@@ -201,6 +203,26 @@ def improvements(bench: Bench, settings: Numbers) -> Numbers:
         ms_labels=1e3 * (best.labels - best.scores),
         ms_labels_by_enlarging=1e3 * (other.labels - other.scores),
         labels=(other.labels - other.scores) / (best.labels - best.scores),
+        **regions,
+    )
+
+
+def label_times(bench: Bench, network: Network, image: Tensor) -> Numbers:
+    """The same for scores with regions, as trained networks give them: noise on an eighth of the grid, enlarged."""
+    with torch.inference_mode():
+        shape = network.scores(image).shape
+        noise = torch.randn(
+            1, shape[1], *(-(-side // 8) for side in shape[2:]), generator=torch.Generator().manual_seed(0)
+        )
+        scores = F.interpolate(noise, size=shape[2:], mode='bilinear').to(bench.device)
+    contestants = dict(
+        straight=Contestant(lambda _: scores, network.labels),
+        enlarged=Contestant(lambda _: scores, lambda scores, batch: network.enlarge(scores, batch).argmax(1)),
+    )
+    times = bench.time(contestants, [image])
+    straight, enlarged = (times[name].labels - times[name].scores for name in ('straight', 'enlarged'))
+    return dict(
+        ms_regions=1e3 * straight, ms_regions_by_enlarging=1e3 * enlarged, labels_of_regions=enlarged / straight
     )
 
 

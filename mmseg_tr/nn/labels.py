@@ -19,7 +19,7 @@ from mmseg_tr.nn.segmenter import enlarge_scores
 SMALL = 128  # height and width together up to which torch may enlarge each number of channels by other arithmetic
 CHUNK = 1 << 22  # how many numbers are held at once
 FEW = 4  # classes; cells where more can win are weighed apart
-MANY = 0.6  # share of cells that disagree from which on an image is enlarged after all
+MANY = 0.9  # share of cells that disagree from which on an image is enlarged after all
 
 
 @torch.no_grad()
