@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -26,15 +27,31 @@ def readme(folder: str) -> str:
 def results_tables() -> str:
     """One table per task and data set: every published row, and what of it was measured here."""
     groups: dict[tuple[str, str], list[dict]] = {}
+    ours = measured()
     for file in sorted((ROOT / 'local_configs').glob('*/metafile.yml')):
         for entry in yaml.safe_load(file.read_text())['Models']:
             for result in entry.get('Results', []):
                 row = dict(config=entry['Config'], method=entry['In Collection'], **entry['Metadata'])
-                groups.setdefault((result['Task'], result['Dataset']), []).append(row | dict(metrics=result['Metrics']))
+                row |= dict(metrics=result['Metrics'], **ours.get(Path(entry['Config']).stem, {}))
+                groups.setdefault((result['Task'], result['Dataset']), []).append(row)
     parts = []
     for (task, dataset), rows in sorted(groups.items()):
         parts += [f'## {dataset}: {task.lower()}', *table(rows), '']
     return '\n'.join(parts)
+
+
+MEASURED = {'work_ratio': 'Work ratio here', 'time_ratio': 'Time ratio here', 'efficiency': 'Efficiency here'}
+
+
+def measured() -> dict[str, dict[str, str]]:
+    """What docs/benchmarks holds of each config, one image at a time: its ratios to the plain network, by column."""
+    found: dict[str, dict[str, str]] = {}
+    for file in sorted((ROOT / 'docs' / 'benchmarks').glob('*.json')):
+        for name, row in json.loads(file.read_text())['rows'].items():
+            if row['kind'] == 'reduced' and name.endswith(' b1'):
+                numbers = {title: f'{row["result"][key]:.2f}' for key, title in MEASURED.items()}
+                found[name.removesuffix(' b1')] = numbers
+    return found
 
 
 HIDDEN = ('config', 'method', 'metrics', 'Training Data', 'Batch size', 'Crop size')
