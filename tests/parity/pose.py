@@ -21,27 +21,27 @@ def require_mmpose() -> None:
 
 def pose_model(case: Case, arch: dict) -> nn.Module:
     """The case's network as a config of mmpose writes it."""
-    from mmengine.registry import MODELS, init_default_scope
+    from mmengine.registry import MODELS, DefaultScope
 
-    init_default_scope('mmpose')
     s = case.settings
     files = [name.split()[0] for name in s['weights']]
     stored = {key: value for name in files for key, value in load_file(case.folder / name).items()}
-    model = MODELS.build(
-        dict(
-            type='TopdownPoseEstimator',
-            data_preprocessor=dict(type='PoseDataPreprocessor'),
-            backbone=dict(type='mmseg_tr.MiT', arch=arch, merging=s['tome_cfg']),
-            head=dict(
-                type='mmseg_tr.SegformerPoseHead',
-                in_channels=[arch['embed_dims'] * heads for heads in arch['num_heads']],
-                channels=len(stored['head.fusion_conv.bn.weight']),
-                num_keypoints=s['num_keypoints'],
-                decoder=dict(s['codec']),
-            ),
-            test_cfg=dict(s['test_cfg']),
+    with DefaultScope.overwrite_default_scope('mmpose'):  # other cases build models of mmseg
+        model = MODELS.build(
+            dict(
+                type='TopdownPoseEstimator',
+                data_preprocessor=dict(type='PoseDataPreprocessor'),
+                backbone=dict(type='mmseg_tr.MiT', arch=arch, merging=s['tome_cfg']),
+                head=dict(
+                    type='mmseg_tr.SegformerPoseHead',
+                    in_channels=[arch['embed_dims'] * heads for heads in arch['num_heads']],
+                    channels=len(stored['head.fusion_conv.bn.weight']),
+                    num_keypoints=s['num_keypoints'],
+                    decoder=dict(s['codec']),
+                ),
+                test_cfg=dict(s['test_cfg']),
+            )
         )
-    )
     model.load_state_dict({key: value for key, value in stored.items() if not key.startswith('decode_head.')})
     return model.eval()
 
