@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from mmseg_tr.apis.benchmark_config import build_model
-from mmseg_tr.apis.compare_models import reduction_settings
+from mmseg_tr.apis.compare_models import settings_of
 from mmseg_tr.apis.config import load_config
 from mmseg_tr.apis.counting import MacCount, count_macs
 from mmseg_tr.apis.datasets import build_dataset
@@ -72,7 +72,7 @@ def run_demo(work_dir: str = 'work_dirs/demo', max_iters: int | None = None, sce
     scenes_figure([scene_of(picture) for picture in shown], classes, palette, 'ALGM', figure)
     report['seconds'] = round(time.perf_counter() - start, 1)
     write_atomically(json.dumps(report, indent=2) + '\n', folder / 'report.json')
-    methods = {name: reduction_settings(config) for name, config in configs.items()}
+    methods = {name: settings_of(config) for name, config in configs.items()}
     page = folder / 'report.html'
     write_atomically(render(page_of(report, methods, shown, classes, palette)), page)
     paths = {'report': page, 'numbers': folder / 'report.json', 'picture': figure, 'checkpoint': Path(checkpoint)}

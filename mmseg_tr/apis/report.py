@@ -18,7 +18,7 @@ from mmseg_tr.apis.compare_models import (
     PLAIN,
     check_alike,
     names_of,
-    reduction_settings,
+    settings_of,
     share_weights,
     with_plain,
 )
@@ -115,7 +115,7 @@ def build_report(
     return Report(
         title='Token reduction, picture by picture',
         summary=f'{len(views)} models over one checkpoint, {len(pictures)} pictures.',
-        methods={name: reduction_settings(config) for name, config in named.items()},
+        methods={name: settings_of(config) for name, config in named.items()},
         pictures=pictures,
         classes=class_names(first, len(palette)),
         palette=palette,

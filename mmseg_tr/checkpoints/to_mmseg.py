@@ -56,6 +56,8 @@ def to_mmseg(converted: Converted) -> Converted:
         raise CheckpointError(f'the weights are no plain Segmenter, the only one that mmsegmentation has: {found}.')
     content = {'default_scope': 'mmseg', 'default_hooks': _HOOKS}
     content |= {key: config[key] for key in (*_KEPT, *_DATA) if key in config}
+    if 'tta_model' in content:
+        content['tta_model'] = {'type': 'SegTTAModel'}  # what ours is built on, where every prediction has logits
     # the note of an mmengine file is about its config, which stays behind
     notes = [] if converted.what == mmengine_file.NAME else list(converted.notes)
     if _is_ours({key: content.get(key) for key in _DATA}):

@@ -50,7 +50,7 @@ class SegformerPoseHead(HeatmapHead):
             channels,
             keypoint_count(out_channels, num_keypoints),
             deconv_out_channels=None,
-            loss=dict(type='KeypointMSELoss', use_target_weight=True) if loss is None else loss,
+            loss=dict(type='mmpose.KeypointMSELoss', use_target_weight=True) if loss is None else loss,
             decoder=decoder,
             init_cfg=init_cfg,
         )
