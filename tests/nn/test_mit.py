@@ -8,6 +8,7 @@ import torch
 from mmseg_tr.compat import ensure_openmmlab
 from mmseg_tr.errors import ConfigError, installed
 from mmseg_tr.nn.mit import MixVisionTransformer
+from mmseg_tr.nn.mit_blocks import MixFFN
 from mmseg_tr.reduction import segformerpp
 from mmseg_tr.reduction.segformerpp import Bipartite, grid_partition
 from mmseg_tr.reduction.segformerpp_settings import ALIASES, PRESETS, parse_merging
@@ -197,3 +198,17 @@ def test_settings_that_merge_nothing_are_reported():
 def test_wrong_architectures_are_refused(kwargs, message):
     with pytest.raises(ConfigError, match=message):
         MixVisionTransformer(**kwargs)
+
+
+@pytest.mark.parametrize('precision', [None, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('rows', [1, 2, 5, 11])
+def test_mix_ffn_in_bands_of_rows_is_that_of_the_whole_grid(rows, precision, monkeypatch):
+    torch.manual_seed(0)
+    ffn, grid = MixFFN(8, 32, 0.0).eval(), (11, 7)
+    y = torch.randn(2, grid[0] * grid[1], 8)
+    with torch.no_grad(), torch.autocast('cpu', precision, enabled=precision is not None):
+        whole = ffn.whole(y, grid)
+        monkeypatch.setattr('mmseg_tr.nn.mit_blocks.BAND', rows * grid[1] * 32 * 4)
+        bands = ffn(y, grid)
+    assert bands.dtype == whole.dtype
+    torch.testing.assert_close(bands, whole, atol=1e-6 if precision is None else 2e-2, rtol=1e-6)
