@@ -77,7 +77,7 @@ def pose_codec(case: Case) -> None:
     decoded, scores = codec.decode(encoded['heatmaps'])
     case.compare('decoded', decoded)
     case.compare('decoded_scores', scores)
-    loss = MODELS.build(dict(type='KeypointMSELoss', use_target_weight=True))
+    loss = MODELS.build(dict(type='mmpose.KeypointMSELoss', use_target_weight=True))
     target, weights = torch.from_numpy(encoded['heatmaps'])[None], torch.from_numpy(encoded['keypoint_weights'])
     case.compare('mse', loss(case.take('pred_heatmaps'), target, weights).reshape(1))
     predicted, truth, mask, boxes = (case.take(f'pck_{name}').numpy() for name in ('pred', 'gt', 'mask', 'bboxes'))
