@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmseg_tr.checkpoints import load_official
 from mmseg_tr.checkpoints.official_segmenter import checkpoint_path
 from mmseg_tr.checkpoints.variant import normalization, read_variant, section, whole
-from mmseg_tr.errors import CheckpointError, ConfigError, DatasetError
+from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.nn import MaskTransformer, ViT
 from mmseg_tr.nn.attention import attention_probabilities
 from mmseg_tr.nn.blocks import run_block
@@ -62,12 +62,11 @@ def load_release(folder: str) -> Viewed:
 def load_configured(config: str, checkpoint: str, cfg_options: Mapping[str, Any] | None = None) -> Viewed:
     """The network of a config with its weights. Raises ConfigError, CheckpointError."""
     from mmseg_tr.apis.benchmark_config import build_model, own_shape
-    from mmseg_tr.apis.config import load_config, require_sections
+    from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections
 
     settings = load_config(config, cfg_options)
     require_sections(settings, 'model')
-    if not Path(checkpoint).is_file():
-        raise CheckpointError(f'there is no checkpoint file {checkpoint}: check the path.')
+    require_checkpoint(checkpoint)
     model = build_model(settings, checkpoint).eval()
     statistics = settings.model.get('data_preprocessor') or {}
     mean, std = (tuple(statistics.get(key) or (127.5,) * 3) for key in ('mean', 'std'))

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
-from mmseg_tr.errors import ConfigError, MissingExtraError
+from mmseg_tr.errors import CheckpointError, ConfigError, MissingExtraError
 from mmseg_tr.paths import find_config
 from mmseg_tr.reduction.segformerpp_settings import parse_merging
 
@@ -54,6 +54,12 @@ def require_sections(config: Config, *names: str) -> None:
     missing = [name for name in names if config.get(name) is None]
     if missing:
         raise ConfigError(f'the config {config.filename} says nothing about {", ".join(missing)}: add it')
+
+
+def require_checkpoint(path: str | Path) -> None:
+    """Raise CheckpointError unless there is such a file."""
+    if not Path(path).is_file():
+        raise CheckpointError(f'there is no checkpoint file {path}: check the path.')
 
 
 def reduction_settings(backbone: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmseg_tr.apis.benchmark_config import build_model, load_batch, own_shape
-from mmseg_tr.apis.config import load_config, require_sections
+from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections
 from mmseg_tr.apis.counts import average_counts
 from mmseg_tr.apis.network import network_of, reduction_of
 from mmseg_tr.apis.overrides import use_reduction
-from mmseg_tr.errors import CheckpointError, ConfigError, ExportError, require_extra
+from mmseg_tr.errors import ConfigError, ExportError, require_extra
 from mmseg_tr.reduction import Reduction
 
 FORMATS = {'.onnx': 'onnx', '.pt2': 'torch'}
@@ -94,8 +94,7 @@ def export(
         raise ConfigError(f'{out} exists already: name another file, or add --force.')
     if not batch_sizes or min(batch_sizes) < 1:
         raise ConfigError(f'--batch-size {" ".join(map(str, batch_sizes))} must be 1 or more.')
-    if not Path(checkpoint).is_file():
-        raise CheckpointError(f'there is no checkpoint file {checkpoint}: check the path.')
+    require_checkpoint(checkpoint)
     config = load_config(config, cfg_options)
     require_sections(config, 'model')
     if reduction is not None:

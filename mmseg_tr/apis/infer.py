@@ -11,14 +11,14 @@ import numpy as np
 from mmengine.config import Config
 
 from mmseg_tr.apis.benchmark_config import build_model, pick_device, pick_precision
-from mmseg_tr.apis.config import load_config, require_sections
+from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections
 from mmseg_tr.apis.infer_images import Segmenting, dataset_infos, palette_of, segment
 from mmseg_tr.apis.infer_inputs import Failure, Picture, check_output, find_pictures, read_rgb
 from mmseg_tr.apis.infer_poses import Posing, posing
 from mmseg_tr.apis.infer_video import VideoResults, frame_count, run_video
 from mmseg_tr.apis.overrides import use_reduction
 from mmseg_tr.engine.atomic import write_atomically
-from mmseg_tr.errors import CheckpointError, ConfigError, DatasetError
+from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.visualization.attention import picture_png
 
 __all__ = ['Failure', 'Picture', 'dataset_infos', 'find_pictures', 'infer', 'palette_of', 'read_rgb', 'segment']
@@ -74,8 +74,7 @@ def infer(
     place, dtype = pick_device(device), pick_precision(amp, device)
     if batch_size < 1:
         raise ConfigError(f'--batch-size {batch_size} is too small: give 1 or more.')
-    if not Path(checkpoint).is_file():
-        raise CheckpointError(f'there is no checkpoint file {checkpoint}: check the path.')
+    require_checkpoint(checkpoint)
     config = load_config(config, cfg_options)
     require_sections(config, 'model')
     if reduction is not None:

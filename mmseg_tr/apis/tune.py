@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from mmseg_tr.apis.benchmark_config import PRECISIONS, build_model, machine, pick_device, pick_precision
 from mmseg_tr.apis.compare_models import check_numbers, settings_of
-from mmseg_tr.apis.config import load_config, require_sections
+from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections
 from mmseg_tr.apis.overrides import use_reduction
 from mmseg_tr.apis.parts import find_vit
 from mmseg_tr.apis.stages import find_mit
@@ -22,7 +22,7 @@ from mmseg_tr.apis.tune_measure import JOURNAL, Journal, Measurer, digest, diges
 from mmseg_tr.apis.tune_search import Budget, Point, search
 from mmseg_tr.apis.tune_spaces import Ladder, Settings, identity, mit_space, space
 from mmseg_tr.engine.atomic import write_atomically
-from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.errors import ConfigError
 
 CONFIRMATIONS = 5  # settings that are tried on the full set before the search gives up
 
@@ -77,8 +77,7 @@ def tune(
     options = nested_options(cfg_options or {})
     loaded = load_config(config, cfg_options)
     require_sections(loaded, 'model', 'test_dataloader', 'test_evaluator')
-    if not Path(checkpoint).is_file():
-        raise CheckpointError(f'there is no checkpoint file {checkpoint}: check the path.')
+    require_checkpoint(checkpoint)
     measure = 'PCK@0.1' if loaded.get('default_scope') == 'mmpose' else 'mIoU'
     had = key_in_backbone(loaded)
     if reduction is not None:
