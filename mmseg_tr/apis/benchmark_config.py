@@ -27,6 +27,7 @@ from mmseg_tr.apis.pose_checks import check_pose_network
 from mmseg_tr.apis.resume import load_strictly
 from mmseg_tr.apis.runner import config_mistakes
 from mmseg_tr.errors import ConfigError, DatasetError, DeviceError
+from mmseg_tr.memory import keep_freed_memory
 from mmseg_tr.registry import MODELS
 
 PRECISIONS = {'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -82,7 +83,7 @@ def benchmark(
     one. amp: 'bf16' or 'fp16'. threads: of the CPU. Everything else: see apis.benchmark.benchmark_model.
     Raises ConfigError, CheckpointError, DatasetError or DeviceError with one sentence for input that cannot be used.
     """
-    place, dtype = pick_device(device), pick_precision(amp, device)
+    place, dtype = prepare_device(device), pick_precision(amp, device)
     if rule is not None:
         check_rule(rule)
     config = load_config(config, cfg_options)
@@ -156,6 +157,14 @@ def pick_device(name: str | None) -> torch.device:
     if (device.index or 0) >= present:
         have = f'only {present} GPU{"s" if present > 1 else ""}' if present else 'no GPU that torch can use'
         raise DeviceError(f'--device {name} was asked for, but this machine has {have}: leave --device out.')
+    return device
+
+
+def prepare_device(name: str | None) -> torch.device:
+    """pick_device(), with the memory of a CPU managed as networks need it from now on (mmseg_tr.memory)."""
+    device = pick_device(name)
+    if device.type == 'cpu':
+        keep_freed_memory()
     return device
 
 

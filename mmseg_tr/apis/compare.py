@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmseg_tr.apis.benchmark_config import PRECISIONS, build_model, machine, own_shape, pick_device, pick_precision
+from mmseg_tr.apis.benchmark_config import PRECISIONS, build_model, machine, own_shape, pick_precision, prepare_device
 from mmseg_tr.apis.compare_models import (
     PLAIN,
     check_alike,
@@ -94,7 +94,7 @@ def compare(
     amp: precision of everything, tests included. Every network is timed in turn.
     Raises ConfigError, CheckpointError, DatasetError or DeviceError for input that cannot be used.
     """
-    place, dtype = pick_device(device), pick_precision(amp, device)
+    place, dtype = prepare_device(device), pick_precision(amp, device)
     check_numbers(fraction, batch_size, images, repeats)
     loaded = [load_config(path, cfg_options) for path in configs]
     for config in loaded:

@@ -119,14 +119,34 @@ def count_macs(model: nn.Module, image: Tensor) -> MacCount:
 
     model: any network that apis.network knows how to run, on any device, 'meta' included where it can run there.
     image: (B, 3, H, W) on the model's device. The model runs in eval mode, without gradients; modes are put back.
+    SegFormer's heads are counted in the form that was published.
     """
     network = network_of(model)
-    with evaluating(model), torch.inference_mode(), track_parts(model) as tracker, MacCounter(tracker) as counter:
+    with (
+        evaluating(model),
+        fusing_late(model),
+        torch.inference_mode(),
+        track_parts(model) as tracker,
+        MacCounter(tracker) as counter,
+    ):
         scores = network.scores(image)
         tracker.enter('enlargement')
         network.enlarge(scores, image)
     counter.units.update(closed_forms(model, image))
     return counter.count()
+
+
+@contextmanager
+def fusing_late(model: nn.Module) -> Iterator[None]:
+    """SegFormer's heads enlarge their levels before they fuse them, as published."""
+    heads = [module for module in model.modules() if getattr(module, 'fuses_early', False)]
+    for head in heads:
+        head.fuses_early = False
+    try:
+        yield
+    finally:
+        for head in heads:
+            del head.fuses_early  # the class's own is seen again
 
 
 @contextmanager

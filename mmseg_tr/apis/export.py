@@ -183,10 +183,14 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     translated.save(path)
 
 
-def read_onnx(path: Path) -> Run:
+def read_onnx(path: Path, threads: int | None = None) -> Run:
+    """A file of write_onnx() as ONNX Runtime runs it on the CPU. threads: by default one per core."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')  # idle, they would slow torch down
+    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     return lambda image: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from mmengine.config import Config
 
-from mmseg_tr.apis.benchmark_config import build_model, pick_device, pick_precision
+from mmseg_tr.apis.benchmark_config import build_model, pick_precision, prepare_device
 from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections
 from mmseg_tr.apis.infer_images import Segmenting, dataset_infos, palette_of, segment
 from mmseg_tr.apis.infer_inputs import Failure, Picture, check_output, find_pictures, read_rgb
@@ -71,7 +71,7 @@ def infer(
     left out, or of which some could not be read. Returns how many files were written, and the failures.
     Raises ConfigError, CheckpointError, DatasetError or DeviceError when nothing can be done at all.
     """
-    place, dtype = pick_device(device), pick_precision(amp, device)
+    place, dtype = prepare_device(device), pick_precision(amp, device)
     if batch_size < 1:
         raise ConfigError(f'--batch-size {batch_size} is too small: give 1 or more.')
     require_checkpoint(checkpoint)

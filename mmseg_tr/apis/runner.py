@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner
@@ -17,6 +18,7 @@ import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import toge
 from mmseg_tr.apis.datasets import build_dataset
 from mmseg_tr.apis.pose_checks import check_pose_network, check_pose_run
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.memory import keep_freed_memory
 
 FRACTION = 'fraction'  # a key of a dataloader's config that only ToolRunner knows
 
@@ -47,6 +49,8 @@ def build_runner(config: Config, loop: str) -> Runner:
     Raises ConfigError when the config names a type that does not exist, or settings that the type does not take, or
     when network and datasets of a pose config do not fit together, and DatasetError as `build_dataset` does.
     """
+    if get_device() == 'cpu':
+        keep_freed_memory()
     try:
         with config_mistakes(config):
             runner = RUNNERS.build(config) if 'runner_type' in config else ToolRunner.from_cfg(config)

@@ -22,12 +22,14 @@ from mmseg_tr.apis.suite_tuning import with_method
 from mmseg_tr.apis.timing import Contestant, mixed_precision
 from mmseg_tr.nn.mit import MixVisionTransformer, arch_settings
 from mmseg_tr.nn.mit_blocks import MixFFN
+from mmseg_tr.nn.segformer import SegFormer
 from mmseg_tr.nn.segmenter import MaskTransformer, Segmenter
 from mmseg_tr.nn.vit import ViT
 from mmseg_tr.reduction.segformerpp_settings import parse_merging
 from mmseg_tr.registry import MODELS
 
 RULE = 'conv-matmul'
+CLASSES = 19
 
 
 class ChannelsFirstFFN(nn.Module):
@@ -95,6 +97,28 @@ def shipped(bench: Bench, settings: Numbers) -> Numbers:
         speed_up=times['shipped'] / times['ours'],
         fused_attention=times['attention'] / times['ours'],
         channels_last_ffn=times['ffn'] / times['ours'],
+    )
+
+
+def fusion(bench: Bench, settings: Numbers) -> Numbers:
+    """A whole SegFormer to class scores, its head fusing levels before and after their enlargement."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        early = SegFormer(MixVisionTransformer(settings['arch']), CLASSES).to(bench.device).eval()
+    late = same_weights(early)
+    late.decode_head.fuses_early = False
+    contestants = dict(
+        early=bench.contestant(early), late=bench.contestant(late), backbone=Contestant.of(early.backbone)
+    )
+    images = photographs(1, settings['size'], bench.device)
+    times = {name: 1e3 * seconds.scores for name, seconds in bench.time(contestants, [images]).items()}
+    return dict(
+        arch=settings['arch'],
+        shape=list(settings['size']),
+        ms_late=times['late'],
+        ms=times['early'],
+        ms_backbone=times['backbone'],
+        speed_up=times['late'] / times['early'],
     )
 
 

@@ -49,6 +49,15 @@ RATIOS: Columns = (
     ('peak MiB, plain', _mib('peak_plain')),
     ('peak MiB', _mib('peak')),
 )
+SHIPPED: Columns = (
+    ('shape', _shape),
+    ('ms, mmseg', _number('ms_shipped', 0)),
+    ('ms', _number('ms', 0)),
+    ('speed-up', _number('speed_up', 2, 'x')),
+    ('fused attention', _number('fused_attention', 2, 'x')),
+    ('channels-last Mix-FFN', _number('channels_last_ffn', 2, 'x')),
+    ('largest difference', lambda result: f'{result["difference"]:.0e}'),
+)
 TABLES: dict[str, tuple[str, str, Columns]] = {
     'reduced': (
         'Methods on plain vision transformers',
@@ -59,6 +68,7 @@ TABLES: dict[str, tuple[str, str, Columns]] = {
             ('images', lambda result: f'{result["images"]}'),
             *RATIOS,
             ('policy', _share('policy')),
+            ('efficiency without policy', _number('efficiency_without_policy')),
             ('labels', _number('labels_ratio')),
             ('setting', lambda result: f'{setting_text(result["setting"])}{"*" if result["tuned"] else ""}'),
         ),
@@ -80,15 +90,25 @@ TABLES: dict[str, tuple[str, str, Columns]] = {
     ),
     'shipped': (
         "MiT beside mmsegmentation's MixVisionTransformer",
-        'Equal weights and image. Fused attention and channels-last Mix-FFN: time without each over time with both.',
+        'Equal weights and image, memory as the system gives it. Fused attention and channels-last Mix-FFN: time '
+        'without each over time with both.',
+        SHIPPED,
+    ),
+    'shipped_kept': (
+        'MiT beside mmsegmentation, memory kept',
+        "The same where both run in a process that keeps freed memory, as this package's tools have it.",
+        SHIPPED,
+    ),
+    'fusion': (
+        'SegFormer with its head',
+        'To class scores. The head brings levels of four sizes together by a 1x1 convolution: behind their enlargement, '
+        'as published, and in front of it, which is the same up to rounding.',
         (
             ('shape', _shape),
-            ('ms, mmseg', _number('ms_shipped', 0)),
-            ('ms', _number('ms', 0)),
+            ('ms, backbone', _number('ms_backbone', 0)),
+            ('ms, fused behind', _number('ms_late', 0)),
+            ('ms, fused in front', _number('ms', 0)),
             ('speed-up', _number('speed_up', 2, 'x')),
-            ('fused attention', _number('fused_attention', 2, 'x')),
-            ('channels-last Mix-FFN', _number('channels_last_ffn', 2, 'x')),
-            ('largest difference', lambda result: f'{result["difference"]:.0e}'),
         ),
     ),
     'merged': ('SegFormer++ on MiT', 'The backbone alone.', RATIOS),
@@ -113,6 +133,20 @@ TABLES: dict[str, tuple[str, str, Columns]] = {
             ('ms, copies', _number('ms_copies', 0)),
             ('ms, different', _number('ms_different', 0)),
             ('throughput', _number('throughput')),
+        ),
+    ),
+    'onnx': (
+        'Under ONNX Runtime',
+        'Networks exported to class scores, one image at a time, beside torch; ALGM with fixed counts.',
+        (
+            ('ms torch, plain', _number('ms_plain', 0)),
+            ('ms torch', _number('ms_model', 0)),
+            ('time ratio, torch', _number('time_ratio')),
+            ('ms ONNX, plain', _number('ms_onnx_plain', 0)),
+            ('ms ONNX', _number('ms_onnx', 0)),
+            ('time ratio, ONNX', _number('onnx_ratio')),
+            ('largest difference', lambda result: f'{result["difference"]:.0e}'),
+            ('setting', lambda result: setting_text(result['setting'])),
         ),
     ),
 }

@@ -64,9 +64,10 @@ class Bench:
     def time(
         self, contestants: dict[str, Contestant], batches: Sequence[Tensor], warm: bool = True
     ) -> dict[str, Seconds]:
-        """In turn, for self.seconds or one round, whatever takes longer."""
+        """In turn, for self.seconds or two rounds, whatever takes longer."""
         warm_up = len(batches) if self.compiled else 1 if warm else 0
-        return time_in_turn(contestants, batches, repeats=20, seconds=self.seconds, warm_up=warm_up, amp=self.amp)
+        limits = dict(repeats=20, seconds=self.seconds, least=2)
+        return time_in_turn(contestants, batches, **limits, warm_up=warm_up, amp=self.amp)
 
     def profile(self, contestant: Contestant, batch: Tensor) -> Profile:
         """One forward to scores."""
@@ -119,6 +120,7 @@ def reduced(bench: Bench, settings: Numbers) -> Numbers:
     times = bench.time(contestants, batches, warm=once < 1)
     macs = count_model(model, batches, adaptive)
     work = to_scores(empty, rule) / to_scores(macs, rule)
+    own = apart_from_policy(plain, method, images[:1], rule)
     ratio = times['plain'].scores / times['model'].scores
     ideal = times['plain'].scores / times['ideal'].scores
     return dict(
@@ -139,6 +141,7 @@ def reduced(bench: Bench, settings: Numbers) -> Numbers:
         time_ratio=ratio,
         ideal_ratio=ideal,
         efficiency=ratio / work,
+        efficiency_without_policy=own and ratio / (1 - kept.shares['policy']) * own / to_scores(empty, rule),
         of_ideal=ratio / ideal,
         labels_ratio=times['plain'].labels / times['model'].labels,
         ms_labels_plain=1e3 * (times['plain'].labels - times['plain'].scores),
@@ -172,6 +175,13 @@ def count_model(model: nn.Module, batches: Sequence[Tensor], adaptive: bool) -> 
     if adaptive:
         return MacCount.mean((count_macs(model, batch) for batch in batches), sum(map(len, batches)))
     return count_macs(on_meta(model), batches[0][:1].to('meta'))
+
+
+def apart_from_policy(plain: nn.Module, method: Numbers, image: Tensor, rule: str) -> float | None:
+    """Work of CTS whose policy network costs nothing; None for other methods."""
+    if method['type'] != 'CTS' or method.get('policy', 'network') != 'network':
+        return None
+    return to_scores(count_macs(on_meta(with_method(plain, method | dict(policy='random'))), image.to('meta')), rule)
 
 
 def to_scores(count: MacCount, rule: str) -> float:

@@ -15,6 +15,7 @@ from mmseg_tr.paths import config_path
 
 ADAPTIVE = ('ALGM', 'ACT')  # whose counts depend on the image
 PRESETS = ('bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample')
+PLAIN = {'shipped_kept': 'plain, memory kept', 'fusion': 'with its head'}  # what rows without merging are called
 TINY = 'segmenter/segmenter_vit-tiny-p8_photo-mosaic-128x128.py'
 GROWTH = {
     'plain': None,
@@ -99,12 +100,12 @@ def _mit(kind: str, archs: Sequence[str], sizes: Sequence[tuple[int, int]], merg
             for merging in mergings:
                 name = f'mit-{arch} {size[0]}x{size[1]} {merging}'.strip()
                 settings = dict(arch=arch, size=size) | (dict(merging=merging) if merging else {})
-                rows.append(Row(name if merging else f'{name} plain', kind, settings))
+                rows.append(Row(name if merging else f'{name} {PLAIN.get(kind, "plain")}', kind, settings))
     return rows
 
 
 def cpu() -> Suite:
-    """Every published row; for two cores and about 25 minutes."""
+    """Every published row; for two cores and a little more than an hour."""
     large = ('_h16', '_h24', '_r0.2', '_r0.5', '_k0.5', '_k0.9', 'a18', 'a10-24')  # of Cityscapes one row a method
     rows = _reduced(
         lambda name: (1, 8) if 'vit-s16_ade20k' in name or 'vit-ti16' in name else (1,),
@@ -118,9 +119,12 @@ def cpu() -> Suite:
     ]
     rest = [
         *_mit('shipped', archs, sizes),
+        *_mit('shipped_kept', ('b0', 'b2', 'b5'), sizes),
+        *_mit('fusion', ('b0', 'b2'), sizes),
         *_mit('merged', ('b2',), sizes, PRESETS),
         *_mit('merged', ('b5',), sizes[1:], PRESETS),
-        *_copies(('algm/algm_vit-s16_ade20k-512x512.py',), 8),
+        *_copies(('algm/algm_vit-s16_ade20k-512x512.py',), 32),
+        *_onnx('segmenter/segmenter_vit-s16_ade20k-512x512.py', ('ALGM', 'CTS', 'Expedite', 'EViT', 'ToMe')),
     ]
     # what may be left when time is up comes last
     slow = [
@@ -130,7 +134,7 @@ def cpu() -> Suite:
     others = [row for row in rows if row not in small]
     first = [row for row in others if 'ade20k' in row.name]
     ordered = improvements + small + rest + first + slow + [row for row in others if row not in first]
-    return Suite('cpu', seconds=25 * 60, row_seconds=5, rows=tuple(ordered))
+    return Suite('cpu', seconds=90 * 60, row_seconds=6, rows=tuple(ordered))
 
 
 def cpu_small() -> Suite:
@@ -144,12 +148,15 @@ def cpu_small() -> Suite:
         Row('tiny plain', 'improvements', dict(config=TINY)),
         *methods,
         *_mit('shipped', ('b0',), ((64, 64),)),
+        *_mit('shipped_kept', ('b0',), ((64, 64),)),
+        *_mit('fusion', ('b0',), ((64, 64),)),
         *_mit('merged', ('b0',), ((64, 96),), PRESETS),
         Row('training tiny ALGM', 'training', dict(config=TINY, reduction=SMALL['ALGM'], batch=2)),
         Row('training mit-b0 bsm_hq', 'training', dict(arch='b0', size=(64, 64), merging='bsm_hq', batch=2)),
         Row('growth plain', 'growth', dict(config=TINY, reduction=None, sides=(64, 96, 128))),
         Row('growth ALGM', 'growth', dict(config=TINY, reduction=SMALL['ALGM'], sides=(64, 96, 128))),
         Row('copies ALGM', 'copies', dict(config=TINY, reduction=SMALL['ALGM'], batch=4)),
+        Row('onnx EViT', 'onnx', dict(config=TINY, reduction=SMALL['EViT'])),
     ]
     return Suite('cpu-small', seconds=300, row_seconds=0.1, rows=tuple(rows), images=4)
 
@@ -163,6 +170,7 @@ def gpu() -> Suite:
     ]
     rows += _reduced(lambda name: (1, 32))
     rows += _mit('shipped', ('b0', 'b1', 'b2', 'b3', 'b4', 'b5'), sizes)
+    rows += _mit('fusion', ('b0', 'b2'), sizes)
     rows += _mit('merged', ('b0', 'b2', 'b5'), sizes, PRESETS)
     rows += _training(('algm/algm_vit-s16_ade20k-512x512.py', 'algm/algm_vit-l16_ade20k-640x640.py'), 'b5', (1024,) * 2)
     rows += _growth('vit_small_patch16_384', (256, 512, 1024, 2048))
@@ -187,6 +195,10 @@ def _growth(arch: str, sides: tuple[int, ...]) -> list[Row]:
 
 def _copies(configs: Sequence[str], batch: int) -> list[Row]:
     return [Row(f'copies {Path(config).stem}', 'copies', dict(config=config, batch=batch)) for config in configs]
+
+
+def _onnx(config: str, methods: Sequence[str]) -> list[Row]:
+    return [Row(f'onnx {name}', 'onnx', dict(config=config, reduction=GROWTH[name])) for name in methods]
 
 
 SMALL = {

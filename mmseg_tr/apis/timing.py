@@ -57,6 +57,7 @@ def time_in_turn(
     *,
     repeats: int = 10,
     seconds: float | None = None,
+    least: int = 1,
     warm_up: int | None = None,
     amp: torch.dtype | None = None,
 ) -> dict[str, Seconds]:
@@ -64,7 +65,8 @@ def time_in_turn(
 
     batches: (B, 3, H, W) each, on the device where the networks are. A round takes every batch through every
     contestant, in an order that turns around from round to round. repeats: rounds; seconds: no new round is begun after
-    this time. warm_up: batches that run first, unmeasured; by default one on a CPU, all elsewhere.
+    this time, but for the first `least` ones. warm_up: batches that run first, unmeasured; by default one on a CPU, all
+    elsewhere.
     Returns the seconds per image: the median over rounds of each batch's time, averaged over batches.
     Raises DeviceError when a contestant cannot be compiled here or needs more memory than there is.
     """
@@ -77,7 +79,7 @@ def time_in_turn(
                 _run(contestant, batch)
         begun = time.perf_counter()
         for turn in range(max(repeats, 1)):
-            if turn and seconds is not None and time.perf_counter() - begun > seconds:
+            if turn >= least and seconds is not None and time.perf_counter() - begun > seconds:
                 break
             for number, batch in enumerate(batches):
                 names = list(contestants)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmseg_tr.apis.benchmark_config import PRECISIONS, build_model, machine, pick_device, pick_precision
+from mmseg_tr.apis.benchmark_config import PRECISIONS, build_model, machine, pick_precision, prepare_device
 from mmseg_tr.apis.compare_models import check_numbers, settings_of
 from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections
 from mmseg_tr.apis.overrides import use_reduction
@@ -72,7 +72,7 @@ def tune(
     out: the config to write, by default in work_dir, which also holds the journal, by default below work_dirs/tune.
     Raises ConfigError, CheckpointError, DatasetError or DeviceError for input that cannot be used.
     """
-    place, dtype = pick_device(device), pick_precision(amp, device)
+    place, dtype = prepare_device(device), pick_precision(amp, device)
     check_numbers(fraction, batch_size, images, repeats)
     options = nested_options(cfg_options or {})
     loaded = load_config(config, cfg_options)

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from PIL import Image
 from torch import Tensor, nn
 
-from mmseg_tr.apis.benchmark_config import build_model, own_shape, pick_device
+from mmseg_tr.apis.benchmark_config import build_model, own_shape, prepare_device
 from mmseg_tr.apis.config import load_config, require_sections
 from mmseg_tr.apis.images import normalise
 from mmseg_tr.apis.merging import find_network
@@ -92,7 +92,7 @@ def open_view(
     reduction: settings over the config's, as overrides.parse_reduction() reads them.
     Raises ConfigError, CheckpointError or DeviceError.
     """
-    place = pick_device(device)
+    place = prepare_device(device)
     config = load_config(config, cfg_options)
     require_sections(config, 'model')
     if reduction is not None:

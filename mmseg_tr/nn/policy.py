@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +27,8 @@ class PolicyNet(nn.Module):
 
     def __init__(self, pretrained: bool | str | None = None) -> None:
         super().__init__()
-        self.backbone = timm.create_model(ARCH, pretrained=False, features_only=True, out_indices=(4,))
+        norm = partial(in_place_norm, act_layer=nn.ReLU6)
+        self.backbone = timm.create_model(ARCH, pretrained=False, features_only=True, out_indices=(4,), norm_layer=norm)
         self.head = nn.Conv2d(FEATURES, 2, kernel_size=1)
         self.pretrained = pretrained
 
@@ -49,7 +51,34 @@ class PolicyNet(nn.Module):
         return self.backbone(image)[0]
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.head(self.features(image))
+        # the maps of a batch exceed the caches of a CPU; and so no logit depends on batch mates
+        images = [image] if self.training or not runs_in_place(image) else image.split(1)
+        return torch.cat([self.head(self.features(one)) for one in images])
+
+
+class InPlaceBatchNormAct(timm.layers.BatchNormAct2d):
+    """timm's BatchNorm with activation. In eval mode on a CPU it writes over its input: the same numbers, no new map.
+
+    For what no one else reads: the result of the convolution in front.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or x.dtype != self.weight.dtype or not runs_in_place(x):
+            return super().forward(x)
+        none = x.new_empty(0)
+        parts = self.weight, self.bias, self.running_mean, self.running_var
+        torch.native_batch_norm(x, *parts, False, 0.0, self.eps, out=(x, none, none))
+        return self.act(self.drop(x))
+
+
+def in_place_norm(channels: int, **settings) -> InPlaceBatchNormAct:
+    """What timm takes as the norm of a network."""
+    return InPlaceBatchNormAct(channels, **settings)
+
+
+def runs_in_place(x: Tensor) -> bool:
+    """Whether maps may be written over: in a plain forward on a CPU, where their memory takes most of the time."""
+    return x.device.type == 'cpu' and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def imagenet_state() -> dict[str, Tensor]:

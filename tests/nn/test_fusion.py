@@ -24,6 +24,26 @@ def test_levels_meet_at_the_size_of_the_first(mode):
     assert fusion(interpolate_mode=mode)(levels()).shape == (2, 5, 9, 12)
 
 
+@pytest.mark.parametrize('mode', ['bilinear', 'nearest', 'bicubic'])
+@pytest.mark.parametrize('norm', [nn.BatchNorm2d, None])
+@torch.no_grad()
+def test_fusing_before_the_enlargement_changes_rounding_alone(mode, norm):
+    model, maps = fusion(interpolate_mode=mode, norm=norm), levels()
+    early = model(maps)
+    model.fuses_early = False
+    late = model(maps)
+    assert not torch.equal(early, late)  # another order of sums, or the test compares a thing with itself
+    torch.testing.assert_close(early, late, rtol=1e-5, atol=1e-6)
+
+
+def test_training_fuses_as_published():
+    model, maps = fusion(), levels()
+    with torch.enable_grad():
+        trained = model(maps)
+    model.fuses_early = False
+    assert torch.equal(trained, model(maps))
+
+
 def test_every_level_counts():
     model, maps = fusion(), levels()
     before = model(maps)

@@ -20,7 +20,7 @@ def run(folder, *arguments) -> int:
 def folder(tmp_path_factory):
     """One row of every kind, in two runs."""
     folder = tmp_path_factory.mktemp('benchmark')
-    assert run(folder, '--rows', 'ALGM b2', 'CTS b1', 'improvements', 'mit-b0 64x64*', 'mit*bsm_hq') == 0
+    assert run(folder, '--rows', 'ALGM b2', 'CTS b1', 'improvements', 'mit-b0 64x64*', 'mit*bsm_hq', 'onnx*') == 0
     assert run(folder, '--rows', 'ALGM b2', 'growth ALGM', 'copies', 'training tiny*') == 0
     return folder
 
@@ -33,8 +33,12 @@ def test_every_kind_of_row_is_measured_and_reported(folder):
     algm = content['rows']['ALGM b2']['result']
     assert algm['efficiency'] == pytest.approx(algm['time_ratio'] / algm['work_ratio'])
     assert algm['work_ratio'] > 1 and algm['peak'] > 0 and 0 < algm['shares']['merging'] < 1
-    assert content['rows']['CTS b1']['result']['shares']['policy'] > 0
+    sharing = content['rows']['CTS b1']['result']
+    assert sharing['shares']['policy'] > 0 and sharing['efficiency_without_policy'] > sharing['efficiency']
+    assert algm['efficiency_without_policy'] is None
     assert content['rows']['mit-b0 64x64 plain']['result']['difference'] < 1e-4
+    assert next(iter(content['rows'])) == 'mit-b0 64x64 plain'  # before freed memory is kept
+    assert content['rows']['onnx EViT']['result']['difference'] < 1e-4
     trained = content['rows']['training tiny ALGM']['result']
     assert trained['peak_plain'] > trained['peak'] > 0
     assert len(content['rows']['growth ALGM']['result']['points']) == 3
@@ -46,6 +50,9 @@ def test_every_kind_of_row_is_measured_and_reported(folder):
         'Growth',
         'different images',
         'mmsegmentation',
+        'memory kept',
+        'ONNX Runtime',
+        'with its head',
     ):
         assert title in report
     assert all(name in report for name in content['rows'])

@@ -12,7 +12,7 @@ model = dict(
     ),
     backbone=dict(type='mmseg_tr.MiT', arch='b0', drop_path_rate=0.1, pretrained=True),
     decode_head=dict(
-        type='SegformerHead',
+        type='mmseg_tr.SegformerHead',
         in_channels=[32, 64, 160, 256],
         in_index=[0, 1, 2, 3],
         channels=256,

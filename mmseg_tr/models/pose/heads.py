@@ -59,7 +59,7 @@ class SegformerPoseHead(HeatmapHead):
         self.fusion_conv: nn.Module = fusion.fusion_conv
         self.interpolate_mode, self.align_corners = interpolate_mode, align_corners
 
-    fuse, enlarge = MultiScaleFusion.fuse, MultiScaleFusion.enlarge
+    fuse, enlarge, fuses_early = MultiScaleFusion.fuse, MultiScaleFusion.enlarge, True
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
         """Heatmaps (B, K, h_0, w_0) of maps of every level."""
