@@ -31,6 +31,11 @@ def test_each_location_can_be_imported(location):
     importlib.import_module(location)
 
 
+@pytest.mark.parametrize('location', sorted({place for child in OURS.values() for place in child._locations}))
+def test_each_location_can_be_the_first_import_of_a_program(location):
+    assert run_clean(f'import {location}\nprint("done")').splitlines()[-1] == 'done'
+
+
 @pytest.mark.parametrize('framework', ['mmengine', 'mmseg', 'mmpose'])
 def test_a_network_is_found_from_every_scope(framework):
     if not installed(framework):

@@ -101,8 +101,8 @@ TABLES: dict[str, tuple[str, str, Columns]] = {
     ),
     'fusion': (
         'SegFormer with its head',
-        'To class scores. The head brings levels of four sizes together by a 1x1 convolution: behind their enlargement, '
-        'as published, and in front of it, which is the same up to rounding.',
+        'To class scores. The head brings levels of four sizes together by a 1x1 convolution: behind their '
+        'enlargement, as published, and in front of it, which is the same up to rounding.',
         (
             ('shape', _shape),
             ('ms, backbone', _number('ms_backbone', 0)),

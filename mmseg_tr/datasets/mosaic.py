@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import re
 
+import mmseg_tr.registry  # noqa: F401 (first: it makes mmseg importable)
+
+# isort: split
+
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.fileio import register_backend

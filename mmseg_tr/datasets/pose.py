@@ -1,5 +1,6 @@
 """Pose datasets. Importing this file registers them where mmpose is installed."""
 
+import mmseg_tr.registry  # noqa: F401 (first: it makes mmpose importable)
 from mmseg_tr.errors import installed
 
 if installed('mmpose'):

@@ -1,5 +1,6 @@
 """Hooks and schedules of the training loop. Importing this package registers them."""
 
+import mmseg_tr.registry  # noqa: F401 (first: it makes the OpenMMLab packages import together)
 from mmseg_tr.engine.hooks import MergingVisualizationHook, SafeCheckpointHook, TokenCountHook
 from mmseg_tr.engine.optim import BFloat16OptimWrapper
 from mmseg_tr.engine.schedulers import SegmenterPolyLR, polynomial_lr

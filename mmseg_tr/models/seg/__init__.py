@@ -3,12 +3,13 @@
 from mmseg_tr.models.seg.heads import SegmenterLinearHead, SegmenterMaskHead
 from mmseg_tr.models.seg.oracle import OracleSegmentor
 from mmseg_tr.models.seg.policy_trainer import PolicyClassifier
-from mmseg_tr.models.seg.segformer_head import SegformerLinearHead
+from mmseg_tr.models.seg.segformer_head import SegformerHead, SegformerLinearHead
 from mmseg_tr.models.seg.segmentor import TokenSegmentor, TokenTTAModel
 
 __all__ = [
     'OracleSegmentor',
     'PolicyClassifier',
+    'SegformerHead',
     'SegformerLinearHead',
     'SegmenterLinearHead',
     'SegmenterMaskHead',
