@@ -13,7 +13,8 @@ FAULTS = """
 import resource, torch
 from mmseg_tr.memory import keep_freed_memory
 kept = {keep}
-torch.zeros(12 << 20)
+for _ in range(20):  # until a hole is there that no small block breaks up
+    torch.zeros(12 << 20)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     torch.zeros(12 << 20)

@@ -10,7 +10,13 @@ pytest.importorskip('mmseg')
 from mmseg_tr.registry import MODELS
 
 SETTINGS = dict(
-    in_channels=[4, 6, 8, 10], in_index=[0, 1, 2, 3], channels=12, num_classes=5, dropout_ratio=0.0, align_corners=False
+    in_channels=[4, 6, 8, 10],
+    in_index=[0, 1, 2, 3],
+    channels=12,
+    num_classes=5,
+    dropout_ratio=0.0,
+    align_corners=False,
+    loss_decode=dict(type='mmseg.CrossEntropyLoss'),  # found from whatever scope an earlier test left
 )
 
 
