@@ -34,6 +34,10 @@ def _shape(result: dict[str, Any]) -> str:
     return 'x'.join(map(str, result['shape']))
 
 
+def _tokens_of_copy(result: dict[str, Any]) -> float:
+    return result['tokens_of_copy'] * len(result['tokens']) / sum(result['tokens'])
+
+
 RATIOS: Columns = (
     ('GMACs, plain', _number('gmacs_plain', 1)),
     ('GMACs', _number('gmacs', 1)),
@@ -127,11 +131,13 @@ TABLES: dict[str, tuple[str, str, Columns]] = {
     ),
     'copies': (
         'A batch of different images',
-        'Throughput beside as many copies of the image whose number of tokens is nearest to the mean.',
+        'Throughput beside as many copies of the image whose number of tokens is nearest to the mean. Work in '
+        'attention grows with the square of the tokens: different numbers of them cost more than their mean.',
         (
             ('batch', lambda result: f'{result["batch"]}'),
             ('ms, copies', _number('ms_copies', 0)),
             ('ms, different', _number('ms_different', 0)),
+            ('tokens of the copied image / mean', lambda result: f'{_tokens_of_copy(result):.2f}'),
             ('throughput', _number('throughput')),
         ),
     ),
