@@ -51,10 +51,23 @@ def enlarged_labels(scores: Tensor, image_size: tuple[int, int], patch_size: tup
         for part in contests(last, around, cells, axes, slack):
             part.settle(axes, labels, unsure, possible)
     for image in unsure.flatten(1).any(1).nonzero().flatten().tolist():
-        pixels, classes = unsure[image], possible[image].nonzero().flatten()
+        pixels, classes = unsure[image], enlarged_alike(possible[image]).nonzero().flatten()
         logits = enlarge_scores(scores[image : image + 1, classes], image_size, patch_size)[0]
         labels[image][pixels] = classes[logits[:, pixels].argmax(0)]
     return labels
+
+
+def enlarged_alike(possible: Tensor) -> Tensor:
+    """Classes (K,) to enlarge, of which some are `possible`, so that torch enlarges them as it does all.
+
+    On one thread it has other arithmetic for three channels than for any other number.
+    """
+    if len(possible) == 3:
+        return torch.ones_like(possible)
+    if int(possible.sum()) == 3:
+        possible = possible.clone()
+        possible[int(possible.logical_not().nonzero()[0])] = True
+    return possible
 
 
 def rounding(scores: Tensor, whole: tuple[int, int]) -> Tensor:

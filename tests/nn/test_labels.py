@@ -58,6 +58,25 @@ def test_labels_equal_the_best_of_the_enlarged_scores(kind, seed, batch, classes
     assert torch.equal(enlarged_labels(scores, size, patch_size), expected)
 
 
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('classes', [2, 3, 4, 7])
+def test_labels_are_exact_on_one_thread(one_thread, classes, dtype):
+    """There torch enlarges three channels by other arithmetic than any other number."""
+    for seed in range(60):
+        for kind in (smooth, tied):
+            scores = kind(seed, 2, classes, (10, 3)).to(dtype)
+            expected = enlarge_scores(scores, (126, 40), None).argmax(1)
+            assert torch.equal(enlarged_labels(scores, (126, 40), None), expected)
+
+
 @pytest.mark.parametrize('kind', sorted(KINDS))
 def test_labels_are_exact_at_the_published_sizes(kind):
     for classes, grid, size, patch_size in (
