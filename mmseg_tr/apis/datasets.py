@@ -43,7 +43,9 @@ def build_dataset(config: Mapping[str, Any], fraction: float = 1.0) -> Any:
     if len(dataset) == 0:
         raise DatasetError(_empty(kind, config))
     _watch(dataset)
-    return dataset if fraction == 1 else _subset(dataset, fraction, kind)
+    if fraction != 1:
+        _keep_fraction(dataset, fraction, kind)
+    return dataset
 
 
 def check_folders(config: Mapping[str, Any]) -> None:
@@ -75,11 +77,12 @@ def _empty(kind: str, config: Mapping[str, Any]) -> str:
     return f'{kind} is empty: there is no image{suffix} in {where or "it"}'
 
 
-def _subset(dataset: Any, fraction: float, kind: str) -> Any:
+def _keep_fraction(dataset: Any, fraction: float, kind: str) -> None:
     total = len(dataset)
     kept = max(1, round(fraction * total))
     try:
-        return dataset.get_subset([index * total // kept for index in range(kept)])
+        # In place: mmengine's copy remembers objects that are gone, and may put one of them where a transform was.
+        dataset.get_subset_([index * total // kept for index in range(kept)])
     except (AttributeError, NotImplementedError) as error:
         raise ConfigError(f'a fraction of a {kind} cannot be taken: give its parts indices in the config') from error
 
