@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import re
 import subprocess
@@ -81,6 +83,9 @@ def process_group(launcher: str) -> Iterator[None]:
     if not torch.cuda.is_available():
         _export(launcher, place)
         dist.init_process_group('gloo')
+        # A runner, which refers to itself, keeps the group and its threads beyond its end. A thread that lets go of a
+        # tensor while the interpreter ends aborts the process, its work done; without the runner they are joined first.
+        atexit.register(gc.collect)
     yield
     # Not when the work failed: its neighbours may still wait in a collective, and the launcher ends them.
     if dist.is_initialized():

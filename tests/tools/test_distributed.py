@@ -1,5 +1,7 @@
 """Two processes on the CPU, joined by gloo, through the launchers: a real training and a real test."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
@@ -9,8 +11,12 @@ from mmseg_tr.errors import ConfigError, DeviceError
 from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401
 from tests.tools.command import call, launch
 
-# What each process has after each update, written by itself.
+# What each process has after each update, and the threads it has when its interpreter ends, written by itself.
 RECORDER = """
+import atexit
+import os
+from pathlib import Path
+
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
@@ -23,7 +29,14 @@ class Recorder(Hook):
         images = sorted(sample.img_path[-6:-4] for sample in data_batch['data_samples'])
         with open(f'{runner.work_dir}/rank{get_rank()}.txt', 'a') as file:
             print(weights.double().sum().item(), weights.abs().max().item(), *images, file=file)
+
+@atexit.register  # before the group is made, so called after what the tool registers
+def write_threads():
+    tasks = [*Path('/proc/self/task').glob('*/comm')]
+    if tasks and 'RANK' in os.environ:
+        Path(f'threads{os.environ["RANK"]}.txt').write_text('\\n'.join(task.read_text().strip() for task in tasks))
 """
+RECORDED = "custom_imports['imports'].append('recorder'); custom_hooks = [dict(type='mmengine.Recorder')]"
 
 
 @pytest.fixture(scope='module')
@@ -32,8 +45,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp('distributed')
     write_dataset(folder / 'data', count=7)
     (folder / 'recorder.py').write_text(RECORDER)
-    more = "custom_imports['imports'].append('recorder'); custom_hooks = [dict(type='mmengine.Recorder')]"
-    config = write_config(folder, folder / 'data', more + "\nmodel['decode_head'].update(norm_cfg=dict(type='SyncBN'))")
+    more = RECORDED + "\nmodel['decode_head'].update(norm_cfg=dict(type='SyncBN'))"
+    config = write_config(folder, folder / 'data', more)
     done = launch(folder, 'dist_train.sh', config, 2, '--work-dir', folder / 'work')
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
@@ -52,6 +65,23 @@ def test_both_processes_stay_in_step_on_different_pictures(place):
 def test_the_checkpoint_is_that_of_the_bare_model(place):
     saved = torch.load(place / 'work' / 'iter_4.pth', weights_only=True)
     assert not any(key.startswith('module.') for key in saved['state_dict'])
+
+
+@pytest.mark.parametrize('tool', ['train', 'test'])
+def test_the_threads_of_the_group_end_before_the_interpreter(place, tmp_path, tool):
+    """Or one of them, still at work while the interpreter ends, now and then aborts a process whose work is done."""
+    folder = place
+    if tool == 'test':
+        folder = tmp_path
+        (folder / 'recorder.py').write_text(RECORDER)
+        config = write_config(folder, place / 'data', RECORDED)
+        done = launch(folder, 'dist_test.sh', config, place / 'work' / 'iter_4.pth', 2, '--work-dir', folder / 'work')
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    left = [path.read_text().split() for path in folder.glob('threads?.txt')]
+    if not left and not Path('/proc/self/task').exists():
+        pytest.skip('this system does not tell the names of threads')
+    assert len(left) == 2
+    assert not [name for names in left for name in names if 'gloo' in name]
 
 
 def test_scores_are_those_of_one_process(place, tmp_path, monkeypatch):
