@@ -1,6 +1,6 @@
 """Benchmark suites: every method and published row beside the plain network and its ideal; a file of numbers, a report.
 
-python tools/benchmark.py --suite cpu                       # all rows, about 25 minutes on two cores
+python tools/benchmark.py --suite cpu                       # all rows, about 90 minutes on two cores
 python tools/benchmark.py --suite cpu --rows 'algm*' growth # some of them, into the same files
 """
 

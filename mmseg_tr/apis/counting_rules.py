@@ -242,7 +242,8 @@ def units_of(name: str, func: Any, out: Any, args: tuple, kwargs: Mapping[str, A
     if isinstance(func, HigherOrderOperator):
         return None
     if name in OPERATORS:
-        return OPERATORS[name](out, *args, **kwargs)
+        settings = {key: value for key, value in kwargs.items() if key != 'out'}  # a place to write to costs nothing
+        return OPERATORS[name](out, *args, **settings)
     if name in MOVES or func.is_view:
         return {}
     if torch.Tag.pointwise in func.tags:

@@ -30,7 +30,7 @@ def _results(content: dict[str, Any], *kinds: str) -> dict[str, dict[str, Any]]:
 
 
 def _ratios(content: dict[str, Any]) -> Figure | None:
-    """Time ratio over work ratio, a colour a method, the ideal of each row as a hollow mark above it."""
+    """Time ratio over work ratio, a colour and mark a method, the ideal of each row as a hollow mark above it."""
     rows = _results(content, 'reduced', 'merged')
     if not rows:
         return None
@@ -41,7 +41,8 @@ def _ratios(content: dict[str, Any]) -> Figure | None:
         own = [result for result in rows.values() if result['method'] == method]
         work, colour = [result['work_ratio'] for result in own], f'C{number % 10}'
         axis.plot(work, [result['ideal_ratio'] for result in own], 'o', mfc='none', mec=colour, alpha=0.5)
-        axis.plot(work, [result['time_ratio'] for result in own], 'os^Dv<>PX*'[number % 10], color=colour, label=method)
+        mark = 'os^Dv<>PX*'[(number + number // 10) % 10]  # another one when the colours begin again
+        axis.plot(work, [result['time_ratio'] for result in own], mark, color=colour, label=method)
     top = max(max(result['work_ratio'], result['ideal_ratio']) for result in rows.values())
     axis.plot([1, top], [1, top], color='0.7', zorder=0)
     axis.axhline(1, color='0.85', zorder=0)

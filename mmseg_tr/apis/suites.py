@@ -15,6 +15,7 @@ from mmseg_tr.paths import config_path
 
 ADAPTIVE = ('ALGM', 'ACT')  # whose counts depend on the image
 PRESETS = ('bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample')
+SHARED = ('bsm_hq_share4', 'bsm_fast_share4')  # one matching for four blocks: not as published
 PLAIN = {'shipped_kept': 'plain, memory kept', 'fusion': 'with its head'}  # what rows without merging are called
 TINY = 'segmenter/segmenter_vit-tiny-p8_photo-mosaic-128x128.py'
 GROWTH = {
@@ -105,7 +106,7 @@ def _mit(kind: str, archs: Sequence[str], sizes: Sequence[tuple[int, int]], merg
 
 
 def cpu() -> Suite:
-    """Every published row; for two cores and a little more than an hour."""
+    """Every published row; for two cores and an hour and a half."""
     large = ('_h16', '_h24', '_r0.2', '_r0.5', '_k0.5', '_k0.9', 'a18', 'a10-24')  # of Cityscapes one row a method
     rows = _reduced(
         lambda name: (1, 8) if 'vit-s16_ade20k' in name or 'vit-ti16' in name else (1,),
@@ -123,6 +124,7 @@ def cpu() -> Suite:
         *_mit('fusion', ('b0', 'b2'), sizes),
         *_mit('merged', ('b2',), sizes, PRESETS),
         *_mit('merged', ('b5',), sizes[1:], PRESETS),
+        *_mit('merged', ('b2', 'b5'), sizes[1:], SHARED),
         *_copies(('algm/algm_vit-s16_ade20k-512x512.py',), 32),
         *_onnx('segmenter/segmenter_vit-s16_ade20k-512x512.py', ('ALGM', 'CTS', 'Expedite', 'EViT', 'ToMe')),
     ]
@@ -150,7 +152,7 @@ def cpu_small() -> Suite:
         *_mit('shipped', ('b0',), ((64, 64),)),
         *_mit('shipped_kept', ('b0',), ((64, 64),)),
         *_mit('fusion', ('b0',), ((64, 64),)),
-        *_mit('merged', ('b0',), ((64, 96),), PRESETS),
+        *_mit('merged', ('b0',), ((64, 96),), (*PRESETS, *SHARED)),
         Row('training tiny ALGM', 'training', dict(config=TINY, reduction=SMALL['ALGM'], batch=2)),
         Row('training mit-b0 bsm_hq', 'training', dict(arch='b0', size=(64, 64), merging='bsm_hq', batch=2)),
         Row('growth plain', 'growth', dict(config=TINY, reduction=None, sides=(64, 96, 128))),
@@ -172,6 +174,7 @@ def gpu() -> Suite:
     rows += _mit('shipped', ('b0', 'b1', 'b2', 'b3', 'b4', 'b5'), sizes)
     rows += _mit('fusion', ('b0', 'b2'), sizes)
     rows += _mit('merged', ('b0', 'b2', 'b5'), sizes, PRESETS)
+    rows += _mit('merged', ('b2', 'b5'), sizes[1:], SHARED)
     rows += _training(('algm/algm_vit-s16_ade20k-512x512.py', 'algm/algm_vit-l16_ade20k-640x640.py'), 'b5', (1024,) * 2)
     rows += _growth('vit_small_patch16_384', (256, 512, 1024, 2048))
     rows += _copies(('algm/algm_vit-s16_ade20k-512x512.py', 'algm/algm_vit-l16_ade20k-640x640.py'), 32)

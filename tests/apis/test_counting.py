@@ -10,6 +10,7 @@ from mmseg_tr.apis.counting import MacCount, MacCounter, count_macs, evaluating
 from mmseg_tr.apis.counting_rules import FAMILY_RULES, MEANINGS, RULES, family_rule
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn import LinearDecoder, MaskTransformer, Segmenter, ViT
+from mmseg_tr.nn.policy import PolicyNet
 from tests.apis.networks import algm, pictures, small
 from tests.clean import OPENMMLAB, run_clean
 
@@ -186,6 +187,15 @@ def test_a_linear_decoder_and_a_network_of_others_are_counted():
     assert count_macs(model, pictures(1)).parts('conv-matmul')['decoder'] == 64 * 32 * 5
     foreign = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
     assert count_macs(foreign, pictures(1)).parts('conv-matmul') == dict(other=64 * 64 * 12)
+
+
+def test_a_policy_network_that_writes_over_its_maps_costs_the_same(monkeypatch):
+    net, image = PolicyNet().eval(), torch.randn(1, 3, 64, 96)
+    found = counted(net, image)
+    monkeypatch.setattr('mmseg_tr.nn.policy.runs_in_place', lambda x: False)
+    expected = counted(net, image)
+    assert found.units == expected.units and found.units['other', 'batch_norm'] > 0
+    assert not found.unknown and not expected.unknown
 
 
 def test_counts_average_over_forwards():

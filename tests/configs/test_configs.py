@@ -16,6 +16,7 @@ from mmengine.structures import PixelData
 from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
 
+from mmseg_tr.apis.counting import count_macs
 from mmseg_tr.nn import ViT
 
 ROOT = Path(__file__).parents[2] / 'local_configs'
@@ -111,6 +112,8 @@ def test_model_builds_trains_and_runs(path):
         scores = model(images, mode='tensor')
     assert scores.shape[:2] == (2, classes)
     assert torch.isfinite(scores).all()
+    work = count_macs(model, images)
+    assert work.total() > 0 and not work.unknown
 
 
 @each([path for path in CONFIGS if path not in PUBLISHED])
