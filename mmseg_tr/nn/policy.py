@@ -14,6 +14,7 @@ from mmseg_tr.errors import CheckpointError
 from mmseg_tr.nn.encoders import timm
 
 ARCH, FEATURES = 'efficientnet_lite0', 320
+PIXELS_AT_ONCE = 2 * 512 * 512
 FIRST = 'backbone.conv_stem.weight'  # the entry that a policy network in a larger state dict is found by
 
 
@@ -51,9 +52,10 @@ class PolicyNet(nn.Module):
         return self.backbone(image)[0]
 
     def forward(self, image: Tensor) -> Tensor:
-        # the maps of a batch exceed the caches of a CPU; and so no logit depends on batch mates
-        images = [image] if self.training or not runs_in_place(image) else image.split(1)
-        return torch.cat([self.head(self.features(one)) for one in images])
+        parts = [image]
+        if not self.training and runs_in_place(image):  # the maps of more exceed the caches of a CPU
+            parts = image.split(max(1, PIXELS_AT_ONCE // image[0, 0].numel()))
+        return torch.cat([self.head(self.features(part)) for part in parts])
 
 
 class InPlaceBatchNormAct(timm.layers.BatchNormAct2d):

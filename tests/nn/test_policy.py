@@ -42,9 +42,16 @@ def test_logits_are_those_of_the_forward_with_gradients(net, images, channels_la
     torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-5)
 
 
-def test_an_image_does_not_depend_on_its_batch_mates(net, images):
+@pytest.mark.parametrize(('at_once', 'parts'), [(1, [1, 1, 1]), (2 * 64 * 96, [2, 1]), (10**6, [3])])
+def test_large_batches_run_in_parts(net, images, monkeypatch, at_once, parts):
+    monkeypatch.setattr('mmseg_tr.nn.policy.PIXELS_AT_ONCE', at_once)
+    seen, features = [], net.features
+    monkeypatch.setattr(net, 'features', lambda part: seen.append(len(part)) or features(part))
     with torch.inference_mode():
-        assert torch.equal(net(images)[1:2], net(images[1:2]))
+        found = net(images)
+        alone = torch.cat([net(image[None]) for image in images])
+    assert seen[: len(parts)] == parts
+    torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_training_and_autocast_keep_their_own_way(net, images):
