@@ -28,6 +28,14 @@ def run_tool(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] |
     0 when it is done, 2 when the user's input or machine cannot be used: then one sentence stands on stderr. Any other
     exception is a fault of this package and keeps its traceback.
     """
+    status = _status_of(main, argv)
+    distributed = sys.modules.get('mmseg_tr.apis.distributed')  # torch is not imported for a tool that did without
+    if distributed is not None:
+        distributed.end_process(status)
+    return status
+
+
+def _status_of(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> int:
     tool = Path(sys.argv[0]).name
     try:
         main(argv)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +31,9 @@ LAUNCHERS = {
         tuple(f'OMPI_COMM_WORLD_{name}' for name in ('RANK', 'SIZE', 'LOCAL_RANK', 'LOCAL_SIZE')),
     ),
 }
+
+# Every gloo group that was made, so that none is ever destroyed: see `end_process`.
+_gloo_groups: list[dist.ProcessGroup] = []
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,26 @@ def process_group(launcher: str) -> Iterator[None]:
     if not torch.cuda.is_available():
         _export(launcher, place)
         dist.init_process_group('gloo')
-        # A runner, which refers to itself, keeps the group and its threads beyond its end. A thread that lets go of a
-        # tensor while the interpreter ends aborts the process, its work done; without the runner they are joined first.
-        atexit.register(gc.collect)
+        _gloo_groups.append(dist.group.WORLD)
     yield
     # Not when the work failed: its neighbours may still wait in a collective, and the launcher ends them.
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def end_process(status: int) -> None:
+    """End a process that gloo joined to others, its exit handlers called; return where none did.
+
+    A thread of a gloo group may still be letting go of a tensor, for which it needs the interpreter. Where the group is
+    destroyed meanwhile the two wait for each other; where the interpreter ends meanwhile the process is aborted, its
+    work done (torch 2.13). So the interpreter is left without being taken apart.
+    """
+    if not _gloo_groups:
+        return
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _export(launcher: str, place: Place) -> None:
