@@ -33,8 +33,8 @@ def leave():
     Path(f'left{os.environ["RANK"]}.txt').touch()
 
 class TakenApart:
-    def __del__(self, touch=Path(f'apart{os.environ.get("RANK")}.txt').touch):
-        touch()
+    def __del__(self, make=os.open, path=f'apart{os.environ["RANK"]}.txt', flags=os.O_CREAT | os.O_WRONLY):
+        make(path, flags)  # modules are empty by then
 
 held = TakenApart()
 """
