@@ -14,7 +14,7 @@ from mmseg_tr.errors import CheckpointError
 from mmseg_tr.nn.encoders import timm
 
 ARCH, FEATURES = 'efficientnet_lite0', 320
-PIXELS_AT_ONCE = 2 * 512 * 512
+PIXELS_AT_ONCE = 2 * 512 * 512  # of a batch, in eval mode on a CPU
 FIRST = 'backbone.conv_stem.weight'  # the entry that a policy network in a larger state dict is found by
 
 
