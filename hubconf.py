@@ -5,8 +5,8 @@ transform = torch.hub.load(REPOSITORY, 'data_transforms', resolution=(1024, 1024
 logits = model(transform(picture)[None])  # (1, 19, 256, 256)
 """
 
-from mmseg_tr.apis.create import create_model
 from mmseg_tr.nn.image_transform import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
+from mmseg_tr.zoo import create_model
 
 __all__ = ['create_model', 'data_transforms', 'segformer_plusplus']
 

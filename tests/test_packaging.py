@@ -47,7 +47,7 @@ def unpacked(wheel, tmp_path_factory):
 def run_installed(unpacked, *arguments, cwd):
     """`mmseg-tr ARGUMENTS` of the unpacked wheel, whose own packages come first."""
     code = (
-        f'import sys; sys.path.insert(0, {str(unpacked)!r}); import mmseg_tr; from mmseg_tr.apis.command import main; '
+        f'import sys; sys.path.insert(0, {str(unpacked)!r}); import mmseg_tr; from mmseg_tr.cli.command import main; '
         f'assert mmseg_tr.__file__.startswith({str(unpacked)!r}); sys.exit(main({[str(a) for a in arguments]!r}))'
     )
     environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}

@@ -39,7 +39,7 @@ launch() {
         rendezvous=(--nnodes "${NNODES:-1}" --node-rank "${NODE_RANK:-0}"
             --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${PORT:-29500}")
     fi
-    exec "$python" -m mmseg_tr.apis.launch "${rendezvous[@]}" --nproc-per-node "$devices" \
+    exec "$python" -m mmseg_tr.cli.launch "${rendezvous[@]}" --nproc-per-node "$devices" \
         "$tools/$tool" "$@" --launcher pytorch
 }
 

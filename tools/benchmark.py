@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmseg_tr.apis.cli import require_openmmlab, run_tool
+from mmseg_tr.cli.options import require_openmmlab, run_tool
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -38,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from mmseg_tr.apis.suite import read_result, run_suite
-    from mmseg_tr.apis.suite_report import summary, write_report
-    from mmseg_tr.apis.suites import chosen_rows, suite_of
+    from benchmarks.report import summary, write_report
+    from benchmarks.run import read_result, run_suite
+    from benchmarks.suites import chosen_rows, suite_of
 
     console = Console()
     if args.report:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.apis.cli import cfg_options_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rich.console import Console
 
     from mmseg_tr.apis.compare import compare
-    from mmseg_tr.apis.compare_report import check_folder, table, write_files
+    from mmseg_tr.apis.compare.table import check_folder, table, write_files
 
     check_folder(Path(args.out), args.force)
     console = Console(width=None if sys.stdout.isatty() else 140)

@@ -7,8 +7,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
 from mmseg_tr.checkpoints import FORMATS, TARGETS, convert_file
-from mmseg_tr.checkpoints.io import few
 from mmseg_tr.errors import CheckpointError, ConfigError, MissingExtraError
+from mmseg_tr.weights.io import few
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.apis.cli import cfg_options_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool
 from mmseg_tr.errors import ConfigError
 
 
@@ -57,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     shapes = [shape for sizes in args.shape or [] for shape in parse_shapes(sizes)]
     from rich.console import Console
 
-    from mmseg_tr.apis.benchmark_config import benchmark
-    from mmseg_tr.apis.benchmark_tables import print_report
-    from mmseg_tr.engine.atomic import write_atomically
+    from mmseg_tr.apis.benchmark import benchmark
+    from mmseg_tr.apis.benchmark_table import print_report
+    from mmseg_tr.files import write_atomically
 
     console = Console()
     with Console(stderr=True).status('building') as status:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.apis.cli import run_tool
+from mmseg_tr.cli.options import run_tool
 from mmseg_tr.errors import ConfigError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.apis.cli import require_openmmlab, run_tool
+from mmseg_tr.cli.options import require_openmmlab, run_tool
 
 NAMES = ('ade20k', 'cityscapes', 'pascal_context', 'coco_stuff', 'coco', 'jbd')
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prepare or check. Exits with 1 where a check finds something missing."""
     args = parse_args(argv)
     require_openmmlab('to prepare a dataset')
-    from mmseg_tr.apis.prepare import advice, check, dataset_folder, prepare, recipes_of
+    from mmseg_tr.datasets.prepare import advice, check, dataset_folder, prepare, recipes_of
 
     folder = dataset_folder(args.folder)
     recipes = recipes_of(args.name, tuple(args.part) if args.part else None)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.apis.cli import cfg_options_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rich.console import Console
 
     from mmseg_tr.apis.report import build_report
-    from mmseg_tr.apis.report_page import check_page, render
-    from mmseg_tr.engine.atomic import write_atomically
+    from mmseg_tr.apis.report.page import check_page, render
+    from mmseg_tr.files import write_atomically
 
     page, console, failures = Path(args.out), Console(stderr=True), []
     check_page(page, args.force)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.apis.cli import cfg_options_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -45,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     require_openmmlab('to draw attention maps')
     import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
-    from mmseg_tr.apis.attention_maps import attention_maps, file_names, load_configured, load_release, read_picture
-    from mmseg_tr.engine.atomic import write_atomically
+    from mmseg_tr.apis.show.attention import attention_maps, file_names, load_configured, load_release, read_picture
     from mmseg_tr.errors import ConfigError
+    from mmseg_tr.files import write_atomically
     from mmseg_tr.visualization.attention import check_colormap, map_png, paint_patch, picture_png
 
     check_colormap(args.cmap)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.apis.cli import cfg_options_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rich.console import Console
 
     import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
-    from mmseg_tr.apis.show_merging import caption, show_merging
-    from mmseg_tr.apis.viewing import open_view
+    from mmseg_tr.apis.show.merging import caption, show_merging
+    from mmseg_tr.apis.show.view import open_view
 
     console = Console(stderr=True)
     view = open_view(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.apis.cli import common_arguments, export_local_rank, require_openmmlab, run_tool
+from mmseg_tr.cli.options import common_arguments, export_local_rank, require_openmmlab, run_tool
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_openmmlab('to test')
     args = parse_args(argv)
     export_local_rank(args)
-    from mmseg_tr.apis.testing import evaluate
+    from mmseg_tr.apis.test import evaluate
 
     evaluate(
         args.config,

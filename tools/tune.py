@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.apis.cli import cfg_options_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rich.console import Console
 
     from mmseg_tr.apis.tune import tune
-    from mmseg_tr.apis.tune_report import plot, table, verdict
-    from mmseg_tr.apis.tune_search import Budget
+    from mmseg_tr.apis.tune.search import Budget
+    from mmseg_tr.apis.tune.table import plot, table, verdict
 
     console = Console(width=None if sys.stdout.isatty() else 140)
     with Console(stderr=True).status('reading') as status:

@@ -1,174 +1,138 @@
-"""A network with reduced tokens beside the plain one: work, speed, tokens, memory, in one run on the same real images.
-
-    for run in benchmark_model(model, images, batch_sizes=(1, 8)):
-        run.ratios['work'], run.ratios['time'], run.model.gmacs, run.plain.images_per_second
-
-Needs torch and timm only; apis.benchmark_config does the same for a config file.
-"""
+"""The benchmark of a config file: what tools/get_fps_flops.py does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from mmengine.config import Config
 
-from mmseg_tr.apis.benchmark_results import Measured, Run, ratios_of
-from mmseg_tr.apis.counting import MacCount, count_macs, evaluating
-from mmseg_tr.apis.counting_rules import check_rule, family_rule
-from mmseg_tr.apis.network import (
-    count_params,
-    is_pose,
-    method_name,
-    network_of,
-    plain_tokens,
-    reduction_of,
-    tokens_per_layer,
-    without_reduction,
+from mmseg_tr.analysis.benchmark import benchmark_model
+from mmseg_tr.analysis.mac_rules import check_rule
+from mmseg_tr.analysis.network import method_name, reduction_of
+from mmseg_tr.analysis.results import Run
+from mmseg_tr.apis.build import (
+    IMAGES,
+    build_model,
+    cpu_threads,
+    load_batch,
+    machine,
+    own_shape,
+    pick_precision,
+    prepare_device,
 )
-from mmseg_tr.apis.parts import SCOPES, find_vit
-from mmseg_tr.apis.stages import attention_sizes, find_mit, tokens_per_stage
-from mmseg_tr.apis.timing import Contestant, Seconds, mixed_precision, peak_memory, scope_shares, time_in_turn
-from mmseg_tr.errors import ConfigError
-
-# Attention as published keeps its scores in memory; above this much for one layer it is not timed.
-MATH_ATTENTION_BYTES = 4 << 30
+from mmseg_tr.apis.config import load_config, reduction_settings, require_sections
 
 
-def benchmark_model(
-    model: nn.Module,
-    images: Tensor,
+@dataclass(frozen=True)
+class BenchmarkReport:
+    """What was measured, one Run per shape and batch size, with the circumstances and what to beware of."""
+
+    about: Mapping[str, Any]
+    runs: tuple[Run, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON. Top-level numbers are those of the first run, `plain` holds the same of the plain network."""
+        first = self.runs[0].to_dict()
+        top = ('gmacs', 'gflops', 'params', 'images_per_second', 'tokens_per_layer', 'tokens_per_stage')
+        return dict(
+            **self.about,
+            **{key: first['model'][key] for key in top},
+            plain={key: first['plain'][key] for key in top},
+            ratios=first['ratios'],
+            shares=first['shares'],
+            runs=[run.to_dict() for run in self.runs],
+            warnings=list(self.warnings),
+        )
+
+
+def benchmark(
+    config: str | Config,
+    checkpoint: str | None = None,
     *,
+    shapes: Sequence[tuple[int, int]] | None = None,
     batch_sizes: Sequence[int] = (1, 8),
+    images: str | None = None,
+    num_images: int | None = None,
+    device: str | None = None,
+    amp: str | None = None,
+    compiled: bool = False,
     rule: str | None = None,
     repeats: int = 10,
     seconds: float | None = 30.0,
-    amp: torch.dtype | None = None,
-    compiled: bool = False,
+    threads: int | None = None,
     published: bool = True,
+    cfg_options: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = lambda _: None,
-) -> list[Run]:
-    """Count and time `model` and the same network without its reduction, once per batch size.
+) -> BenchmarkReport:
+    """Measure the network of a config, and the same without its token reduction, on real and different images.
 
-    images: (n, 3, H, W), normalised, all different, on the model's device. Batches hold different images; a last batch
-    that is not full is left out. rule: of apis.counting_rules.RULES, by default that of the model's family.
-    repeats, seconds: see apis.timing.time_in_turn. amp: dtype of autocast. compiled: time under torch.compile; counts
-    and shares are of the eager network. published: also time the plain network with attention as published.
-    Raises ConfigError for a rule that does not exist or a batch larger than the number of images.
+    shapes: (H, W) of the images that enter the network; by default the config's own. images: a folder, by default the
+    bundled photographs; num_images: how many of them. device: 'cpu', 'cuda', 'cuda:1'; by default a GPU where there is
+    one. amp: 'bf16' or 'fp16'. threads: of the CPU. Everything else: see apis.benchmark.benchmark_model.
+    Raises ConfigError, CheckpointError, DatasetError or DeviceError with one sentence for input that cannot be used.
     """
-    rule = check_rule(rule) if rule else family_rule(family_of(model))
-    for size in batch_sizes:
-        if not 1 <= size <= len(images):
-            raise ConfigError(
-                f'a batch of {size} different images cannot be made from {len(images)}: give more images.'
-            )
-    reduction = reduction_of(model)
-    plain = model if reduction is None else without_reduction(model)
-    runs = []
-    for size in batch_sizes:
-        batches = list(images[: len(images) // size * size].split(size))
-        where = f'{images.shape[2]}x{images.shape[3]}, batch {size}'
-        with evaluating(model), evaluating(plain):
-            progress(f'{where}: counting')
-            with mixed_precision(images.device, amp):  # rounding may decide what merges
-                counts = _count_both(model, plain, batches)
-                tokens = _tokens_of_both(model, plain, batches)
-            progress(f'{where}: timing')
-            contestants = dict(model=Contestant.of(model, compiled=compiled))
-            if reduction is not None:
-                contestants['plain'] = Contestant.of(plain, compiled=compiled)
-            if published and math_attention_fits(plain, batches[0]):
-                contestants['published'] = Contestant.of(plain, math_attention=True)
-            warm_up = len(batches) if compiled else None  # every new number of tokens may compile anew
-            times = time_in_turn(contestants, batches, repeats=repeats, seconds=seconds, warm_up=warm_up, amp=amp)
-            peaks = {name: peak_memory(contestants[name], batches[0], amp) for name in counts}
-            shares = None
-            if reduction is not None:
-                progress(f'{where}: shares of merging and restoring')
-                shares = scope_shares(Contestant.of(model), batches[:4], SCOPES, amp)
-        measured = {
-            name: _measured(network, batches[0], counts[name], times[name], tokens[name], rule, peaks[name])
-            for name, network in dict(model=model, plain=plain).items()
-            if name in counts
-        }
-        runs.append(
-            Run(
-                shape=tuple(images.shape[2:]),
-                batch_size=size,
-                images=sum(map(len, batches)),
+    place, dtype = prepare_device(device), pick_precision(amp, device)
+    if rule is not None:
+        check_rule(rule)
+    config = load_config(config, cfg_options)
+    require_sections(config, 'model')
+    model = build_model(config, checkpoint).to(place).eval()
+    reduction, runs = reduction_of(model), []
+    with cpu_threads(threads):
+        for shape in shapes or [own_shape(config)]:
+            batch = load_batch(config, model, images, shape, num_images or max(IMAGES, *batch_sizes), max(batch_sizes))
+            runs += benchmark_model(
+                model,
+                batch.to(place),
+                batch_sizes=batch_sizes,
                 rule=rule,
-                model=measured['model'],
-                plain=measured.get('plain', measured['model']),
-                ratios=ratios_of(measured, times),
-                published_images_per_second=1 / times['published'].scores if 'published' in times else None,
-                shares=shares,
-                unknown=tuple(sorted(counts['model'].unknown)),
-                labels='poses' if is_pose(model) else 'labels',
+                repeats=repeats,
+                seconds=seconds,
+                amp=dtype,
+                compiled=compiled,
+                published=published,
+                progress=progress,
             )
+        about = dict(
+            config=str(config.filename),
+            checkpoint=checkpoint,
+            reduction=_settings(config.model),
+            count=runs[0].rule,
+            device=str(place),
+            machine=machine(place),
+            threads=torch.get_num_threads(),
+            precision=amp or 'fp32',
+            compiled=compiled,
+            image_source=str(images or 'photographs bundled with scikit-image and scikit-learn'),
+            torch=torch.__version__,
+            date=datetime.now().astimezone().isoformat(timespec='seconds'),
         )
-    return runs
+    return BenchmarkReport(about, tuple(runs), tuple(_cautions(reduction, checkpoint, runs)))
 
 
-def family_of(model: nn.Module) -> str:
-    """'ALGM' or another method's name, 'Segmenter' and 'SegFormer++' for a plain ViT and MiT, 'other' for the rest."""
-    reduction = reduction_of(model)
-    if reduction is not None:
-        return method_name(reduction)
-    if find_mit(model) is not None:
-        return 'SegFormer++'
-    return 'other' if find_vit(model) is None else 'Segmenter'
+def _settings(model: Mapping[str, Any]) -> dict[str, Any] | None:
+    return reduction_settings(model.get('backbone') or {}) or None
 
 
-def math_attention_fits(model: nn.Module, batch: Tensor) -> bool:
-    """Whether one layer's attention scores stay below MATH_ATTENTION_BYTES; False without mmseg_tr's ViT or MiT."""
-    if find_vit(model) is None and find_mit(model) is None:
-        return False
-    sizes = attention_sizes(network_of(model).scores, batch[:1])
-    return len(batch) * max(size.score_bytes for size in sizes) <= MATH_ATTENTION_BYTES
-
-
-def _count_both(model: nn.Module, plain: nn.Module, batches: list[Tensor]) -> dict[str, MacCount]:
-    """Mean work per image. That of the plain network is the same for every batch."""
-    images = sum(map(len, batches))
-    if plain is model:
-        return dict(model=MacCount.mean([count_macs(model, batches[0])], len(batches[0])))
-    return dict(
-        model=MacCount.mean((count_macs(model, batch) for batch in batches), images),
-        plain=MacCount.mean([count_macs(plain, batches[0])], len(batches[0])),
-    )
-
-
-def _tokens_of_both(model: nn.Module, plain: nn.Module, batches: list[Tensor]) -> dict[str, list[float] | None]:
-    vit = find_vit(plain)
-    if vit is None:
-        return dict(model=None, plain=None)
-    counts = [float(plain_tokens(vit, batches[0]))] * len(vit.blocks)
-    return dict(model=counts if plain is model else tokens_per_layer(find_vit(model), batches), plain=counts)
-
-
-def _measured(
-    model: nn.Module,
-    images: Tensor,
-    count: MacCount,
-    time: Seconds,
-    tokens: list[float] | None,
-    rule: str,
-    peak: int | None,
-) -> Measured:
-    def parts(rule: str) -> dict[str, float]:
-        return {part: macs / 1e9 for part, macs in count.parts(rule).items() if macs}
-
-    mit = find_mit(model)
-    return Measured(
-        gmacs=count.total(rule) / 1e9,
-        gflops=2 * count.total(rule) / 1e9,
-        gmacs_all=count.total('all') / 1e9,
-        params=count_params(model),
-        images_per_second=1 / time.scores,
-        images_per_second_to_labels=1 / time.labels,
-        tokens_per_layer=tokens,
-        parts=parts(rule),
-        parts_all=parts('all'),
-        peak_memory=peak,
-        tokens_per_stage=None if mit is None else tokens_per_stage(mit, images),
-    )
+def _cautions(reduction: Any, checkpoint: str | None, runs: Sequence[Run]) -> Iterator[str]:
+    name = None if reduction is None else method_name(reduction)
+    if getattr(reduction, 'ADAPTIVE', False) and checkpoint is None:  # SegFormer++ says how many tokens to merge
+        yield (
+            f'{name} decides by what the network sees, and without --checkpoint its weights are random: what it '
+            'saves here says nothing about the trained model.'
+        )
+    for run in runs:
+        where = f'at {run.shape[0]}x{run.shape[1]}, batch {run.batch_size}'
+        if run.unknown:
+            yield f'{where} the work of {", ".join(run.unknown)} was not counted: no rule knows these operators.'
+        # not by tokens per layer: ACT and dense ToMe save work while the tokens between layers stay
+        if run.ratios and run.ratios['work_all'] <= 1:
+            more = 1 / run.ratios['work_all']
+            yield f'{where} {name} saves no work: it takes {more:.3f} times the multiply-adds of the plain network.'
+        if run.ratios and run.ratios['time'] < 1:
+            yield f'{where} {name} does not pay: the plain network is {1 / run.ratios["time"]:.2f} times as fast.'

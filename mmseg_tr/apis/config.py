@@ -15,7 +15,7 @@ from mmengine.device import get_device
 import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
 from mmseg_tr.errors import CheckpointError, ConfigError, MissingExtraError
 from mmseg_tr.paths import find_config
-from mmseg_tr.reduction.segformerpp_settings import parse_merging
+from mmseg_tr.reduction.segformerpp.settings import parse_merging
 
 _runs = itertools.count(1)
 

@@ -19,13 +19,13 @@ from mmseg_tr.checkpoints import (
     segformer,
     to_mmseg,
 )
-from mmseg_tr.checkpoints.fit import load_into
 from mmseg_tr.checkpoints.formats import Converted
-from mmseg_tr.checkpoints.io import check_destination, few, read_file, write_together
 from mmseg_tr.checkpoints.official_cts import load_official
 from mmseg_tr.checkpoints.official_segmenter import build_segmenter, official_to_segmenter
 from mmseg_tr.errors import CheckpointError
 from mmseg_tr.version import __version__
+from mmseg_tr.weights.fit import load_into
+from mmseg_tr.weights.io import check_destination, few, read_file, write_together
 
 __all__ = [
     'FORMATS',

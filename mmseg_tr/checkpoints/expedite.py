@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from mmseg_tr.checkpoints import fit, io, keymap
 from mmseg_tr.checkpoints.formats import Converted
-from mmseg_tr.checkpoints.keymap import Prefixes
 from mmseg_tr.checkpoints.official_segmenter import needed_shapes
 from mmseg_tr.checkpoints.variant import Network
 from mmseg_tr.errors import CheckpointError
+from mmseg_tr.weights import fit, io, keymap
+from mmseg_tr.weights.keymap import Prefixes
 
 NAME = 'Segmenter in the layout of the Expedite repository'
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmseg_tr.checkpoints import fit, io
 from mmseg_tr.checkpoints.formats import Converted
 from mmseg_tr.errors import CheckpointError
+from mmseg_tr.weights import fit, io
 
 NAME = 'mmengine checkpoint'
 

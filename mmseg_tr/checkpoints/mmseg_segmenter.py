@@ -12,14 +12,15 @@ from typing import Any
 
 from torch import Tensor
 
-from mmseg_tr.checkpoints import fit, io, keymap, mmengine_file
+from mmseg_tr.checkpoints import mmengine_file
 from mmseg_tr.checkpoints.config_text import read_config
 from mmseg_tr.checkpoints.expedite import BLOCK
 from mmseg_tr.checkpoints.formats import Converted
-from mmseg_tr.checkpoints.keymap import Prefixes
 from mmseg_tr.checkpoints.official_segmenter import needed_shapes
 from mmseg_tr.checkpoints.variant import Network
 from mmseg_tr.errors import CheckpointError
+from mmseg_tr.weights import fit, io, keymap
+from mmseg_tr.weights.keymap import Prefixes
 
 NAME = 'mmsegmentation 1.x Segmenter checkpoint'
 

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from mmseg_tr.checkpoints.config_text import read_config, section
-from mmseg_tr.checkpoints.keymap import count_layers
 from mmseg_tr.checkpoints.segmenter_config import STATISTICS, ConfigText, Dialect, segmenter_config
 from mmseg_tr.checkpoints.variant import Network
 from mmseg_tr.errors import CheckpointError
+from mmseg_tr.weights.keymap import count_layers
 
 _HEAD_WIDTH = 64
 _DATASETS = {'ADE20KDataset': 'ade20k', 'CityscapesDataset': 'cityscapes', 'PascalContextDataset': 'pascal_context'}

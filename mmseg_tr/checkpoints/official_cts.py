@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmseg_tr.checkpoints import io, keymap, official_segmenter
-from mmseg_tr.checkpoints.fit import check_tensors
+from mmseg_tr.checkpoints import official_segmenter
 from mmseg_tr.checkpoints.formats import Converted
 from mmseg_tr.checkpoints.segmenter_config import segmenter_config
 from mmseg_tr.checkpoints.variant import Network, normalization, read_variant, section, whole
 from mmseg_tr.errors import CheckpointError
+from mmseg_tr.weights import io, keymap
+from mmseg_tr.weights.fit import check_tensors
 
 NAME = 'official CTS release or policy network'
 
@@ -46,7 +47,7 @@ def split_policy(model_state: Mapping[str, Tensor], where: str) -> tuple[dict[st
 
     Raises CheckpointError unless the latter are exactly those of a policy network.
     """
-    from mmseg_tr.nn.policy import check_policy_state
+    from mmseg_tr.reduction.cts.policy import check_policy_state
 
     check_tensors(model_state, where)
     kept, names = keymap.split(model_state, (POLICY,))
@@ -142,7 +143,7 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
 
 def _convert_policy(payload: Mapping[str, Any], path: Path, variant: str | os.PathLike | None) -> Converted:
     """A checkpoint of `mmseg_tr.PolicyClassifier` from the file of the published training."""
-    from mmseg_tr.nn.policy import check_policy_state
+    from mmseg_tr.reduction.cts.policy import check_policy_state
 
     if variant is not None:
         raise CheckpointError(f'{path} is a policy network, which has no variant.yml: leave --variant out.')

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmseg_tr.checkpoints import fit, io, keymap
 from mmseg_tr.checkpoints.formats import Converted
 from mmseg_tr.checkpoints.variant import Network, algm_reduction, normalization, read_variant, section
 from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.weights import fit, io, keymap
 
 NAME = 'official Segmenter or ALGM release'
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from mmseg_tr.checkpoints import fit, mit, mmengine_file
+from mmseg_tr.checkpoints import mmengine_file
 from mmseg_tr.checkpoints.config_text import read_config, section
 from mmseg_tr.checkpoints.formats import Converted
 from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.weights import fit, mit
 
 NAME = 'MiT or SegFormer checkpoint of OpenMMLab, SegFormer++, NVIDIA or Hugging Face'
 

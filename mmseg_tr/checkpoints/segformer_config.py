@@ -6,12 +6,12 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from mmseg_tr.checkpoints import mit
 from mmseg_tr.checkpoints.config_text import section
 from mmseg_tr.checkpoints.segmenter_config import ConfigText, dataset_classes
 from mmseg_tr.errors import CheckpointError, ConfigError, require_extra
 from mmseg_tr.paths import config_path
-from mmseg_tr.reduction.segformerpp_settings import parse_merging
+from mmseg_tr.reduction.segformerpp.settings import parse_merging
+from mmseg_tr.weights import mit
 
 _BY_TYPE = {'ADE20KDataset': 'ade20k', 'CityscapesDataset': 'cityscapes'}
 _BY_CLASSES = {150: 'ade20k', 19: 'cityscapes'}

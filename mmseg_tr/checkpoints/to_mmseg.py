@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from mmseg_tr.checkpoints import fit, keymap, mmengine_file
+from mmseg_tr.checkpoints import mmengine_file
 from mmseg_tr.checkpoints.config_text import read_config, section
 from mmseg_tr.checkpoints.formats import Converted
 from mmseg_tr.checkpoints.mmseg_segmenter import PATCH_BIAS, segmenter_to_mmseg
 from mmseg_tr.checkpoints.official_segmenter import needed_shapes
 from mmseg_tr.errors import CheckpointError, ConfigError, require_extra
+from mmseg_tr.weights import fit, keymap
 
 NAME = 'mmseg'
 

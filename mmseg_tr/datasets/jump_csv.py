@@ -103,7 +103,7 @@ def write_split(converted: Converted, folder: str | Path, split: str, frames: st
 
     Pictures that are there are left alone. Returns the path of the annotations.
     """
-    from mmseg_tr.engine.atomic import write_atomically
+    from mmseg_tr.files import write_atomically
 
     for image in converted.annotations['images']:
         source = (Path(frames) / image['file_name']).resolve()

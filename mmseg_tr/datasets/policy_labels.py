@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmseg_tr.errors import DatasetError
-from mmseg_tr.reduction.sharing import IGNORE, STRIDE, label_blocks
+from mmseg_tr.reduction.cts.sharing import IGNORE, STRIDE, label_blocks
 
 
 def policy_labels(

@@ -8,7 +8,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
-from mmseg_tr.reduction.sharing import IGNORE
+from mmseg_tr.reduction.cts.sharing import IGNORE
 from mmseg_tr.registry import METRICS
 
 

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.mit_blocks import EPS, NOTHING, Block, EfficientAttention, PatchEmbed
-from mmseg_tr.reduction.segformerpp_settings import Merging, parse_merging
+from mmseg_tr.reduction.segformerpp.settings import Merging, parse_merging
 from mmseg_tr.reduction.tokens import as_map
 
 DEFAULTS = dict(
@@ -97,7 +97,7 @@ class MixVisionTransformer(nn.Module):
         Raises CheckpointError when they cannot be had, or belong to another network.
         """
         if self.pretrained:
-            from mmseg_tr.checkpoints.mit import load_backbone
+            from mmseg_tr.weights.mit import load_backbone
 
             load_backbone(self, f'mit_{self.arch}' if self.pretrained is True else self.pretrained)
             self.pretrained = None

@@ -14,6 +14,7 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction, check_batch_rule, check_layers
+from mmseg_tr.reduction.cts.sharing import scaled_count
 from mmseg_tr.reduction.matching import (
     Merge,
     best_partners,
@@ -25,7 +26,6 @@ from mmseg_tr.reduction.matching import (
     unit,
     without_autocast,
 )
-from mmseg_tr.reduction.sharing import scaled_count
 from mmseg_tr.reduction.tokens import Tokens
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 pytest.importorskip('mmseg')
 
 from mmseg_tr.apis.tune import as_code, find, nested_options
-from mmseg_tr.apis.tune_search import Budget, Point, search
-from mmseg_tr.apis.tune_spaces import SPACES, Ladder, identity, mit_space, space
+from mmseg_tr.apis.tune.search import Budget, Point, search
+from mmseg_tr.apis.tune.spaces import SPACES, Ladder, identity, mit_space, space
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction import build_reduction
-from mmseg_tr.reduction.segformerpp_settings import parse_merging
+from mmseg_tr.reduction.segformerpp.settings import parse_merging
 
 OWN = dict(
     ALGM=dict(type='ALGM', layers=[1, 4]),

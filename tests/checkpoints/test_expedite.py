@@ -5,10 +5,10 @@ import torch
 
 from mmseg_tr.checkpoints import build_segmenter, convert, convert_file, load_into
 from mmseg_tr.checkpoints import expedite as layout
-from mmseg_tr.checkpoints.keymap import SEGMENTER_TO_SEGMENTOR, backwards, rename
 from mmseg_tr.checkpoints.official_segmenter import needed_shapes
 from mmseg_tr.errors import CheckpointError
-from tests.checkpoints.releases import model_state, net_kwargs
+from mmseg_tr.weights.keymap import SEGMENTER_TO_SEGMENTOR, backwards, rename
+from tests.releases import model_state, net_kwargs
 
 SQUARE = dict(image_size=(32, 32))
 

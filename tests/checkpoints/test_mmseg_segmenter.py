@@ -13,7 +13,7 @@ from mmseg.registry import MODELS
 from mmseg_tr.checkpoints import convert, convert_file, describe, load_into
 from mmseg_tr.checkpoints.config_text import read_config
 from mmseg_tr.errors import CheckpointError
-from tests.checkpoints.releases import net_kwargs, variant, write_release
+from tests.releases import net_kwargs, variant, write_release
 
 WIDTH, CLASSES = 128, 5
 LOSS = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)

@@ -6,9 +6,9 @@ import torch
 from mmseg_tr.checkpoints import convert, convert_file, load_into, load_official, read_file
 from mmseg_tr.errors import CheckpointError
 from mmseg_tr.nn import Segmenter, ViT
-from mmseg_tr.nn.policy import PolicyNet
-from tests.checkpoints.releases import model_state, net_kwargs, variant, write_release
+from mmseg_tr.reduction.cts.policy import PolicyNet
 from tests.parity.harness import golden_root
+from tests.releases import model_state, net_kwargs, variant, write_release
 
 GOLDEN = sorted((golden_root() / 'cts').rglob('checkpoint.pth'))
 SHARED = dict(policy_method='policy_net', policy_schedule=(16, 2), policynet_ckpt='policynet/model.pth')

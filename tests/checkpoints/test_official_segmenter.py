@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from mmseg_tr.checkpoints import build_segmenter, load_official, official_to_segmenter
-from mmseg_tr.checkpoints.keymap import SEGMENTER_TO_SEGMENTOR, backwards, rename
 from mmseg_tr.errors import CheckpointError, ConfigError
-from tests.checkpoints.releases import model_state, net_kwargs, variant, write_release
+from mmseg_tr.weights.keymap import SEGMENTER_TO_SEGMENTOR, backwards, rename
 from tests.parity.harness import golden_root
+from tests.releases import model_state, net_kwargs, variant, write_release
 
 KINDS = [(decoder, distilled) for decoder in ('linear', 'mask_transformer') for distilled in (False, True)]
 GOLDEN = [

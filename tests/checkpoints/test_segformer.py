@@ -9,9 +9,9 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmseg_tr.checkpoints import convert, convert_file, load_into
 from mmseg_tr.errors import CheckpointError
-from tests.checkpoints.segformers import nvidia, nvidia_backbone, segformer
-from tests.checkpoints.test_mit import hugging_face
 from tests.nn.networks import image
+from tests.segformers import nvidia, nvidia_backbone, segformer
+from tests.weights.test_mit import hugging_face
 
 # what mmengine keeps of a SegFormer++ training, in the words of the published fork
 INSIDE = """

@@ -2,7 +2,7 @@ import pytest
 
 from mmseg_tr.checkpoints.variant import Network, algm_reduction, normalization, read_variant
 from mmseg_tr.errors import CheckpointError
-from tests.checkpoints.releases import net_kwargs, variant
+from tests.releases import net_kwargs, variant
 
 
 @pytest.fixture

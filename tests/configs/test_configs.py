@@ -16,7 +16,7 @@ from mmengine.structures import PixelData
 from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
 
-from mmseg_tr.apis.counting import count_macs
+from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.nn import ViT
 
 ROOT = Path(__file__).parents[2] / 'local_configs'

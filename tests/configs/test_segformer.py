@@ -14,9 +14,9 @@ from mmengine.structures import PixelData
 from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
 
-from mmseg_tr.checkpoints.published import SEGFORMER, SEGFORMERPP
 from mmseg_tr.nn.mit import MixVisionTransformer
-from mmseg_tr.reduction.segformerpp_settings import PRESETS, parse_merging
+from mmseg_tr.reduction.segformerpp.settings import PRESETS, parse_merging
+from mmseg_tr.weights.published import SEGFORMER, SEGFORMERPP
 from tests.configs.test_configs import EVERY, ROOT, each, find, load
 
 CONFIGS = [path for path in EVERY if path.parent.name == 'segformerpp']

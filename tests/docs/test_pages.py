@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mmseg_tr.apis.command import tools
+from mmseg_tr.cli.command import tools
 from mmseg_tr.paths import find_config
 from tests.tools.command import call
 
@@ -112,7 +112,7 @@ def test_commands_inside_sentences_name_tools_and_options_that_exist(page):
         if name.isupper() or name in ('configs', 'COMMAND'):
             continue
         assert name in tools(), text
-        known = (ROOT / 'mmseg_tr' / 'apis' / 'cli.py').read_text() + tools()[name].read_text()
+        known = (ROOT / 'mmseg_tr' / 'cli' / 'options.py').read_text() + tools()[name].read_text()
         unknown = [word for word in words if word.startswith('--') and f"'{word.partition('=')[0]}'" not in known]
         assert not unknown, text
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmseg_tr.apis.training import train
+from mmseg_tr.apis.train import train
 from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401
 
 EXACT = 1e-3 if torch.cuda.is_available() else 0  # backward passes on a GPU add up in any order

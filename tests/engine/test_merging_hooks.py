@@ -18,11 +18,11 @@ pytest.importorskip('tensorboard')
 
 from PIL import Image
 
-from mmseg_tr.apis.benchmark_config import build_model
+from mmseg_tr.analysis.groups import watch
+from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.config import load_config
-from mmseg_tr.apis.merging import watch
-from mmseg_tr.apis.testing import evaluate
-from mmseg_tr.apis.training import train
+from mmseg_tr.apis.test import evaluate
+from mmseg_tr.apis.train import train
 from mmseg_tr.engine.hooks.merging import MergingVisualizationHook, TokenCountHook
 from mmseg_tr.errors import ConfigError
 from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401 (a fixture)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.models.seg.segmentor import check_test_cfg
-from mmseg_tr.nn.policy import PolicyNet
+from mmseg_tr.reduction.cts.policy import PolicyNet
 from tests.reduction.methods import DEPTH, METHODS, PATCH, pictures
 
 CLASSES, WIDTH = 3, 16

@@ -11,7 +11,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.reduction.sharing import oracle_logits
+from mmseg_tr.reduction.cts.sharing import oracle_logits
 
 
 def build(policy='oracle', kind='OracleSegmentor', **test_cfg):

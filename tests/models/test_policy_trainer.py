@@ -11,7 +11,7 @@ from mmseg.structures import SegDataSample
 
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.models.seg.policy_trainer import policy_loss
-from mmseg_tr.nn.policy import PolicyNet, policy_state
+from mmseg_tr.reduction.cts.policy import PolicyNet, policy_state
 
 
 @pytest.fixture(scope='module')
@@ -66,7 +66,7 @@ def test_unknown_settings_are_refused(model):
 
 
 def test_imagenet_weights_that_cannot_be_had_are_told(monkeypatch):
-    from mmseg_tr.nn import policy
+    from mmseg_tr.reduction.cts import policy
 
     net = PolicyNet(pretrained=True)
 

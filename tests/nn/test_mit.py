@@ -11,7 +11,7 @@ from mmseg_tr.nn.mit import MixVisionTransformer
 from mmseg_tr.nn.mit_blocks import MixFFN
 from mmseg_tr.reduction import segformerpp
 from mmseg_tr.reduction.segformerpp import Bipartite, grid_partition
-from mmseg_tr.reduction.segformerpp_settings import ALIASES, PRESETS, parse_merging
+from mmseg_tr.reduction.segformerpp.settings import ALIASES, PRESETS, parse_merging
 from tests.nn.networks import image, shaken
 
 ARCH = dict(embed_dims=8, num_layers=(1, 1, 2, 1), num_heads=(1, 2, 3, 4))

@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 
-from mmseg_tr.checkpoints.mit import load_strictly
 from mmseg_tr.compat import ensure_openmmlab
 from mmseg_tr.errors import ConfigError, installed
 from mmseg_tr.nn.mit import ARCHS, MixVisionTransformer
 from mmseg_tr.nn.segformer import HEADS, SegFormer, SegformerHead, SegformerLinearHead
+from mmseg_tr.weights.mit import load_strictly
 from tests.nn.networks import image, shaken
 from tests.parity.harness import golden_root
 

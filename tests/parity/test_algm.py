@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmseg_tr.apis.counting import count_macs
+from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.checkpoints import load_official
 from mmseg_tr.nn import Segmenter
 from mmseg_tr.nn.inference import predict_views

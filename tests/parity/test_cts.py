@@ -20,10 +20,10 @@ from mmseg_tr.datasets.policy_labels import policy_labels
 from mmseg_tr.nn import MaskTransformer, Segmenter
 from mmseg_tr.nn.blocks import run_block
 from mmseg_tr.nn.inference import predict_views, window_anchors
-from mmseg_tr.nn.policy import PolicyNet, policy_state
 from mmseg_tr.nn.segmenter import enlarge_scores
 from mmseg_tr.reduction import Tokens
-from mmseg_tr.reduction.sharing import (
+from mmseg_tr.reduction.cts.policy import PolicyNet, policy_state
+from mmseg_tr.reduction.cts.sharing import (
     Sharing,
     kept_patches,
     oracle_mask,

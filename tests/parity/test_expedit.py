@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmseg_tr.checkpoints.expedite import BLOCK, UNUSED, expedite_to_segmenter, segmenter_to_expedite
-from mmseg_tr.checkpoints.keymap import rename, split
 from mmseg_tr.nn import MaskTransformer, Segmenter, ViT
 from mmseg_tr.nn.attention import SelfAttention
 from mmseg_tr.nn.blocks import PLAIN, run_block
@@ -17,10 +16,11 @@ from mmseg_tr.nn.inference import slide, view_probabilities
 from mmseg_tr.nn.segmenter import enlarge_scores
 from mmseg_tr.reduction import Reduction, Tokens, build_reduction
 from mmseg_tr.reduction.act import ACT, act_attention, bucket_codes, cluster_ids, cluster_means, cluster_values
-from mmseg_tr.reduction.clustering import cluster_patches, scaled_distances, start_cells, start_clusters
 from mmseg_tr.reduction.evit import EViT, class_attention, keep_attentive
 from mmseg_tr.reduction.expedite import Expedite, Reconstruction, reconstruction_weights
+from mmseg_tr.reduction.expedite.clustering import cluster_patches, scaled_distances, start_cells, start_clusters
 from mmseg_tr.reduction.matching import bipartite_matching
+from mmseg_tr.weights.keymap import rename, split
 from tests.parity.harness import Case, golden_cases, run_case
 
 FAMILY = 'expedit'

@@ -24,7 +24,7 @@ from mmseg_tr.errors import installed
 from mmseg_tr.nn.mit import ARCHS, EfficientAttention, MixVisionTransformer
 from mmseg_tr.reduction import segformerpp
 from mmseg_tr.reduction.segformerpp import Neighbours1D, Neighbours2D, grid_matching
-from mmseg_tr.reduction.segformerpp_settings import parse_stage
+from mmseg_tr.reduction.segformerpp.settings import parse_stage
 from tests.parity.harness import Case, golden_cases, golden_root, run_case
 from tests.parity.pose import pose_codec, require_mmpose, run_pose_network
 

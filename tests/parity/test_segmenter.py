@@ -264,8 +264,8 @@ def cli_attention_maps(case: Case) -> None:
     """The command's files; the maps themselves, which PNGs hold as colours only, from what the command draws."""
     pytest.importorskip('mmseg')
     pytest.importorskip('matplotlib')
-    from mmseg_tr.apis.attention_maps import attention_maps as maps_of
-    from mmseg_tr.apis.attention_maps import load_release, read_picture
+    from mmseg_tr.apis.show.attention import attention_maps as maps_of
+    from mmseg_tr.apis.show.attention import load_release, read_picture
     from mmseg_tr.visualization.attention import map_png
 
     viewed = load_release(case.release())

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.nn import ViT
-from mmseg_tr.nn.policy import PolicyNet, policy_state
 from mmseg_tr.reduction import CTS, build_reduction
-from mmseg_tr.reduction.sharing import (
+from mmseg_tr.reduction.cts.policy import PolicyNet, policy_state
+from mmseg_tr.reduction.cts.sharing import (
     kept_patches,
     oracle_logits,
     oracle_mask,

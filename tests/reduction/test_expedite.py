@@ -11,8 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.reduction.clustering import cluster_patches, scaled_distances, start_cells, start_clusters, tile_axis
 from mmseg_tr.reduction.expedite import Expedite, Reconstruction, reconstruction_weights
+from mmseg_tr.reduction.expedite.clustering import (
+    cluster_patches,
+    scaled_distances,
+    start_cells,
+    start_clusters,
+    tile_axis,
+)
 from tests.reduction.methods import pictures, tiny_vit
 
 few = settings(derandomize=True, deadline=None, max_examples=30)

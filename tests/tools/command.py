@@ -11,7 +11,7 @@ TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 def call(name: str, *arguments: object) -> int:
     """Run tools/`name`.py with `arguments`; returns its exit status."""
-    from mmseg_tr.apis.cli import run_tool
+    from mmseg_tr.cli.options import run_tool
 
     spec = importlib.util.spec_from_file_location(f'tool_{name}', TOOLS / f'{name}.py')
     module = importlib.util.module_from_spec(spec)

@@ -19,7 +19,7 @@ from pathlib import Path
 import mmengine.config
 import torch
 
-from mmseg_tr.engine import atomic
+from mmseg_tr import files as atomic
 from tests.tiny import write_config, write_dataset
 from tests.tools.command import call
 

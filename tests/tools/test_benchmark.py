@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from mmseg_tr.apis.suite_mit import exponent
-from mmseg_tr.apis.suites import SUITES, chosen_rows, suite_of
+from benchmarks.mit import exponent
+from benchmarks.suites import SUITES, chosen_rows, suite_of
 from mmseg_tr.paths import config_path
 from tests.tools.command import call, mistake
 

@@ -10,8 +10,8 @@ pytest.importorskip('mmseg')
 
 from PIL import Image
 
-from mmseg_tr.apis.benchmark_config import build_model
-from mmseg_tr.apis.compare_models import names_of, share_weights
+from mmseg_tr.apis.build import build_model
+from mmseg_tr.apis.compare.models import names_of, share_weights
 from mmseg_tr.apis.config import load_config
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.paths import config_path

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mmseg_tr.checkpoints import load_into, load_official
-from tests.checkpoints.releases import model_state, net_kwargs, variant, write_release
 from tests.parity.harness import golden_root
+from tests.releases import model_state, net_kwargs, variant, write_release
 
 pytest.importorskip('mmseg')
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 
-from mmseg_tr.apis.distributed import Place, check_devices, read_place
+from mmseg_tr.engine.distributed import Place, check_devices, read_place
 from mmseg_tr.errors import ConfigError, DeviceError
 from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401
 from tests.tools.command import call, launch

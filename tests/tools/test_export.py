@@ -16,7 +16,7 @@ SMALL = ('--shape', '64x64')
 
 
 def weights(config, path):
-    from mmseg_tr.apis.benchmark_config import build_model
+    from mmseg_tr.apis.build import build_model
     from mmseg_tr.apis.config import load_config
 
     torch.save(dict(state_dict=build_model(load_config(config), None).state_dict()), path)

@@ -74,7 +74,7 @@ def test_random_weights_of_an_adaptive_method_are_warned_of(report, capsys):
 
 
 def test_a_checkpoint_is_loaded_and_silences_the_warning(tmp_path, capsys):
-    from mmseg_tr.apis.benchmark_config import build_model
+    from mmseg_tr.apis.build import build_model
     from mmseg_tr.apis.config import load_config
 
     config = load_config(ALGM)

@@ -11,7 +11,7 @@ pytest.importorskip('skimage')
 
 from PIL import Image
 
-from mmseg_tr.apis.benchmark_config import build_model
+from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.config import load_config
 from mmseg_tr.apis.infer import segment
 from mmseg_tr.datasets.scenes import make_scene

@@ -13,11 +13,11 @@ from mmcv.image import imread
 from mmengine.dataset import pseudo_collate
 from PIL import Image
 
-from mmseg_tr.apis.benchmark_config import build_model
+from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.config import load_config
-from mmseg_tr.apis.datasets import build_dataset
-from mmseg_tr.apis.video import VideoWriter, open_video
+from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.paths import config_path
+from mmseg_tr.visualization.video import VideoWriter, open_video
 from tests.tools.command import call, mistake
 
 CONFIG = """

@@ -11,10 +11,10 @@ pytest.importorskip('mmseg')
 
 from PIL import Image
 
-from mmseg_tr.apis.benchmark_config import build_model
+from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.config import load_config
 from mmseg_tr.apis.infer import infer, segment
-from mmseg_tr.apis.video import VideoWriter, open_video
+from mmseg_tr.visualization.video import VideoWriter, open_video
 from tests.tiny import write_config, write_dataset
 from tests.tools.command import call, mistake
 
@@ -104,7 +104,7 @@ def test_progress_counts_frames_and_never_holds_more_than_a_batch(tiny, videos, 
             read.append(1)
             yield frame
 
-    monkeypatch.setattr('mmseg_tr.apis.video.Video.frames', counted)
+    monkeypatch.setattr('mmseg_tr.visualization.video.Video.frames', counted)
 
     def progress(done, total):
         told.append((done, total))

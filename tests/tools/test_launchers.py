@@ -35,7 +35,7 @@ def test_training_starts_one_process_a_device(call):
     done = call('dist_train.sh', 'config.py', '4', '--amp', '--cfg-options', 'a=1 2')
     assert done.returncode == 0, done.stderr
     words = done.stdout.split()
-    assert words[:2] == ['-m', 'mmseg_tr.apis.launch']  # torchrun, without its own traceback
+    assert words[:2] == ['-m', 'mmseg_tr.cli.launch']  # torchrun, without its own traceback
     assert '--standalone' in words  # a free port on one node
     assert words[words.index('--nproc-per-node') + 1] == '4'
     assert done.stdout.strip().endswith(f'{TOOLS}/train.py config.py --amp --cfg-options a=1 2 --launcher pytorch')

@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip('mmpose')
 
-from mmseg_tr.apis.benchmark_config import build_model, own_shape
+from mmseg_tr.apis.build import build_model, own_shape
 from mmseg_tr.apis.config import load_config
 from tests.tiny_pose import write_config
 from tests.tools.command import call

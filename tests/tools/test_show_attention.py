@@ -9,9 +9,9 @@ pytest.importorskip('mmseg')
 
 from PIL import Image
 
-from mmseg_tr.apis.attention_maps import attention_maps, load_configured, read_picture
-from mmseg_tr.apis.benchmark_config import build_model
+from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.config import load_config
+from mmseg_tr.apis.show.attention import attention_maps, load_configured, read_picture
 from mmseg_tr.datasets.photographs import photograph_batch
 from mmseg_tr.paths import config_path
 from tests.tools.command import call, mistake

@@ -12,7 +12,7 @@ pytest.importorskip('skimage')
 
 from PIL import Image
 
-from mmseg_tr.apis.benchmark_config import build_model
+from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.config import load_config
 from mmseg_tr.datasets.scenes import make_scene
 from mmseg_tr.paths import config_path

@@ -9,11 +9,11 @@ pytest.importorskip('mmseg')
 
 from PIL import Image
 
-from mmseg_tr.apis.benchmark_config import build_model
+from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.compare import compare
 from mmseg_tr.apis.config import load_config
-from mmseg_tr.apis.tune_measure import Measurer
-from mmseg_tr.apis.tune_spaces import identity
+from mmseg_tr.apis.tune.measure import Measurer
+from mmseg_tr.apis.tune.spaces import identity
 from mmseg_tr.paths import config_path
 from tests.tiny import write_config, write_dataset
 from tests.tools.as_written import clone, commands

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from mmseg_tr.apis.benchmark_config import build_model
+from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.config import load_config
 
 

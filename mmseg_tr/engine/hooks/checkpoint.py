@@ -8,8 +8,9 @@ from collections import deque
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 
-from mmseg_tr.engine.atomic import BACKEND, remove_unfinished, write_atomically
 from mmseg_tr.engine.plain import history_from_plain, to_plain
+from mmseg_tr.engine.storage import BACKEND
+from mmseg_tr.files import remove_unfinished, write_atomically
 from mmseg_tr.registry import HOOKS
 
 WEIGHTS = ('state_dict', 'ema_state_dict')  # tensors already, and their dict carries the versions of the modules

@@ -21,8 +21,8 @@ from mmengine.runner import autocast
 from PIL import Image
 from torch import Tensor, nn
 
-from mmseg_tr.apis.counting import evaluating
-from mmseg_tr.apis.merging import Merged, find_network, watch
+from mmseg_tr.analysis.groups import Merged, find_network, watch
+from mmseg_tr.analysis.macs import evaluating
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.registry import HOOKS
 from mmseg_tr.visualization.merging import STYLES, show_groups

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.models.seg.segmentor import TokenSegmentor
 from mmseg_tr.nn.inference import enlarge_to_window
-from mmseg_tr.reduction.sharing import IGNORE, oracle_logits
+from mmseg_tr.reduction.cts.sharing import IGNORE, oracle_logits
 from mmseg_tr.registry import MODELS
 
 

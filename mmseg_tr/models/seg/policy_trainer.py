@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mmseg_tr.datasets.policy_labels import policy_labels
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.nn.policy import PolicyNet
-from mmseg_tr.reduction.sharing import IGNORE
+from mmseg_tr.reduction.cts.policy import PolicyNet
+from mmseg_tr.reduction.cts.sharing import IGNORE
 from mmseg_tr.registry import MODELS
 
 LABEL_RULES = ('zero_is_ignore', 'share_ignored', 'ignore_mixed', 'ignore_mixed_border')

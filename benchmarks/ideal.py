@@ -1,0 +1,257 @@
+"""The ideal of a token reduction: as many tokens in the same places, had by slicing instead of matching and restoring.
+
+    ideal = sliced_network(model, batch)   # its results mean nothing, its time is the least that the counts allow
+
+Needs torch and timm only.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmseg_tr.analysis.macs import evaluating
+from mmseg_tr.analysis.network import reduction_of, without_reduction
+from mmseg_tr.analysis.parts import find_vit
+from mmseg_tr.nn.mit import MixVisionTransformer
+from mmseg_tr.nn.vit import ViT
+from mmseg_tr.reduction import Reduction, Tokens
+from mmseg_tr.reduction.base import Embedded
+from mmseg_tr.reduction.segformerpp import Grid, Merged, Merger, StageMerging
+
+Counts = tuple[int, ...]  # tokens of every image of a batch, prefix included
+
+
+@dataclass
+class LayerCounts:
+    """Tokens at the points of one block: that enter it, that attend, with how many queries, that follow the residual
+    of attention, and that enter the MLP."""
+
+    enter: Counts = ()
+    attend: Counts = ()
+    queries: Counts = ()
+    middle: Counts = ()
+    mlp: Counts = ()
+
+
+@dataclass
+class Recorder(Reduction):
+    """Runs another method and writes down how many tokens were where."""
+
+    method: Reduction
+    layers: dict[int, LayerCounts] = field(default_factory=dict)
+    last: Counts = ()  # that leave the last block
+    final: Counts = ()  # that leave the backbone
+
+    def embed(self, *args, **kwargs) -> Embedded:
+        return self.method.embed(*args, **kwargs)
+
+    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
+        seen = Witness(attend)
+        result = self.method.attention(seen, y, tokens, layer)
+        self.layers[layer] = LayerCounts(tokens.counts, seen.counts or tokens.counts, tuple(seen.queries))
+        return result
+
+    def after_attention(self, tokens: Tokens, layer: int, seen: Any) -> Tokens:
+        tokens = self.method.after_attention(tokens, layer, seen)
+        self.layers[layer].middle = tokens.counts
+        return tokens
+
+    def mlp(self, mlp: Callable[[Tensor], Tensor], y: Tensor, tokens: Tokens, layer: int) -> Tensor:
+        def watched(x: Tensor) -> Tensor:
+            self.layers[layer].mlp = tokens.counts if x.shape == y.shape else (x.shape[1],) * len(x)
+            return mlp(x)
+
+        return self.method.mlp(watched, y, tokens, layer)
+
+    def after_block(self, tokens: Tokens, layer: int) -> Tokens:
+        tokens = self.method.after_block(tokens, layer)
+        self.last = tokens.counts
+        return tokens
+
+    def after_norm(self, tokens: Tokens) -> Tokens:
+        tokens = self.method.after_norm(tokens)
+        self.final = tokens.counts
+        return tokens
+
+
+class Witness:
+    """SelfAttention that notes how many tokens and queries it got."""
+
+    def __init__(self, attend) -> None:
+        self.inner, self.counts, self.queries = attend, (), []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __call__(self, y: Tensor, tokens: Tokens) -> Tensor:
+        return self.output([self.attend(*qkv) for qkv in self.heads(y, tokens)], y, tokens)
+
+    def heads(self, y: Tensor, tokens: Tokens) -> list[tuple[Tensor, Tensor, Tensor]]:
+        self.counts = tokens.counts
+        return self.inner.heads(y, tokens)
+
+    def attend(self, q: Tensor, *args, **kwargs) -> Tensor:
+        self.queries += [q.shape[2]] * len(q)
+        return self.inner.attend(q, *args, **kwargs)
+
+
+@dataclass
+class Sliced(Reduction):
+    """As many tokens everywhere as a Recorder saw, the first ones of each image."""
+
+    record: Recorder
+    prefix: int = 1
+
+    def embed(self, project, image: Tensor, padded: Tensor, position: Tensor, guide: Tensor | None = None) -> Embedded:
+        height, width = position.shape[-2:]
+        wanted = self.record.layers[1].enter[0] - self.prefix
+        rows = -(-wanted // width)
+        pixels = padded[..., : rows * (padded.shape[-2] // height), :]
+        x = (project(pixels) + position[..., :rows, :]).flatten(2).transpose(1, 2)
+        return Embedded(x[:, :wanted])
+
+    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, None]:
+        counts = self.record.layers[layer]
+        if counts.attend != tokens.counts:
+            short = cut(y, tokens.counts, counts.attend)
+            return filled(attend(short, tokens.replace(x=short)), y), None
+        if counts.queries == tokens.counts:
+            return attend(y, tokens), None
+        groups, out = attend.heads(y, tokens), []
+        for (q, k, v), queries in zip(groups, counts.queries):
+            out.append(filled(attend.attend(q[:, :, :queries], k, v), q, dim=2))
+        return attend.output(out, y, tokens), None
+
+    def after_attention(self, tokens: Tokens, layer: int, seen: None) -> Tokens:
+        return resized(tokens, self.record.layers[layer].middle)
+
+    def mlp(self, mlp: Callable[[Tensor], Tensor], y: Tensor, tokens: Tokens, layer: int) -> Tensor:
+        wanted = self.record.layers[layer].mlp
+        return mlp(y) if wanted == tokens.counts else filled(mlp(cut(y, tokens.counts, wanted)), y)
+
+    def after_block(self, tokens: Tokens, layer: int) -> Tokens:
+        following = self.record.layers.get(layer + 1)
+        return resized(tokens, following.enter if following else self.record.last)
+
+    def after_norm(self, tokens: Tokens) -> Tokens:
+        tokens = resized(tokens, self.record.final)
+        lengths = tuple(n - tokens.num_prefix for n in tokens.counts)
+        patches = tokens.grid[0] * tokens.grid[1]
+        return tokens if set(lengths) == {patches} else tokens.replace(reconstruct=FirstOnly(lengths, patches))
+
+
+@dataclass(frozen=True)
+class FirstOnly:
+    """Values per token to values per patch: those there are, then zeros. The least that a map costs."""
+
+    lengths: Counts
+    patches: int
+
+    def __call__(self, values: Tensor) -> Tensor:
+        rows = [values] if len(values) == len(self.lengths) else values.split(self.lengths, dim=1)
+        out = values.new_zeros(len(self.lengths), self.patches, values.shape[-1])
+        for place, row in zip([slice(None)] if len(rows) == 1 else range(len(rows)), rows):
+            out[place, : row.shape[1]] = row if len(rows) == 1 else row[0]
+        return out
+
+
+def cut(x: Tensor, counts: Counts, wanted: Counts) -> Tensor:
+    """The first wanted[b] of counts[b] tokens of each image, laid out as Tokens.x would be."""
+    if counts == wanted:
+        return x
+    images = list(x.split(counts, dim=1)) if len(x) < len(counts) else list(x.split(1))
+    if len(set(wanted)) == 1 and len(x) == len(counts):
+        return x[:, : wanted[0]]
+    images = [image[:, :count] for image, count in zip(images, wanted)]
+    return torch.cat(images, dim=0 if len(set(wanted)) == 1 else 1)
+
+
+def filled(x: Tensor, whole: Tensor, dim: int = 1) -> Tensor:
+    """x with the end of `whole` behind it, so that it is as long."""
+    return torch.cat([x, whole.narrow(dim, x.shape[dim], whole.shape[dim] - x.shape[dim])], dim)
+
+
+def resized(tokens: Tokens, wanted: Counts) -> Tokens:
+    """Tokens cut to the counts, or filled up with zeros where more are wanted than there are."""
+    if tokens.counts == wanted:
+        return tokens
+    if max(wanted) > max(tokens.counts):
+        zeros = tokens.x.new_zeros(len(tokens.x), wanted[0] - tokens.x.shape[1], tokens.x.shape[2])
+        return tokens.replace(x=torch.cat([tokens.x, zeros], 1))
+    return tokens.replace(
+        x=cut(tokens.x, tokens.counts, wanted), lengths=wanted if len(set(wanted)) > 1 else None, reconstruct=None
+    )
+
+
+@lru_cache(maxsize=256)
+def remaining(merger: Merger, tokens: int, grid: Grid) -> int:
+    """How many of the tokens of a grid a merger leaves."""
+    return merger(torch.empty(1, tokens, 1, device='meta'), grid)[0].shape[1]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """In place of a merger of SegFormer++: as many tokens, the first ones."""
+
+    merger: Merger
+
+    def match(self, x: Tensor, grid: Grid) -> None:
+        """Nothing is compared."""
+
+    def __call__(self, x: Tensor, grid: Grid, merge: None = None) -> Merged:
+        return x[
+            :, : remaining(self.merger, x.shape[1], grid)
+        ], lambda values: filled(values, x) if values.shape[-1] == x.shape[-1] else values
+
+    def reaches(self, grid: Grid) -> bool:
+        return self.merger.reaches(grid)
+
+
+@torch.inference_mode()
+def token_counts(model: nn.Module, batch: Tensor) -> Recorder:
+    """How many tokens are where in a forward of a network with a ViT that reduces them."""
+    watched = without_reduction(model)
+    recorder = Recorder(reduction_of(model))
+    give(find_vit(watched), recorder)
+    with evaluating(watched):
+        find_vit(watched).forward_tokens(batch)
+    return recorder
+
+
+def sliced_network(model: nn.Module, batch: Tensor, record: Recorder | None = None) -> nn.Module:
+    """The network with the counts of this batch, had by slicing; the same modules around the same weights.
+
+    model: with mmseg_tr's ViT and a reduction, or with mmseg_tr's MiT, whose counts depend on the size alone.
+    record: what token_counts() gave for the batch, where that is known.
+    """
+    mit = next((module for module in model.modules() if isinstance(module, MixVisionTransformer)), None)
+    if mit is not None:
+        tensors = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+        ideal = copy.deepcopy(model, tensors)
+        for module in ideal.modules():
+            if isinstance(module, MixVisionTransformer):
+                stages = tuple(_sliced_stage(stage) for stage in module.merging.stages)
+                module.merging = replace(module.merging, stages=stages)
+        return ideal
+    ideal = without_reduction(model)
+    vit = find_vit(ideal)
+    give(vit, Sliced(record or token_counts(model, batch), vit.num_prefix))
+    return ideal
+
+
+def _sliced_stage(stage: StageMerging) -> StageMerging:
+    return replace(stage, queries=stage.queries and Slice(stage.queries), keys=stage.keys and Slice(stage.keys))
+
+
+def give(vit: ViT, reduction: Reduction) -> None:
+    """Set the method of a ViT, in place."""
+    vit._modules.pop('reduction', None)  # CTS is a module, and its place takes no other object
+    vit.reduction = reduction

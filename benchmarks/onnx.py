@@ -1,0 +1,77 @@
+"""The rows of a benchmark suite about exported networks: plain and reduced under ONNX Runtime, beside torch."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.random_weights import with_method
+from benchmarks.vit import Bench, Numbers, read
+from mmseg_tr.analysis.network import network_of
+from mmseg_tr.analysis.parts import find_vit
+from mmseg_tr.analysis.speed import Contestant
+from mmseg_tr.apis.build import load_batch
+from mmseg_tr.apis.export import Run, read_onnx, refuse_adaptive, trace, write_onnx
+from mmseg_tr.apis.export.counts import mean_merges
+from mmseg_tr.errors import require_extra
+from mmseg_tr.reduction import ALGM
+
+EXAMPLES = 4  # photographs that ALGM's fixed counts are the mean of
+
+
+class Scores(nn.Module):
+    """Normalised images (B, 3, H, W) -> class scores on the patch grid."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return network_of(self.model).scores(image)
+
+
+def exported(bench: Bench, settings: Numbers) -> Numbers:
+    """A network and its plain form as ONNX, beside the same two in torch; batches of one image."""
+    require_extra('export', 'onnxruntime', 'to measure ONNX Runtime')
+    config, method, shape = read(settings)
+    plain = bench.plain(config)
+    images = load_batch(config, plain, None, shape, EXAMPLES, EXAMPLES)
+    model = with_method(plain, method)
+    if isinstance(find_vit(model).reduction, ALGM):
+        method = method | dict(counts=mean_merges(find_vit(model), images.split(1)))
+        model = with_method(plain, method)
+    refuse_adaptive(model)
+    contestants = dict(
+        plain=bench.contestant(plain),
+        model=bench.contestant(model),
+        onnx_plain=run_as_contestant(onnx_of(plain, images)),
+        onnx=run_as_contestant(onnx_of(model, images)),
+    )
+    batches = images[:2].split(1)
+    with torch.inference_mode():
+        difference = (contestants['onnx'].scores(batches[0]) - contestants['model'].scores(batches[0])).abs().max()
+    times = {name: seconds.scores for name, seconds in bench.time(contestants, batches).items()}
+    return dict(
+        method=method['type'],
+        setting=method,
+        shape=list(shape),
+        difference=difference.item(),
+        **{f'ms_{name}': 1e3 * seconds for name, seconds in times.items()},
+        time_ratio=times['plain'] / times['model'],
+        onnx_ratio=times['onnx_plain'] / times['onnx'],
+    )
+
+
+def onnx_of(model: nn.Module, images: Tensor) -> Run:
+    """The network as ONNX Runtime runs it, on as many threads as torch."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'network.onnx'
+        write_onnx(trace(Scores(model).eval(), images[:2]), path)
+        return read_onnx(path, torch.get_num_threads())
+
+
+def run_as_contestant(run: Run) -> Contestant:
+    return Contestant(run, lambda scores, batch: scores)

@@ -1,0 +1,175 @@
+"""Running a benchmark suite row by row: what tools/benchmark.py does.
+
+The results are written after every row, so that a run that was stopped continues where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.mit import fusion, growth, merged, shipped, training
+from benchmarks.onnx import exported
+from benchmarks.suites import Row, Suite, chosen_rows, suite_of
+from benchmarks.vit import Bench, copies, improvements, reduced
+from mmseg_tr.apis.build import cpu_threads, machine, pick_device, pick_precision
+from mmseg_tr.errors import ConfigError, DeviceError
+from mmseg_tr.files import write_atomically
+from mmseg_tr.memory import keep_freed_memory
+
+KINDS: dict[str, Callable[[Bench, dict], dict]] = dict(
+    improvements=improvements,
+    reduced=reduced,
+    shipped=shipped,
+    shipped_kept=shipped,
+    fusion=fusion,
+    merged=merged,
+    training=training,
+    growth=growth,
+    copies=copies,
+    onnx=exported,
+)
+# measured first, and as a process of its own would run: all others keep memory that is freed (mmseg_tr.memory)
+AS_SHIPPED = 'shipped'
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left: the file, its content, and the rows that are still to be measured."""
+
+    path: Path
+    content: dict[str, Any]
+    left: tuple[str, ...]
+
+
+def run_suite(
+    name: str,
+    out: str | Path,
+    *,
+    rows: Sequence[str] | None = None,
+    file_name: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    seconds: float | None = None,
+    force: bool = False,
+    progress: Callable[[int, int, str], None] = lambda done, total, row: None,
+) -> Outcome:
+    """Measure the rows of a suite that are not measured yet, and write OUT/<machine>-<date>.json after each.
+
+    rows: names or kinds, with * as in file names; by default all. file_name: instead of machine and date. seconds: of
+    all rows together, by default the suite's own; one row is always measured. force: measure again what the file holds.
+    progress(done, total, row) is called before each row. Raises ConfigError or DeviceError.
+    """
+    suite = suite_of(name)
+    wanted = chosen_rows(suite, rows)
+    place = pick_device(device or suite.device)
+    if threads is not None and threads < 1:
+        raise ConfigError(f'--threads {threads} is too few: give 1 or more.')
+    if seconds is not None and seconds <= 0:
+        raise ConfigError(f'--seconds {seconds} is no time: give more than 0.')
+    planned = [
+        (f'{row.name} compiled' if compiled else row.name, row, compiled)
+        for compiled in suite.compiled
+        for row in sorted(wanted, key=lambda row: row.kind != AS_SHIPPED)
+    ]
+    with cpu_threads(threads):
+        about = circumstances(suite, place)
+        path = Path(out) / f'{file_name or slug(about)}.json'
+        content = begin(path, about, [key for key, *_ in planned], force)
+        benches = {
+            compiled: Bench(place, suite.row_seconds, suite.images, pick_precision(suite.amp, str(place)), compiled)
+            for compiled in suite.compiled
+        }
+        begun, fresh = time.perf_counter(), False
+        for number, (key, row, compiled) in enumerate(planned):
+            progress(number, len(planned), key)
+            if key in content['rows']:
+                continue
+            if fresh and time.perf_counter() - begun > (seconds or suite.seconds):
+                break
+            if place.type == 'cpu' and row.kind != AS_SHIPPED:
+                keep_freed_memory()
+            content['rows'][key], fresh = measured(benches[compiled], row), True
+            content['seconds'] = round(content['seconds'] + content['rows'][key]['seconds'], 1)
+            write(content, path)
+    left = tuple(key for key, *_ in planned if key not in content['rows'])
+    return Outcome(path, content, left)
+
+
+def measured(bench: Bench, row: Row) -> dict[str, Any]:
+    """The numbers of one row, or the sentence that says why there are none."""
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of weights that are random, which the report says
+        try:
+            found = dict(result=KINDS[row.kind](bench, row.settings))
+        except Exception as error:  # one row that fails, here or on this machine, must not cost all behind it
+            why = str(error) if isinstance(error, DeviceError) else f'{type(error).__name__}: {error}'
+            found = dict(failed=' '.join(why.split())[:300])
+    return dict(kind=row.kind, **found, seconds=round(time.perf_counter() - started, 1))
+
+
+def circumstances(suite: Suite, device: torch.device) -> dict[str, Any]:
+    """What a result depends on besides its rows."""
+    return dict(
+        suite=suite.name,
+        machine=machine(device),
+        device=device.type,
+        threads=torch.get_num_threads(),
+        precision=suite.amp or 'fp32',
+        torch=torch.__version__,
+        python=platform.python_version(),
+    )
+
+
+def slug(about: dict[str, Any]) -> str:
+    """<machine>-<date>, in characters that any file system takes."""
+    name = re.sub(r'\((r|tm)\)|processor|\d+-core|cpu @.*?(?=,|$)', '', about['machine'], flags=re.IGNORECASE)
+    name = re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')
+    suite = '' if about['suite'] in ('cpu', 'gpu') else f'-{about["suite"]}'
+    return f'{name}{suite}-{datetime.now():%Y-%m-%d}'
+
+
+def begin(path: Path, about: dict[str, Any], keys: Sequence[str], force: bool) -> dict[str, Any]:
+    """The content to continue: of a run that was stopped, or none. Raises ConfigError for what must be kept."""
+    fresh = dict(about=about | dict(date=f'{datetime.now():%Y-%m-%d}'), seconds=0.0, rows={})
+    if not path.exists():
+        return fresh
+    content = read_result(path)
+    if force:
+        content['rows'] = {key: row for key, row in content['rows'].items() if key not in keys}
+        if not content['rows']:
+            return fresh
+    elif all(key in content['rows'] for key in keys):
+        raise ConfigError(f'{path} holds all these rows already: add --force to measure them again.')
+    for key, value in about.items():
+        if content['about'].get(key) != value:
+            raise ConfigError(
+                f'{path} was measured with {key} {content["about"].get(key)}, this run has {value}: name another file '
+                'with --name.'
+            )
+    return content
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """What an earlier run wrote. Raises ConfigError."""
+    try:
+        content = json.loads(path.read_text())
+        content['about']['suite'], content['rows'].keys(), content['seconds']
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f'{path} is no result of this benchmark: name another file.') from error
+    return content
+
+
+def write(content: dict[str, Any], path: Path) -> None:
+    write_atomically(json.dumps(content, indent=1) + '\n', path)

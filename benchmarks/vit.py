@@ -1,0 +1,267 @@
+"""The rows of a benchmark suite about plain vision transformers: what is measured and how.
+
+Every function takes the Bench and a row's settings, and returns plain numbers.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from benchmarks.ideal import sliced_network, token_counts
+from benchmarks.random_weights import on_meta, tuned, with_method
+from mmseg_tr.analysis.benchmark import family_of, math_attention_fits
+from mmseg_tr.analysis.mac_rules import family_rule
+from mmseg_tr.analysis.macs import MacCount, count_macs
+from mmseg_tr.analysis.network import Network, network_of
+from mmseg_tr.analysis.parts import SCOPES
+from mmseg_tr.analysis.profiling import Profile, profile_once
+from mmseg_tr.analysis.speed import Contestant, Seconds, mixed_precision, time_in_turn
+from mmseg_tr.apis.build import build_model, load_batch, own_shape
+from mmseg_tr.apis.config import load_config
+from mmseg_tr.paths import config_path
+from mmseg_tr.reduction import build_reduction
+
+Numbers = dict[str, Any]
+TUNED_ON = 8  # images at most
+PART_SCOPES = SCOPES | {'mmseg_tr::policy': 'policy'}
+
+
+@dataclass
+class Bench:
+    """Where and how long rows are measured, and the plain network that was built last.
+
+    seconds: of the timing of one row, about. images: at most, of a row. compiled: under torch.compile.
+    """
+
+    device: torch.device
+    seconds: float
+    images: int = 8
+    amp: torch.dtype | None = None
+    compiled: bool = False
+    _built: tuple[str, nn.Module] | None = field(default=None, repr=False)
+
+    def plain(self, config: Config) -> nn.Module:
+        """The network of a config without its method, with random weights, always the same."""
+        model = {key: value for key, value in config.model.items() if key not in ('test_cfg', 'train_cfg')}
+        key = repr(model | dict(backbone={k: v for k, v in model['backbone'].items() if k != 'reduction'}))
+        if self._built is None or self._built[0] != key:
+            self._built = None  # before the next is made: two of them may not fit
+            config.model.backbone.reduction = None
+            config.model.backbone.pretrained = None
+            model = build_model(config, None).to(self.device).eval()
+            self._built = key, model.requires_grad_(True)
+        return self._built[1]
+
+    def time(
+        self, contestants: dict[str, Contestant], batches: Sequence[Tensor], warm: bool = True
+    ) -> dict[str, Seconds]:
+        """In turn, for self.seconds or two rounds, whatever takes longer."""
+        warm_up = len(batches) if self.compiled else 1 if warm else 0
+        limits = dict(repeats=20, seconds=self.seconds, least=2)
+        return time_in_turn(contestants, batches, **limits, warm_up=warm_up, amp=self.amp)
+
+    def profile(self, contestant: Contestant, batch: Tensor) -> Profile:
+        """One forward to scores."""
+        with torch.inference_mode(), mixed_precision(self.device, self.amp):
+            return profile_once(lambda: contestant.scores(batch), self.device, PART_SCOPES)
+
+    def contestant(self, model: nn.Module, **kwargs) -> Contestant:
+        return Contestant.of(model, compiled=self.compiled, **kwargs)
+
+    def seconds_of(self, contestant: Contestant, batch: Tensor) -> float:
+        """One forward to scores, roughly."""
+        with torch.inference_mode(), mixed_precision(self.device, self.amp):
+            start = time.perf_counter()
+            contestant.scores(batch)
+            if self.device.type == 'cuda':
+                torch.cuda.synchronize(self.device)
+            return time.perf_counter() - start
+
+
+def read(settings: Numbers) -> tuple[Config, dict[str, Any] | None, tuple[int, int]]:
+    """Config, settings of its method and size of its images, of a row. Raises ConfigError."""
+    config = load_config(str(config_path(settings['config'])))
+    reduction = settings.get('reduction', config.model.backbone.get('reduction'))
+    reduction = None if reduction is None else dict(reduction)
+    if reduction is not None:
+        reduction.pop('policy_checkpoint', None)  # weights are random throughout
+    return config, reduction, own_shape(config)
+
+
+def reduced(bench: Bench, settings: Numbers) -> Numbers:
+    """A method beside the plain network and beside its own ideal, on the same different images."""
+    config, method, shape = read(settings)
+    plain, batch = bench.plain(config), settings['batch']
+    images = load_batch(config, plain, None, shape, max(bench.images, batch), batch).to(bench.device)
+    rule = family_rule(family_of(with_method(plain, method)))
+    adaptive = build_reduction(method).ADAPTIVE
+    empty = count_macs(on_meta(plain), images[:1].to('meta'))
+    whole = bench.profile(Contestant.of(plain), images[:batch])
+    once = bench.seconds_of(bench.contestant(plain), images[:batch])
+    number = max(1, min(len(images) // batch, int(bench.seconds / (6 * once))))
+    batches = list(images[: number * batch].split(batch))
+    if adaptive and settings.get('published'):
+        ratio = empty.total(rule) / 1e9 / settings['published']
+        with mixed_precision(bench.device, bench.amp):
+            method = tuned(plain, method, images[: min(number * batch, TUNED_ON)], ratio, rule)
+    model = with_method(plain, method)
+    kept = bench.profile(Contestant.of(model), batches[0])
+    ideals = Ideals(bench, model, batches, adaptive)
+    contestants = dict(plain=bench.contestant(plain), model=bench.contestant(model), ideal=ideals.contestant)
+    times = bench.time(contestants, batches, warm=once < 1)
+    macs = count_model(model, batches, adaptive)
+    work = to_scores(empty, rule) / to_scores(macs, rule)
+    own = apart_from_policy(plain, method, images[:1], rule)
+    ratio = times['plain'].scores / times['model'].scores
+    ideal = times['plain'].scores / times['ideal'].scores
+    return dict(
+        method=type(build_reduction(method)).__name__,
+        setting=method,
+        tuned=bool(adaptive and settings.get('published')),
+        shape=list(shape),
+        batch=batch,
+        images=number * batch,
+        rule=rule,
+        gmacs_plain=empty.total(rule) / 1e9,
+        gmacs=macs.total(rule) / 1e9,
+        published_gmacs=settings.get('published'),
+        ms_plain=1e3 * times['plain'].scores,
+        ms=1e3 * times['model'].scores,
+        ms_ideal=1e3 * times['ideal'].scores,
+        work_ratio=work,
+        time_ratio=ratio,
+        ideal_ratio=ideal,
+        efficiency=ratio / work,
+        efficiency_without_policy=own and ratio / (1 - kept.shares['policy']) * own / to_scores(empty, rule),
+        of_ideal=ratio / ideal,
+        labels_ratio=times['plain'].labels / times['model'].labels,
+        ms_labels_plain=1e3 * (times['plain'].labels - times['plain'].scores),
+        shares=kept.shares,
+        peak_plain=whole.peak,
+        peak=kept.peak,
+        tokens=[list(layer.mlp) for layer in ideals.records[0].layers.values()],
+    )
+
+
+class Ideals:
+    """The ideal of every batch: for each an own network around the same weights."""
+
+    def __init__(self, bench: Bench, model: nn.Module, batches: Sequence[Tensor], adaptive: bool) -> None:
+        with mixed_precision(bench.device, bench.amp):
+            self.records = [token_counts(model, batch) for batch in (batches if adaptive else batches[:1])]
+        networks = [sliced_network(model, batches[0], record) for record in self.records]
+        steps = [bench.contestant(network) for network in networks]
+        self.steps = {batch.data_ptr(): steps[number % len(steps)] for number, batch in enumerate(batches)}
+
+    @property
+    def contestant(self) -> Contestant:
+        return Contestant(
+            lambda batch: self.steps[batch.data_ptr()].scores(batch),
+            lambda scores, batch: self.steps[batch.data_ptr()].labels(scores, batch),
+        )
+
+
+def count_model(model: nn.Module, batches: Sequence[Tensor], adaptive: bool) -> MacCount:
+    """Work per image; without running where every image takes the same."""
+    if adaptive:
+        return MacCount.mean((count_macs(model, batch) for batch in batches), sum(map(len, batches)))
+    return count_macs(on_meta(model), batches[0][:1].to('meta'))
+
+
+def apart_from_policy(plain: nn.Module, method: Numbers, image: Tensor, rule: str) -> float | None:
+    """Work of CTS whose policy network costs nothing; None for other methods."""
+    if method['type'] != 'CTS' or method.get('policy', 'network') != 'network':
+        return None
+    return to_scores(count_macs(on_meta(with_method(plain, method | dict(policy='random'))), image.to('meta')), rule)
+
+
+def to_scores(count: MacCount, rule: str) -> float:
+    """Multiply-adds without the enlargement."""
+    return count.total(rule) - count.parts(rule).get('enlargement', 0)
+
+
+def improvements(bench: Bench, settings: Numbers) -> Numbers:
+    """The plain network, and each thing that makes it faster, on its own: fused attention, labels from patch scores."""
+    config, _, shape = read(settings)
+    plain = bench.plain(config)
+    images = load_batch(config, plain, None, shape, 2, 1).to(bench.device)
+    network = network_of(plain)
+    contestants = dict(
+        plain=bench.contestant(plain),
+        enlarged=Contestant(network.scores, lambda scores, batch: network.enlarge(scores, batch).argmax(1)),
+    )
+    if math_attention_fits(plain, images[:1]):
+        contestants['published'] = Contestant.of(plain, math_attention=True)
+    times = bench.time(contestants, images.split(1))
+    best, other = times['plain'], times['enlarged']
+    regions = label_times(bench, network, images[:1])
+    return dict(
+        shape=list(shape),
+        ms=1e3 * best.scores,
+        ms_to_labels=1e3 * best.labels,
+        ms_published_attention=1e3 * times['published'].scores if 'published' in times else None,
+        fused_attention=times['published'].scores / best.scores if 'published' in times else None,
+        ms_labels=1e3 * (best.labels - best.scores),
+        ms_labels_by_enlarging=1e3 * (other.labels - other.scores),
+        labels=(other.labels - other.scores) / (best.labels - best.scores),
+        **regions,
+    )
+
+
+def label_times(bench: Bench, network: Network, image: Tensor) -> Numbers:
+    """The same for scores with regions, as trained networks give them: noise on an eighth of the grid, enlarged."""
+    with torch.inference_mode():
+        shape = network.scores(image).shape
+        noise = torch.randn(
+            1, shape[1], *(-(-side // 8) for side in shape[2:]), generator=torch.Generator().manual_seed(0)
+        )
+        scores = F.interpolate(noise, size=shape[2:], mode='bilinear').to(bench.device)
+    contestants = dict(
+        straight=Contestant(lambda _: scores, network.labels),
+        enlarged=Contestant(lambda _: scores, lambda scores, batch: network.enlarge(scores, batch).argmax(1)),
+    )
+    times = bench.time(contestants, [image])
+    straight, enlarged = (times[name].labels - times[name].scores for name in ('straight', 'enlarged'))
+    return dict(
+        ms_regions=1e3 * straight, ms_regions_by_enlarging=1e3 * enlarged, labels_of_regions=enlarged / straight
+    )
+
+
+def copies(bench: Bench, settings: Numbers) -> Numbers:
+    """A batch of different images, beside one of copies of its average image."""
+    config, method, shape = read(settings)
+    plain, size = bench.plain(config), settings['batch']
+    images = load_batch(config, plain, None, shape, size, size).to(bench.device)
+    model = with_method(plain, method)
+    with mixed_precision(bench.device, bench.amp):
+        tokens = [
+            sum(sum(layer.mlp) for layer in token_counts(model, image).layers.values()) for image in images.split(1)
+        ]
+    middle = min(range(size), key=lambda number: abs(tokens[number] - statistics.fmean(tokens)))
+    same = images[middle : middle + 1].repeat(size, 1, 1, 1)
+    runner = bench.contestant(model)
+    contestants = dict(different=_fixed(runner, images), copies=_fixed(runner, same))
+    times = bench.time(contestants, [images])
+    return dict(
+        method=method['type'],
+        shape=list(shape),
+        batch=size,
+        tokens=tokens,
+        tokens_of_copy=tokens[middle],
+        ms_different=1e3 * times['different'].scores,
+        ms_copies=1e3 * times['copies'].scores,
+        throughput=times['copies'].scores / times['different'].scores,
+    )
+
+
+def _fixed(runner: Contestant, batch: Tensor) -> Contestant:
+    return Contestant(lambda _: runner.scores(batch), lambda *_: None)

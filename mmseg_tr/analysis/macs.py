@@ -1,0 +1,161 @@
+"""Multiply-adds of a network as it really runs: with the tokens that remain, attention included whatever runs it.
+
+    count = count_macs(Segmenter(encoder, decoder), image)
+    count.total('segmenter') / 1e9  # the "GFLOPs" of the papers, which are multiply-adds
+    count.parts('segmenter')        # encoder_attention, encoder_mlp, merging, decoder, ...
+
+Needs torch and timm only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmseg_tr.analysis.mac_rules import OPERATORS, check_rule, units_of, weights_of
+from mmseg_tr.analysis.macs_expedite import closed_forms
+from mmseg_tr.analysis.network import network_of
+from mmseg_tr.analysis.parts import PARTS, PartTracker, track_parts
+
+
+@dataclass(frozen=True)
+class MacCount:
+    """Work of one forward, or the mean of several, before a rule weighs it.
+
+    units: (part, kind) -> units of work; parts are those of apis.parts, kinds those of apis.counting_rules.
+    unknown: operators that ran and that no rule knows the cost of.
+    """
+
+    units: Mapping[tuple[str, str], float]
+    unknown: frozenset[str] = frozenset()
+
+    def total(self, rule: str = 'all') -> float:
+        """Multiply-adds under a rule of RULES. Raises ConfigError for another."""
+        return sum(self.by_operator(rule).values())
+
+    def by_operator(self, rule: str = 'all') -> dict[str, float]:
+        """Multiply-adds by kind of operator, for the kinds that the rule counts."""
+        return self._sum(rule, key=1)
+
+    def parts(self, rule: str = 'all') -> dict[str, float]:
+        """Multiply-adds by part of the network, in the order of PARTS; they add up to the total."""
+        found = self._sum(rule, key=0)
+        return {part: found[part] for part in PARTS if part in found}
+
+    def _sum(self, rule: str, key: int) -> dict[str, float]:
+        rule, found = check_rule(rule), Counter()
+        for what, units in self.units.items():
+            weights = weights_of(rule, what[0])
+            if what[1] in weights:
+                found[what[key]] += weights[what[1]] * units
+        return dict(found)
+
+    @classmethod
+    def mean(cls, counts: Iterable[MacCount], images: int) -> MacCount:
+        """Work per image of forwards that took `images` images together."""
+        total, unknown = Counter(), frozenset()
+        for count in counts:
+            total.update(count.units)
+            unknown |= count.unknown
+        return cls({key: units / images for key, units in total.items()}, unknown)
+
+
+@dataclass
+class MacCounter(TorchDispatchMode):
+    """Counts every operator that runs inside `with MacCounter() as counter:`; counter.count() is the result.
+
+    Run the forward under torch.inference_mode(): outside it torch splits attention and linear layers up before they
+    can be seen, which the rules' products survive and the kinds (softmax of attention, linear or matmul) may not.
+    """
+
+    tracker: PartTracker = field(default_factory=lambda: PartTracker('other'))
+    units: Counter = field(default_factory=Counter)
+    unknown: set[str] = field(default_factory=set)
+    supports_higher_order_operators = True
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def count(self) -> MacCount:
+        return MacCount(dict(self.units), frozenset(self.unknown))
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        namespace, _, name = _full_name(func).rpartition('::')
+        if namespace == 'profiler':
+            if name.startswith('_record_function_enter'):
+                self.tracker.open_scope(args[0])
+            elif name.startswith('_record_function_exit'):
+                self.tracker.close_scope()
+            return func(*args, **kwargs)
+        if namespace == 'aten' and name not in OPERATORS:
+            with self:  # an operator made of others is counted by them
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
+        units = {} if namespace == 'prim' else units_of(name, func, out, args, kwargs)
+        if units is None:
+            self.unknown.add(f'{namespace}::{name}')
+        for kind, amount in (units or {}).items():
+            self.units[self.tracker.part, kind] += amount
+        return out
+
+
+def _full_name(func) -> str:
+    """'aten::mm' for torch.ops.aten.mm.default."""
+    return f'higher_order::{func.name()}' if isinstance(func, HigherOrderOperator) else func._schema.name
+
+
+def count_macs(model: nn.Module, image: Tensor) -> MacCount:
+    """Work of one forward from normalised images to logits at their size, for the whole batch.
+
+    model: any network that apis.network knows how to run, on any device, 'meta' included where it can run there.
+    image: (B, 3, H, W) on the model's device. The model runs in eval mode, without gradients; modes are put back.
+    SegFormer's heads are counted in the form that was published.
+    """
+    network = network_of(model)
+    with (
+        evaluating(model),
+        fusing_late(model),
+        torch.inference_mode(),
+        track_parts(model) as tracker,
+        MacCounter(tracker) as counter,
+    ):
+        scores = network.scores(image)
+        tracker.enter('enlargement')
+        network.enlarge(scores, image)
+    counter.units.update(closed_forms(model, image))
+    return counter.count()
+
+
+@contextmanager
+def fusing_late(model: nn.Module) -> Iterator[None]:
+    """SegFormer's heads enlarge their levels before they fuse them, as published."""
+    heads = [module for module in model.modules() if getattr(module, 'fuses_early', False)]
+    for head in heads:
+        head.fuses_early = False
+    try:
+        yield
+    finally:
+        for head in heads:
+            del head.fuses_early  # the class's own is seen again
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for every module of `model`; afterwards each has the mode that it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,199 @@
+"""Speed of several networks on the same images in the same run, in turn, so that a busy machine disturbs all alike.
+
+Needs torch and timm only.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mmseg_tr.analysis.network import network_of
+from mmseg_tr.errors import DeviceError
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A network to be timed.
+
+    scores, labels: its two steps (apis.network). math_attention: run attention as published, as products whose scores
+    lie in memory, instead of on a fused kernel.
+    """
+
+    scores: Callable[[Tensor], Any]
+    labels: Callable[[Any, Tensor], Any]
+    math_attention: bool = False
+
+    @classmethod
+    def of(cls, model: nn.Module, *, compiled: bool = False, math_attention: bool = False) -> Contestant:
+        network = network_of(model)
+        return cls(torch.compile(network.scores) if compiled else network.scores, network.labels, math_attention)
+
+    def attention(self) -> Any:
+        return sdpa_kernel(SDPBackend.MATH) if self.math_attention else nullcontext()
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Time of one image: scores from the normalised image to scores on the decoder's grid, labels on to the labels."""
+
+    scores: float
+    labels: float
+
+
+def time_in_turn(
+    contestants: Mapping[str, Contestant],
+    batches: Sequence[Tensor],
+    *,
+    repeats: int = 10,
+    seconds: float | None = None,
+    least: int = 1,
+    warm_up: int | None = None,
+    amp: torch.dtype | None = None,
+) -> dict[str, Seconds]:
+    """Time every contestant on every batch, one directly after the other, in rounds.
+
+    batches: (B, 3, H, W) each, on the device where the networks are. A round takes every batch through every
+    contestant, in an order that turns around from round to round. repeats: rounds; seconds: no new round is begun after
+    this time, but for the first `least` ones. warm_up: batches that run first, unmeasured; by default one on a CPU, all
+    elsewhere.
+    Returns the seconds per image: the median over rounds of each batch's time, averaged over batches.
+    Raises DeviceError when a contestant cannot be compiled here or needs more memory than there is.
+    """
+    device = batches[0].device
+    taken: dict[str, list[list[Seconds]]] = {name: [[] for _ in batches] for name in contestants}
+    with torch.inference_mode(), mixed_precision(device, amp):
+        first = min(warm_up if warm_up is not None else 1 if device.type == 'cpu' else len(batches), len(batches))
+        for batch in batches[:first]:
+            for contestant in contestants.values():
+                _run(contestant, batch)
+        begun = time.perf_counter()
+        for turn in range(max(repeats, 1)):
+            if turn >= least and seconds is not None and time.perf_counter() - begun > seconds:
+                break
+            for number, batch in enumerate(batches):
+                names = list(contestants)
+                for name in names if (turn + number) % 2 == 0 else reversed(names):
+                    taken[name][number].append(_run(contestants[name], batch))
+    return {name: _per_image(rounds, len(batches[0])) for name, rounds in taken.items()}
+
+
+def _per_image(rounds: list[list[Seconds]], images: int) -> Seconds:
+    steps = ('scores', 'labels')
+    medians = {step: [statistics.median(getattr(t, step) for t in batch) for batch in rounds] for step in steps}
+    return Seconds(**{step: statistics.fmean(values) / images for step, values in medians.items()})
+
+
+def _run(contestant: Contestant, batch: Tensor) -> Seconds:
+    """Seconds of one batch, the device's own clock where it has one."""
+    try:
+        with contestant.attention():
+            if batch.device.type == 'cuda':
+                return _run_cuda(contestant, batch)
+            start = time.perf_counter()
+            scores = contestant.scores(batch)
+            _synchronise(batch.device)
+            middle = time.perf_counter()
+            contestant.labels(scores, batch)
+            _synchronise(batch.device)
+            return Seconds(middle - start, time.perf_counter() - start)
+    except torch.cuda.OutOfMemoryError as error:
+        raise DeviceError(
+            f'{batch.device} has too little memory for a batch of {tuple(batch.shape)}: take a smaller one.'
+        ) from error
+    except torch._dynamo.exc.TorchDynamoException as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DeviceError(f'the network cannot be compiled on this machine ({why}): leave --compile out.') from error
+
+
+def _run_cuda(contestant: Contestant, batch: Tensor) -> Seconds:
+    """Events on the stream: the host runs ahead as it does in use, and nothing waits between the two steps."""
+    start, middle, end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+    with torch.cuda.device(batch.device):
+        torch.cuda.synchronize()
+        start.record()
+        scores = contestant.scores(batch)
+        middle.record()
+        contestant.labels(scores, batch)
+        end.record()
+        torch.cuda.synchronize()
+    return Seconds(start.elapsed_time(middle) / 1e3, start.elapsed_time(end) / 1e3)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type not in ('cpu', 'cuda'):
+        getattr(torch, device.type).synchronize()
+
+
+def mixed_precision(device: torch.device, dtype: torch.dtype | None) -> Any:
+    """Autocast to dtype; None leaves everything as it is."""
+    return torch.autocast(device.type, dtype) if dtype is not None else nullcontext()
+
+
+def peak_memory(contestant: Contestant, batch: Tensor, amp: torch.dtype | None = None) -> int | None:
+    """Most bytes that torch held on the GPU during one forward to labels, weights included; None on a CPU."""
+    if batch.device.type != 'cuda':
+        return None
+    torch.cuda.synchronize(batch.device)
+    torch.cuda.reset_peak_memory_stats(batch.device)
+    with torch.inference_mode(), mixed_precision(batch.device, amp):
+        _run(contestant, batch)
+    return torch.cuda.max_memory_allocated(batch.device)
+
+
+def scope_shares(
+    contestant: Contestant, batches: Sequence[Tensor], scopes: Mapping[str, str], amp: torch.dtype | None = None
+) -> dict[str, float]:
+    """Share of the time of `scores` that is spent inside profiler scopes, by the name that `scopes` gives each.
+
+    Measured with torch's profiler on an eager network: on a CPU the time between entering and leaving a scope, on CUDA
+    the time of the kernels that were launched inside it. The profiler slows small operators down a little, so the
+    shares of small networks come out a little too large.
+    """
+    cuda, whole = batches[0].device.type == 'cuda', 'mmseg_tr::scores'
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    activities += [torch.profiler.ProfilerActivity.CUDA] if cuda else []
+    with torch.inference_mode(), mixed_precision(batches[0].device, amp):
+        for used in (batches[:1], batches):  # the first run of the profiler is slower: it is not used
+            with without_usdt_lines(), torch.profiler.profile(activities=activities) as profiler:
+                for batch in used:
+                    with torch.profiler.record_function(whole), contestant.attention():
+                        contestant.scores(batch)
+                    if cuda:
+                        torch.cuda.synchronize(batch.device)
+    attribute = 'device_time_total' if cuda else 'cpu_time_total'
+    spent = {event.key: getattr(event, attribute) for event in profiler.key_averages() if event.count}
+    total = spent.get(whole) or 1.0
+    return {part: spent.get(scope, 0.0) / total for scope, part in scopes.items()}
+
+
+@contextmanager
+def without_usdt_lines() -> Iterator[None]:
+    """Keep the lines that some builds of torch print at every start and stop of the profiler off stderr."""
+    with tempfile.TemporaryFile() as said, ExitStack() as back:
+        try:
+            own = os.dup(2)
+            os.dup2(said.fileno(), 2)
+        except OSError:  # there is no stderr
+            yield
+            return
+        back.callback(os.close, own)
+        back.callback(os.dup2, own, 2)
+        try:
+            yield
+        finally:
+            back.close()
+            said.seek(0)
+            for line in said.read().splitlines(keepends=True):
+                if not line.startswith(b'USDT:'):
+                    os.write(2, line)

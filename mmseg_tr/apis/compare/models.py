@@ -1,0 +1,95 @@
+"""Which networks a comparison is of: their names, the plain one among them, and that they can stand side by side."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from mmseg_tr.analysis.network import is_pose
+from mmseg_tr.apis.config import reduction_settings
+from mmseg_tr.engine.pose_checks import keypoint_count
+from mmseg_tr.errors import ConfigError
+
+PLAIN = 'plain'
+
+
+def check_numbers(fraction: float, batch_size: int, images: int, repeats: int) -> None:
+    """Refuse numbers that cannot work before anything is built. Raises ConfigError."""
+    if not 0 < fraction <= 1:
+        raise ConfigError(f'--frac-dataset {fraction} must be above 0 and at most 1.')
+    for name, value in (('batch-size', batch_size), ('images', images), ('repeats', repeats)):
+        if value < 1:
+            raise ConfigError(f'--{name} {value} is too few: give 1 or more.')
+    if images < batch_size:
+        raise ConfigError(
+            f'--batch-size {batch_size} takes as many different images, --images {images} allows fewer: raise it or '
+            'take a smaller batch.'
+        )
+
+
+def names_of(configs: Sequence[str]) -> list[str]:
+    """A short name for every config file: its stem without the parts that all share.
+
+    Raises ConfigError when a config comes twice.
+    """
+    stems = [Path(path).stem for path in configs]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise ConfigError(f'the config {stem} is named twice: name each once.')
+    shared = set.intersection(*(set(stem.split('_')) for stem in stems)) if len(stems) > 1 else set()
+    names = ['_'.join(part for part in stem.split('_') if part not in shared) or stem for stem in stems]
+    return names if len(set(names)) == len(names) else stems
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """What a config says about token reduction; empty for a plain network."""
+    return reduction_settings(config.model.get('backbone') or {})
+
+
+def with_plain(configs: dict[str, Config]) -> dict[str, Config]:
+    """The configs with the plain model in front: the first that reduces nothing, else the first without its method."""
+    for name, config in configs.items():
+        if not settings_of(config):
+            return {name: config} | configs
+    plain = copy.deepcopy(next(iter(configs.values())))
+    for key in ('reduction', 'merging'):
+        plain.model.backbone.pop(key, None)
+    return {PLAIN if PLAIN not in configs else 'without reduction': plain} | configs
+
+
+def check_alike(models: Mapping[str, nn.Module]) -> None:
+    """Raise ConfigError unless all are segmentors of as many classes, or all pose estimators of as many keypoints."""
+    first = next(iter(models))
+    for name, model in models.items():
+        if not hasattr(model, 'encode_decode') and not is_pose(model):
+            raise ConfigError(
+                f'{name} is a {type(model).__name__}: only segmentation networks and pose estimators can be compared.'
+            )
+        if predicted(model) != predicted(models[first]):
+            raise ConfigError(
+                f'{name} predicts {predicted(model)}, {first} {predicted(models[first])}: compare models of one '
+                'dataset.'
+            )
+
+
+def predicted(model: nn.Module) -> str:
+    """'150 classes', '17 keypoints'."""
+    return f'{keypoint_count(model)} keypoints' if is_pose(model) else f'{model.num_classes} classes'
+
+
+@torch.no_grad()
+def share_weights(models: Mapping[str, nn.Module]) -> None:
+    """Let all models use the first one's tensors where theirs are equal, so that the peak memory is that of one."""
+    first, *others = models.values()
+    own = dict(chain(first.named_parameters(), first.named_buffers()))
+    for model in others:
+        for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+            if name in own and torch.equal(tensor, own[name]):
+                tensor.data = own[name].data

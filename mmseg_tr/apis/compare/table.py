@@ -1,0 +1,107 @@
+"""A comparison as a table on the terminal, CSV, JSON, and plots of quality against speed and work."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from mmseg_tr.apis.compare import Comparison, Row
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.files import write_atomically
+
+FILES = ('compare.csv', 'compare.json', 'compare.png')
+
+
+def check_folder(folder: Path, force: bool) -> None:
+    """Raise ConfigError when results of an earlier comparison would be overwritten."""
+    there = [name for name in FILES if (folder / name).exists()]
+    if there and not force:
+        raise ConfigError(f'{folder} holds {there[0]} already: name another folder with --out, or add --force.')
+
+
+def table(comparison: Comparison) -> Table:
+    """What was measured, the plain model first; speeds with their ratio to the plain model."""
+    plain = comparison.rows[0]
+    out = Table(
+        'model',
+        comparison.about['quality'],
+        'agreement',
+        'GMACs',
+        'FPS',
+        f'throughput, batch {comparison.about["batch_size"]}',
+    )
+    out.add_column('peak memory')
+    out.add_column('tokens, first and last layer' if plain.tokens_per_stage is None else 'queries to keys, per stage')
+    out.columns[0].no_wrap = True
+    for column in out.columns[1:]:
+        column.justify = 'right'
+    for row in comparison.rows:
+        out.add_row(
+            row.name,
+            f'{row.quality:.2f}',
+            f'{row.agreement:.1f} %',
+            f'{row.gmacs:.3f} ({100 * (row.gmacs / plain.gmacs - 1):+.0f} %)',
+            f'{row.fps:.1f} ({row.fps / plain.fps:.2f}x)',
+            f'{row.throughput:.1f} ({row.throughput / plain.throughput:.2f}x)',
+            '-' if row.peak_memory is None else f'{row.peak_memory / 2**20:.0f} MiB',
+            _tokens(row),
+        )
+    return out
+
+
+def _tokens(row: Row) -> str:
+    if row.tokens_per_stage is not None:
+        return ', '.join(f'{stage["queries"]}:{stage["keys"]}' for stage in row.tokens_per_stage)
+    return '-' if row.tokens_per_layer is None else f'{row.tokens_per_layer[0]:.0f} {row.tokens_per_layer[-1]:.0f}'
+
+
+def write_files(comparison: Comparison, folder: Path) -> dict[str, Path]:
+    """Write FILES into `folder`; returns their paths by kind."""
+    paths = {name.partition('.')[2]: folder / name for name in FILES}
+    write_atomically(_csv(comparison.rows), paths['csv'])
+    content = dict(about=dict(comparison.about), rows=[asdict(row) for row in comparison.rows])
+    write_atomically(json.dumps(content, indent=2, default=list) + '\n', paths['json'])
+    plot(comparison, paths['png'])
+    return paths
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(asdict(rows[0])))
+    writer.writeheader()
+    for row in rows:
+        lists = {key: json.dumps(value) for key, value in asdict(row).items() if isinstance(value, dict | list)}
+        writer.writerow(asdict(row) | lists)
+    return text.getvalue()
+
+
+def plot(comparison: Comparison, path: Path) -> None:
+    """Quality against throughput and against GMACs, a marker a method, a colour a row; the plain quality is a line."""
+    figure = Figure(figsize=(11, 4.8), layout='constrained')
+    axes = figure.subplots(1, 2, sharey=True)
+    panels = (
+        ('throughput', f'images per second, batch {comparison.about["batch_size"]}'),
+        ('gmacs', 'GMACs per image'),
+    )
+    methods = list(dict.fromkeys(row.method for row in comparison.rows))
+    for axis, (key, label) in zip(axes, panels):
+        axis.axhline(comparison.rows[0].quality, color='0.8', zorder=0)
+        for row in comparison.rows:
+            marker = 'os^Dv<>PX*'[methods.index(row.method) % 10]
+            x = getattr(row, key)
+            axis.plot(x, row.quality, marker, label=row.name, markersize=9, markeredgecolor='white', linestyle='')
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel(f'{comparison.about["quality"]} (%)')
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside right center', frameon=False)
+    about = comparison.about
+    figure.suptitle(f'{about["dataset"]}, {about["images_tested"]} images; {about["machine"]}', fontsize=10)
+    figure.savefig(path, dpi=130)

@@ -1,0 +1,105 @@
+"""A network and what it takes to show it a picture: what show_merging and report share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from PIL import Image
+from torch import Tensor, nn
+
+from mmseg_tr.analysis.groups import find_network
+from mmseg_tr.apis.build import build_model, own_shape, prepare_device
+from mmseg_tr.apis.config import load_config, require_sections
+from mmseg_tr.apis.images import normalise
+from mmseg_tr.apis.overrides import use_reduction
+from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.nn.mit import MixVisionTransformer
+from mmseg_tr.nn.vit import ViT
+
+RANDOM = 'none'  # in place of a checkpoint
+
+
+@dataclass(frozen=True)
+class View:
+    """A model in eval mode, the network in it whose tokens merge, and the short side at which it is shown pictures."""
+
+    config: Config
+    model: nn.Module
+    network: ViT | MixVisionTransformer
+    side: int
+
+    @classmethod
+    def of(cls, config: Config, model: nn.Module) -> View:
+        """A model built from a config. Raises ConfigError where its network is not one of this package."""
+        network = find_network(model)
+        if network is None:
+            raise ConfigError(
+                f'{config.filename} has neither mmseg_tr.ViT nor mmseg_tr.MiT: no other merging can be shown.'
+            )
+        return cls(config, model, network, min(own_shape(config)))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def fit(self, pixels: np.ndarray, side: int | None = None) -> np.ndarray:
+        """A picture (H, W, 3) uint8 whole, its short side as asked, both sides rounded to whole patches."""
+        scale = (side or self.side) / min(pixels.shape[:2])
+        height, width = (
+            max(round(length * scale / step), 1) * step for length, step in zip(pixels.shape[:2], step_of(self.network))
+        )
+        if (height, width) == pixels.shape[:2]:
+            return pixels
+        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+    def prepared(self, pixels: np.ndarray) -> Tensor:
+        """RGB pixels (H, W, 3) uint8 as the network takes them, (1, 3, H, W) on its device."""
+        statistics = self.config.model.get('data_preprocessor') or {}
+        mean, std = (torch.tensor(statistics.get(key) or [127.5] * 3) for key in ('mean', 'std'))
+        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+        return normalise(image, mean, std, bgr=not statistics.get('bgr_to_rgb', True)).to(self.device)
+
+
+def step_of(network: ViT | MixVisionTransformer) -> tuple[int, int]:
+    """Sides that a picture must be a multiple of, so that every grid of the network divides it."""
+    if isinstance(network, ViT):
+        return network.patch_size
+    stride, steps = 1, []
+    for embed, blocks, _ in network.layers:
+        stride *= embed.projection.stride[0]
+        steps.append(stride * blocks[0].attn.sr_ratio)
+    step = math.lcm(*steps) * (2 if network.merging.downsample else 1)
+    return step, step
+
+
+def open_view(
+    config: str | Config,
+    checkpoint: str,
+    *,
+    reduction: str | None = None,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> View:
+    """The network of a config with its weights; checkpoint='none' gives random ones.
+
+    reduction: settings over the config's, as overrides.parse_reduction() reads them.
+    Raises ConfigError, CheckpointError or DeviceError.
+    """
+    place = prepare_device(device)
+    config = load_config(config, cfg_options)
+    require_sections(config, 'model')
+    if reduction is not None:
+        use_reduction(config, reduction)
+    if checkpoint != RANDOM and not Path(checkpoint).is_file():
+        raise CheckpointError(
+            f"there is no checkpoint file {checkpoint}: check the path, or write 'none' for random weights."
+        )
+    model = build_model(config, None if checkpoint == RANDOM else checkpoint).to(place).eval()
+    return View.of(config, model)

@@ -1,0 +1,202 @@
+"""Testing a checkpoint: what tools/test.py does."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+
+from mmseg_tr.apis.config import check_autocast, fit_to_run, load_config, require_sections
+from mmseg_tr.engine.distributed import process_group
+from mmseg_tr.engine.plain import to_plain
+from mmseg_tr.engine.pose_checks import is_pose_config
+from mmseg_tr.engine.runner import FRACTION, bare_model, build_runner
+from mmseg_tr.engine.start import load_strictly
+from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.evaluation import SegmenterIoUMetric
+from mmseg_tr.evaluation.metrics import check_names
+from mmseg_tr.evaluation.pose_metrics import draw_poses, set_pose_metrics
+from mmseg_tr.evaluation.scores import check_scores_path, collect_scores, write_scores
+
+OUR_METRIC = 'mmseg_tr.SegmenterIoUMetric'
+
+
+def evaluate(
+    config: str | Config,
+    checkpoint: str,
+    *,
+    metrics: Sequence[str] | None = None,
+    work_dir: str | None = None,
+    out: str | None = None,
+    format_only: bool = False,
+    show: bool = False,
+    show_dir: str | None = None,
+    wait_time: float = 2,
+    tta: bool = False,
+    amp: bool = False,
+    fraction: float = 1.0,
+    scores: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    launcher: str = 'none',
+) -> dict[str, Any]:
+    """Score a checkpoint on the test set of a config; returns the scores, which are also written to a file.
+
+    metrics: any of mIoU, mDice, mFscore, of poses those of apis.pose_metrics; by default those of the config.
+    out: folder for prediction files as the test servers of ADE20K and Cityscapes, of poses that of COCO, take them.
+    format_only: write these files without scoring, for a test set without labels.
+    show_dir: folder for pictures of label and prediction. show: the same in a window, each for `wait_time` seconds.
+    tta: the config's tta_model and tta_pipeline (several scales and flips).
+    amp: mixed precision. fraction: the share of the images to test on, evenly spread.
+    scores: the file, .yml or .json; by default scores_ss.yml, or scores_ms.yml with `tta`, in the work dir.
+    Raises ConfigError, CheckpointError, DatasetError or DeviceError for input that cannot be used. Processes other
+    than the main one return no scores.
+    """
+    config = load_config(config, cfg_options)
+    require_sections(config, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
+    fit_to_run(config, work_dir, launcher)
+    scores = scores or str(Path(config.work_dir) / f'scores_{"ms" if tta else "ss"}.yml')
+    check_scores_path(scores)
+    if not Path(checkpoint).is_file():
+        raise CheckpointError(f'there is no checkpoint file {checkpoint}: check the path')
+    config.load_from, config.resume = checkpoint, False
+    if not (math.isfinite(fraction) and 0 < fraction <= 1):
+        raise ConfigError(f'--frac-dataset {fraction} must be above 0 and at most 1')
+    if fraction < 1:
+        config.test_dataloader[FRACTION] = fraction
+    if format_only and out is None:
+        raise ConfigError('--format-only writes prediction files: say where with --out')
+    if is_pose_config(config):
+        set_pose_metrics(config, metrics, out, format_only, fraction)
+    else:
+        set_metric(config, metrics, out, format_only)
+    if tta:
+        use_tta(config)
+    if format_only:
+        config.test_dataloader.dataset = without_labels(config.test_dataloader.dataset)
+    if amp:
+        check_autocast()
+        config.test_cfg.fp16 = True  # mmengine's name for autocast; a CPU takes bfloat16
+    if show or show_dir:
+        use_visualization(config, show, show_dir, wait_time)
+    with process_group(launcher):
+        return _run(config, checkpoint, scores)
+
+
+def _run(config: Config, checkpoint: str, path: str) -> dict[str, Any]:
+    runner = build_runner(config, 'test')
+    # mmengine would pass over tensors that do not fit. It loads again by itself, so that its hooks see the file.
+    load_strictly(bare_model(runner), checkpoint)
+    metrics = runner.test()
+    found = collect_scores(metrics, _our_metric(runner))
+    if not found or not is_main_process():
+        return {}
+    test_cfg = config.model.get('module', config.model).get('test_cfg') or {}  # 'module' is the model inside TTA
+    found['inference'] = {
+        'config': str(config.filename),
+        'checkpoint': str(checkpoint),
+        'images': len(runner.test_dataloader.dataset),
+        'augmented': 'module' in config.model,
+        'amp': bool(config.test_cfg.get('fp16', False)),
+        **to_plain(test_cfg, []),
+    }
+    write_scores(found, path)
+    runner.logger.info(f'Scores are in {path}.')
+    return found
+
+
+def _our_metric(runner: Runner) -> SegmenterIoUMetric | None:
+    return next((metric for metric in runner.test_evaluator.metrics if isinstance(metric, SegmenterIoUMetric)), None)
+
+
+def set_metric(config: Config, names: Sequence[str] | None, out: str | None, format_only: bool) -> None:
+    """Let our metric, which keeps what the scores file needs, stand for mmseg's IoUMetric, in place.
+
+    Raises ConfigError for an unknown metric, and where the config evaluates in another way and none can be set.
+    """
+    if names is not None:
+        check_names(names)
+    evaluators = config.test_evaluator if isinstance(config.test_evaluator, list | tuple) else [config.test_evaluator]
+    ours = [item for item in evaluators if item.get('type') in ('IoUMetric', 'mmseg.IoUMetric', OUR_METRIC)]
+    if not ours:
+        if names is not None or out is not None:
+            kinds = ', '.join(str(item.get('type')) for item in evaluators)
+            raise ConfigError(f'--eval and --out belong to IoUMetric, the config evaluates with {kinds}')
+        return
+    ours[0].type = OUR_METRIC
+    if names is not None:
+        ours[0].iou_metrics = list(names)
+    if out is not None:
+        ours[0].output_dir = out
+    if format_only:
+        ours[0].format_only = True
+
+
+def use_tta(config: Config) -> None:
+    """Put the config's test-time augmentation around its model, in place. Raises ConfigError where it has none."""
+    require_sections(config, 'tta_model', 'tta_pipeline')
+    config.test_dataloader.dataset.pipeline = config.tta_pipeline
+    if config.tta_model.type in ('SegTTAModel', 'mmseg.SegTTAModel'):
+        config.tta_model.type = 'mmseg_tr.TokenTTAModel'  # the same, for any segmentor
+    config.tta_model.module = config.model
+    config.model = config.tta_model
+
+
+def use_visualization(config: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
+    """Have every image drawn, into a folder or a window, in place.
+
+    Raises ConfigError when the config has no visualisation hook, or there is no screen for a window.
+    """
+    if (
+        show
+        and os.name == 'posix'
+        and os.uname().sysname != 'Darwin'
+        and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY'))
+    ):
+        raise ConfigError('--show needs a screen and DISPLAY is not set: write files with --show-dir instead')
+    hook = (config.get('default_hooks') or {}).get('visualization')
+    if hook is None or config.get('visualizer') is None:
+        raise ConfigError('--show and --show-dir need a visualizer and default_hooks.visualization in the config')
+    if is_pose_config(config):
+        draw_poses(config, show, show_dir, wait_time)
+        return
+    hook.draw, hook.interval = True, 1
+    if show:
+        hook.show, hook.wait_time = True, wait_time
+    if show_dir:
+        config.visualizer.save_dir = show_dir
+        if not config.visualizer.get('vis_backends'):
+            config.visualizer.vis_backends = [{'type': 'LocalVisBackend'}]
+
+
+def without_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a dataset, or of one in a wrapper, that neither looks for labels nor loads them."""
+    dataset = dict(dataset)
+    if 'dataset' in dataset:
+        dataset['dataset'] = without_labels(dataset['dataset'])
+    if 'data_prefix' in dataset:
+        dataset['data_prefix'] = {key: path for key, path in dataset['data_prefix'].items() if key != 'seg_map_path'}
+    if 'pipeline' in dataset:
+        dataset['pipeline'] = _without_loading(dataset['pipeline'])
+    return dataset
+
+
+def _without_loading(transforms: Sequence[Any]) -> list[Any]:
+    """A pipeline without LoadAnnotations, in the branches of TestTimeAug too."""
+    kept = []
+    for item in transforms:
+        if isinstance(item, Mapping):
+            if str(item.get('type')).endswith('LoadAnnotations'):
+                continue
+            item = {key: _without_loading(part) if key == 'transforms' else part for key, part in item.items()}
+        elif isinstance(item, list | tuple):
+            item = _without_loading(item)
+            if not item:  # a branch of nothing would leave TestTimeAug nothing to do at all
+                continue
+        kept.append(item)
+    return kept

@@ -1,0 +1,1 @@
+"""The command line: options, the `mmseg-tr` command, launching. The top of the package: nothing imports it."""

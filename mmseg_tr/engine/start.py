@@ -1,0 +1,95 @@
+"""Which checkpoint a run starts from, and whether it fits: asked before the run begins."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mmseg_tr.checkpoints import load_into
+from mmseg_tr.errors import CheckpointError
+from mmseg_tr.weights.fit import completed, difference, shapes
+from mmseg_tr.weights.io import few, read_file
+
+NUMBERED = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
+
+
+def find_checkpoint(work_dir: str, named: str | None = None) -> str:
+    """The checkpoint to resume from: `named`, or the last one that was completed in `work_dir`.
+
+    The file last_checkpoint names it; where the folder has been moved it is looked for beside that file.
+    Raises CheckpointError when there is none.
+    """
+    if named is not None:
+        if not Path(named).is_file():
+            raise CheckpointError(f'--resume {named}: there is no such checkpoint file')
+        return named
+    folder = Path(work_dir)
+    record = folder / 'last_checkpoint'
+    if record.is_file():
+        last = Path(record.read_text().strip())
+        for path in (last, folder / last.name):
+            if path.is_file():
+                return str(path)
+    numbered = [(int(match[1]), path) for path in folder.glob('*.pth') if (match := NUMBERED.fullmatch(path.name))]
+    if not numbered:
+        raise CheckpointError(
+            f'--resume: there is nothing to resume from, no checkpoint in {folder}; name one with --resume PATH, or '
+            'leave --resume out to start anew'
+        )
+    return str(max(numbered)[1])
+
+
+def read(path: str) -> Any:
+    """The content of a checkpoint file; where it is refused for safety, with the way out that the tools have."""
+    try:
+        return read_file(path)
+    except CheckpointError as error:
+        raise _with_way_out(error, path) from error
+
+
+def load_strictly(model: nn.Module, path: str) -> None:
+    """Load a checkpoint of exactly this model. Raises CheckpointError for any other."""
+    try:
+        load_into(model, path)
+    except CheckpointError as error:
+        raise _with_way_out(error, path) from error
+
+
+def check_resumable(model: nn.Module, path: str) -> None:
+    """Raise CheckpointError unless `path` holds this model's weights and the state of a training."""
+    content = read(path)
+    missing = [key for key in ('optimizer', 'message_hub') if key not in content] if isinstance(content, dict) else []
+    if missing:
+        raise CheckpointError(f'{path} holds weights only, nothing to resume from: start from it with --load-from')
+    load_strictly(model, path)
+
+
+def check_start(model: nn.Module, path: str) -> tuple[str, ...]:
+    """Check that the backbone of `model` can start from the weights in `path`; heads may differ, as their classes do.
+
+    Returns the keys of the model that the file does not give. Remote files are not looked into.
+    Raises CheckpointError when a tensor of the backbone is missing or has another shape.
+    """
+    if '://' in path:
+        return ()
+    content = read(path)
+    state = content.get('state_dict', content) if isinstance(content, dict) else {}
+    state = {str(key).removeprefix('module.'): value for key, value in state.items() if hasattr(value, 'shape')}
+    found = difference(completed(model, state), shapes(model))
+    absent = (*found.missing, *(text.split()[0] for text in found.reshaped))
+    wrong = [key for key in absent if key.startswith('backbone.')]
+    if wrong or len(absent) == len(model.state_dict()):
+        raise CheckpointError(f'{path} is the checkpoint of another model: it does not give {few(wrong or absent)}')
+    return absent
+
+
+def _with_way_out(error: CheckpointError, path: str) -> CheckpointError:
+    """read_file's advice to trust a file, in the words of the tool that can."""
+    text = str(error)
+    if '--trust' in text:
+        convert = f'python tools/convert_checkpoint.py {path} model.pth --trust'
+        text = f'{text.partition(";")[0]}: if you trust whoever made it, convert it first with {convert}'
+    return CheckpointError(text)

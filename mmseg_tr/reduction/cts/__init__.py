@@ -1,0 +1,250 @@
+"""CTS: content-aware token sharing (Lu, de Geus, Dubbelman, CVPR 2023)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.reduction.base import Embedded, Reduction
+from mmseg_tr.reduction.cts.sharing import (
+    Sharing,
+    policy_scores,
+    random_scores,
+    scaled_count,
+    select_superpatches,
+    share_pixels,
+    share_positions,
+    sharing_of,
+    superpatch_grid,
+    superpatch_logits,
+)
+from mmseg_tr.reduction.matching import without_autocast
+
+POLICIES = ('network', 'none', 'random', 'oracle')
+BATCH_NORMS = ('eval', 'drift')
+# ImageNet statistics of the published `deit` pipeline, for 0-255 RGB; `vit` is 127.5 for both
+DEIT_MEAN, DEIT_STD = (123.68, 116.28, 103.53), (58.4, 57.12, 57.38)
+
+
+class CTS(nn.Module, Reduction):
+    """Let the 2x2 patches of a superpatch share one token where a policy network expects a single class.
+
+    Which superpatches share is decided before the patch embedding, and how many is the same for every image.
+
+    shared: number S of superpatches that share a token (published: 103 for 512 x 512 pixels and patches of 16). On
+        another grid than the one the network is built for, S follows the number of superpatches, rounded half up.
+    share: instead, the fraction of tokens to save, 0 to 0.75: S = ceil(share * N / 3) on a grid of N patches.
+    policy: who decides: 'network' (published), 'none' (every patch keeps its token), 'random' (an image draws the
+        same superpatches whenever it comes, by `seed`), 'oracle' (labels, given with each forward as `guide`).
+    policy_checkpoint: file of a trained policy network. Its weights become part of the backbone's state dict, under
+        reduction.policy.*. The rule for loading: weights in a checkpoint win; a checkpoint without any, such as that
+        of the plain model, is completed from policy_checkpoint, and refused where none is given. Under another
+        policy than 'network' there is no network, and a checkpoint's policy weights are left out.
+    policy_batch_norm: 'eval' keeps the policy's BatchNorms as they are; 'drift' lets them follow the model into
+        training, where they use and update batch statistics (published).
+    odd_grid: 'alone': on odd grids superpatches tile the top-left even part, the patches left over keep their tokens;
+        None refuses odd grids (the published code fails on them).
+    normalization: how images arrive: 'vit', in [-1, 1], go to the policy as they are; 'deit', with ImageNet
+        statistics, are brought to [-1, 1] for it. The published code never does ('vit' with every backbone).
+    Raises ConfigError for settings outside these.
+    """
+
+    def __init__(
+        self,
+        shared: int | None = None,
+        share: float | None = None,
+        policy: str = 'network',
+        policy_checkpoint: str | None = None,
+        policy_batch_norm: str = 'eval',
+        odd_grid: str | None = 'alone',
+        normalization: str = 'vit',
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.decides = _check_choice('policy', policy, POLICIES)
+        self.policy_batch_norm = _check_choice('policy_batch_norm', policy_batch_norm, BATCH_NORMS)
+        self.odd_grid = _check_choice('odd_grid', odd_grid, ('alone', None))
+        self.normalization = _check_choice('normalization', normalization, ('vit', 'deit'))
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ConfigError(f'seed={seed!r} is no whole number.')
+        self.seed, self.policy_checkpoint, self.unread = seed, policy_checkpoint, policy_checkpoint
+        self.shared, self.share = (None, None) if policy == 'none' else _check_amount(shared, share)
+        self.grid: tuple[int, int] | None = None  # the one that `shared` counts on, set when the network is built
+        self.policy = None
+        if policy == 'network':
+            from mmseg_tr.reduction.cts.policy import PolicyNet  # here, not above: the networks' room imports this one
+
+            self.policy = PolicyNet().requires_grad_(False)
+        self.train()
+
+    def check(self, depth: int, grid: tuple[int, int], num_prefix: int) -> None:
+        grid = tuple(grid)
+        if self.grid not in (None, grid):
+            raise ConfigError(f'this CTS belongs to a network of grid {self.grid}: give the network its own settings.')
+        self._refuse_odd(grid)
+        count = math.prod(superpatch_grid(grid))
+        if self.shared is not None and self.shared > count:
+            raise ConfigError(f'shared={self.shared} exceeds the {count} superpatches of the patch grid {grid}.')
+        self.grid = grid
+
+    def unexportable(self) -> str | None:
+        chance = self.decides in ('random', 'oracle')
+        return f"CTS with policy={self.decides!r} cannot be exported: set policy='network'." if chance else None
+
+    def init_weights(self) -> None:
+        """Load policy_checkpoint, once. Raises CheckpointError when that cannot be done."""
+        if self.policy is None:
+            return
+        if self.policy_checkpoint is None:
+            warnings.warn(
+                'CTS: policy_checkpoint=None: the policy network decides by random weights unless a checkpoint that '
+                'holds them is loaded.',
+                stacklevel=2,
+            )
+        elif self.unread:
+            self.policy.pretrained, self.unread = self.unread, None
+            self.policy.init_weights()
+
+    def train(self, mode: bool = True) -> CTS:
+        super().train(mode)
+        if self.policy is not None and self.policy_batch_norm == 'eval':
+            self.policy.eval()
+        return self
+
+    def fit_state(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Apply the rule for loading to a state dict, in place. prefix: of this module's keys in it.
+
+        Raises CheckpointError when the policy's weights are needed and cannot be had.
+        """
+        prefix = f'{prefix}policy.'
+        given = [key for key in state if key.startswith(prefix)]
+        if self.policy is None:
+            for key in given:
+                del state[key]
+        if self.policy is None or given:
+            return
+        if self.policy_checkpoint is None:
+            raise CheckpointError(
+                'the checkpoint holds no policy network for CTS: name a trained one with policy_checkpoint, or set '
+                "policy='none' or 'random'."
+            )
+        from mmseg_tr.reduction.cts.policy import policy_state
+
+        state.update({prefix + key: value for key, value in policy_state(self.policy_checkpoint).items()})
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+        self.fit_state(state_dict, prefix)  # torch's place for what a module knows about its own entries
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def embed(
+        self,
+        project: Callable[[Tensor], Tensor],
+        image: Tensor,
+        padded: Tensor,
+        position: Tensor,
+        guide: Tensor | None = None,
+    ) -> Embedded:
+        """Pixels and positions shared as the policy decides. guide: policy logits (B, 2, h//2, w//2) from outside."""
+        grid = tuple(position.shape[-2:])
+        if self.decides == 'none':
+            return super().embed(project, image, padded, position, guide)
+        patch = tuple(side // cells for side, cells in zip(padded.shape[-2:], grid, strict=True))
+        sharing = self.decide(image, grid, patch, guide)
+        if sharing is None:
+            return super().embed(project, image, padded, position)
+        with record_function('mmseg_tr::merge'):
+            strip = share_pixels(padded, sharing, patch)
+            position = share_positions(position, sharing)
+        tokens = project(strip).flatten(2).transpose(1, 2) + position  # (B, C, 1, T) -> (B, T, C)
+        return Embedded(tokens, sharing.index, sharing.size, memo=sharing)
+
+    def decide(
+        self, image: Tensor, grid: tuple[int, int], patch: tuple[int, int], guide: Tensor | None = None
+    ) -> Sharing | None:
+        """Which superpatches of each image share; None where none does. image: (B, 3, H, W) before padding."""
+        self._refuse_odd(grid)
+        count = self.count(grid)
+        if not count:
+            if 1 in grid:
+                warnings.warn(f'CTS: no 2 x 2 window fits grid {grid}: nothing is shared.', stacklevel=2)
+            return None
+        scores = self.scores(image, superpatch_grid(grid), patch, guide)
+        with record_function('mmseg_tr::merge'):
+            return sharing_of(select_superpatches(scores, count), grid, count)
+
+    def count(self, grid: tuple[int, int]) -> int:
+        """S on a patch grid."""
+        superpatches = math.prod(superpatch_grid(grid))
+        if self.shared is None:
+            # what floating point adds to 0.3 * 1600 must not cost a superpatch
+            return min(math.ceil(self.share * math.prod(grid) / 3 - 1e-9), superpatches)
+        if self.grid is None:
+            return min(self.shared, superpatches)
+        return scaled_count(self.shared, math.prod(superpatch_grid(self.grid)), superpatches)
+
+    @torch.no_grad()
+    def scores(
+        self, image: Tensor, supergrid: tuple[int, int], patch: tuple[int, int], guide: Tensor | None = None
+    ) -> Tensor:
+        """How willingly each superpatch shares, (B, h//2, w//2) float32."""
+        if guide is not None:
+            if tuple(guide.shape) != (len(image), 2, *supergrid):
+                raise ConfigError(
+                    f'guide has shape {tuple(guide.shape)}: CTS takes policy logits of shape '
+                    f'{(len(image), 2, *supergrid)} here, two for each superpatch.'
+                )
+            return policy_scores(guide)
+        if self.decides == 'oracle':
+            raise ConfigError(
+                "policy='oracle' needs labels with every forward: use mmseg_tr.OracleSegmentor, or call "
+                'vit(image, guide=oracle_logits(labels, patch_size)).'
+            )
+        if self.decides == 'random':
+            return random_scores(image, supergrid, self.seed)
+        return policy_scores(superpatch_logits(self.policy_logits(image), supergrid, patch))
+
+    @torch.no_grad()
+    def policy_logits(self, image: Tensor) -> Tensor:
+        """Logits of the policy network, (B, 3, H, W) -> (B, 2, ceil(H/32), ceil(W/32)); never under autocast."""
+        with record_function('mmseg_tr::policy'), without_autocast(image):
+            image = image.to(self.policy.head.weight.dtype)
+            if self.normalization == 'deit':
+                mean, std = (image.new_tensor(value)[:, None, None] for value in (DEIT_MEAN, DEIT_STD))
+                image = (image * std + mean - 127.5) / 127.5
+            return self.policy(image)
+
+    def _refuse_odd(self, grid: tuple[int, int]) -> None:
+        if self.odd_grid is None and self.decides != 'none' and any(side % 2 for side in grid):
+            raise ConfigError(
+                f"the patch grid {tuple(grid)} is odd and odd_grid=None: set odd_grid='alone' to leave its last row or "
+                'column unshared, or choose an even grid.'
+            )
+
+
+def _check_choice(name: str, value, allowed: tuple):
+    if value not in allowed:
+        raise ConfigError(f'{name}={value!r} is unknown: it is one of {", ".join(map(repr, allowed))}.')
+    return value
+
+
+def _check_amount(shared: int | None, share: float | None) -> tuple[int | None, float | None]:
+    """shared and share, exactly one of them a number in its range. Raises ConfigError."""
+    if (shared is None) == (share is None):
+        raise ConfigError(
+            'CTS needs one of shared, the number of superpatches that share a token, and share, the fraction of tokens '
+            f'to save: got shared={shared!r}, share={share!r}.'
+        )
+    if shared is not None and (isinstance(shared, bool) or not isinstance(shared, int) or shared < 0):
+        raise ConfigError(f'shared={shared!r} is no number of superpatches: give a whole number from 0 on.')
+    number = isinstance(share, (int, float)) and not isinstance(share, bool)
+    if share is not None and (not number or not 0 <= share <= 0.75):
+        raise ConfigError(f'share={share!r} is no fraction of tokens to save: give a number from 0 to 0.75.')
+    if not (shared or share):
+        warnings.warn('CTS: no superpatch is to share, so nothing is reduced.', stacklevel=4)
+    return shared, share

@@ -1,0 +1,175 @@
+"""Networks by name, with or without published weights: `from mmseg_tr import create_model`. Torch and timm suffice.
+
+create_model('segformer_b5', 'bsm_hq', num_classes=19, pretrained='segformer_mit-b5_cityscapes-1024x1024')
+create_model('segmenter_vit_small_patch16_384', 'algm', num_classes=150, img_size=512, pretrained=True)
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmseg_tr.checkpoints import official_segmenter
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.nn import LinearDecoder, MaskTransformer, Segmenter, ViT
+from mmseg_tr.nn.mit import ARCHS, MixVisionTransformer
+from mmseg_tr.nn.segformer import SegFormer
+from mmseg_tr.nn.segmenter import check_positive
+from mmseg_tr.reduction.defaults import default_method
+from mmseg_tr.weights import keymap, mit
+from mmseg_tr.weights.fetch import fetch_if_published
+from mmseg_tr.weights.fit import check_tensors, completed
+from mmseg_tr.weights.io import read_file
+
+# names of the configs in local_configs, beside timm's
+ENCODERS = {
+    'vit-ti16': 'vit_tiny_patch16_384',
+    'vit-s16': 'vit_small_patch16_384',
+    'vit-b16': 'vit_base_patch16_384',
+    'vit-l16': 'vit_large_patch16_384',
+    'deit-b16': 'deit_base_distilled_patch16_384',
+    'vit-b8': dict(embed_dim=768, depth=12, num_heads=12, patch_size=8),
+}
+DECODERS = ('mask', 'linear')
+Source = bool | str | os.PathLike | None
+
+
+def create_model(
+    name: str,
+    method: str | dict | Sequence[dict | None] | None = None,
+    *,
+    num_classes: int,
+    pretrained: Source = None,
+    **options: Any,
+) -> nn.Module:
+    """A segmentation network with a token-reduction method: image (B, 3, H, W), normalised -> logits (B, K, H, W).
+
+    name: 'segformer_b0' to 'segformer_b5', or 'segformer' with arch=dict(...) (see nn.mit); 'segmenter_' and a timm
+        name or one of ENCODERS ('segmenter_vit-s16'), or 'segmenter' with arch=dict(...) (see nn.vit).
+    method: for SegFormer a preset's name ('bsm_hq', ...) or a dict per stage (see reduction.segformerpp_settings); for
+        Segmenter dict(type='ALGM', ...), or a name ('algm', 'cts', 'expedite', 'evit', 'tome', 'act') for the settings
+        of method_defaults. None: the plain model. It adds no weights, but for CTS.
+    pretrained: True for the encoder's weights (ImageNet); or a file, a URL or a name of checkpoints.published, of a
+        whole model or, for SegFormer, of a backbone in any layout that checkpoints.mit knows. Loaded strictly.
+    options: SegFormer: head ('conv', 'linear'; by default that of the weights), channels (256), dropout,
+        resolution ('full', 'quarter') and what MixVisionTransformer takes (in_channels, drop_path_rate, ...).
+        Segmenter: img_size (side or (H, W) that the positions are made for), decoder ('mask', 'linear'),
+        decoder_depth, decoder_dropout and what ViT takes (drop_path_rate, in_chans, ...).
+    The model is in training mode, as every new one: call eval() before predicting.
+    Raises ConfigError for what does not exist or does not fit, CheckpointError for weights that cannot be had or used.
+    """
+    check_positive(num_classes=num_classes)
+    if not (pretrained is None or isinstance(pretrained, bool | str | os.PathLike)):
+        raise ConfigError(f'pretrained={pretrained!r} is neither True, a name, a URL nor a file.')
+    family, _, rest = str(name).partition('_')
+    if family == 'segformer':
+        return _segformer(rest, method, num_classes, pretrained, options)
+    if family == 'segmenter':
+        return _segmenter(rest, method, num_classes, pretrained, options)
+    raise ConfigError(
+        f"model {name!r} is unknown: names are segformer_{', segformer_'.join(ARCHS)}, and segmenter_ with a ViT's "
+        f'name, one of {", ".join(ENCODERS)} or of timm, such as segmenter_vit_small_patch16_384.'
+    )
+
+
+def _segformer(rest: str, method: Any, num_classes: int, pretrained: Source, options: dict[str, Any]) -> SegFormer:
+    if rest and rest not in ARCHS:
+        raise ConfigError(
+            f"model 'segformer_{rest}' is unknown: it is one of segformer_{', segformer_'.join(ARCHS)}, or 'segformer' "
+            'with arch=dict(...).'
+        )
+    arch = _arch(rest, options)
+    own = _take(options, SegFormer, ('backbone', 'num_classes'))
+    kept = _check_options('segformer', options, MixVisionTransformer, ('arch', 'merging', 'pretrained'), own)
+    weights, where = None, None
+    if isinstance(pretrained, str | os.PathLike):
+        where = fetch_if_published(pretrained)
+        weights = mit.read_weights(read_file(where), str(where))
+        kept = mit.EPS.get(weights.layout, {}) | kept
+        if weights.head:
+            channels = weights.state['decode_head.fusion_conv.conv.weight'].shape[0]
+            own = dict(head=weights.head, channels=channels) | own
+            if own['head'] != weights.head:
+                raise ConfigError(
+                    f'head={own["head"]!r} does not fit {where}, whose head is of the form {weights.head!r}.'
+                )
+    backbone = MixVisionTransformer(arch, merging=method, pretrained=pretrained is True or None, **kept)
+    model = SegFormer(backbone, num_classes, **own)
+    backbone.init_weights()
+    if weights is not None:
+        part, state = (model, weights.state) if weights.head else (backbone, weights.backbone())
+        mit.load_strictly(part, state, str(where))
+    return model
+
+
+def _segmenter(rest: str, method: Any, num_classes: int, pretrained: Source, options: dict[str, Any]) -> Segmenter:
+    arch = _arch(ENCODERS.get(rest, rest), options)
+    decoder = options.pop('decoder', DECODERS[0])
+    if decoder not in DECODERS:
+        raise ConfigError(f'decoder={decoder!r} is unknown: it is one of {", ".join(DECODERS)}.')
+    named = {'decoder_depth': 'depth', 'decoder_dropout': 'dropout'}
+    own = {named[key]: options.pop(key) for key in list(options) if key in named and decoder == 'mask'}
+    kept = _check_options('segmenter', options, ViT, ('arch', 'reduction', 'out', 'out_indices', 'pretrained'), named)
+    if isinstance(method, str):
+        with torch.device('meta'):
+            plain = ViT(arch, **kept)
+        method = default_method(method, plain.embed_dim, len(plain.blocks), plain.grid)
+    encoder = ViT(arch, out='tokens', pretrained=pretrained is True or None, reduction=method, **kept)
+    if decoder == 'linear':
+        model = Segmenter(encoder, LinearDecoder(num_classes, encoder.embed_dim))
+    else:
+        model = Segmenter(encoder, MaskTransformer(num_classes, encoder.embed_dim, **own))
+    encoder.init_weights()
+    if isinstance(pretrained, str | os.PathLike):
+        load_segmenter(model, pretrained)
+    return model
+
+
+def load_segmenter(model: Segmenter, source: str | os.PathLike) -> None:
+    """Load a whole Segmenter strictly: an official release (file or folder), a checkpoint of this package, or a file
+    of model.state_dict(). Raises CheckpointError; nothing is loaded then.
+    """
+    path = official_segmenter.checkpoint_path(fetch_if_published(source))
+    payload = read_file(path)
+    if official_segmenter.recognise(payload):
+        state, _ = keymap.split(payload['model'], official_segmenter.UNUSED)
+    else:
+        state = keymap.rename(mit.state_of(payload), keymap.backwards(keymap.SEGMENTER_TO_SEGMENTOR))
+    check_tensors(state, str(path))
+    mit.load_strictly(model, completed(model, state), str(path))
+
+
+def _arch(named: str | dict, options: dict[str, Any]) -> str | dict:
+    """Dimensions by name or from options['arch'], exactly one of which is given. Raises ConfigError."""
+    arch = options.pop('arch', None)
+    if (arch is None) == (not named):
+        raise ConfigError(
+            'a model needs its dimensions once: a name such as segformer_b2 or segmenter_vit-s16, or arch=dict(...) '
+            "with the name 'segformer' or 'segmenter'."
+        )
+    return named or arch
+
+
+def _take(options: dict[str, Any], kind: type, without: Sequence[str]) -> dict[str, Any]:
+    """Remove from `options`, and return, those that the constructor of `kind` takes."""
+    allowed = [key for key in inspect.signature(kind).parameters if key not in without]
+    return {key: options.pop(key) for key in list(options) if key in allowed}
+
+
+def _check_options(
+    family: str, options: dict[str, Any], kind: type, without: Sequence[str], more: Any
+) -> dict[str, Any]:
+    """Options left for the backbone. Raises ConfigError naming one that nothing takes."""
+    allowed = [key for key in inspect.signature(kind).parameters if key not in without]
+    unknown = [key for key in options if key not in allowed]
+    if unknown:
+        others = list(inspect.signature(SegFormer).parameters)[2:] if family == 'segformer' else ['decoder', *more]
+        raise ConfigError(
+            f'{family} models have no option {unknown[0]!r}: they take arch, {", ".join([*others, *allowed])}.'
+        )
+    return dict(options)

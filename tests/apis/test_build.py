@@ -1,0 +1,47 @@
+"""What a benchmark of a config warns of."""
+
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip('mmseg')
+
+from mmseg_tr.analysis.benchmark import benchmark_model
+from mmseg_tr.analysis.network import reduction_of
+from mmseg_tr.apis.benchmark import _cautions
+from tests.networks import algm, pictures, small
+
+IDLE = dict(type='ALGM', layers=(2,), threshold=1.0)
+
+
+def cautions(reduction: dict, **ratios) -> list[str]:
+    """The warnings of a measured network, with ratios put in the place of those measured."""
+    model = small(reduction)
+    (run,) = benchmark_model(model, pictures(2), batch_sizes=[2], repeats=1, published=False)
+    run = replace(run, ratios=run.ratios | dict(time=1.1) | ratios)
+    return list(_cautions(reduction_of(model), 'weights.pth', [run]))
+
+
+@pytest.mark.parametrize(
+    'reduction',
+    [
+        dict(type='ToMe', form='dense', r=0.5),
+        dict(type='ACT', q_hashes=1, bucket_width=64),
+        algm(),
+    ],
+    ids=lambda reduction: reduction['type'],
+)
+def test_whoever_saves_work_is_not_warned_of_whatever_tokens_leave_the_layers(reduction):
+    assert cautions(reduction) == []
+
+
+def test_work_that_is_not_saved_is_told_once_with_its_amount():
+    (said,) = cautions(IDLE)
+    assert said.startswith('at 64x64, batch 2 ALGM saves no work: it takes 1.0')
+    assert said.endswith('times the multiply-adds of the plain network.')
+
+
+def test_work_that_is_saved_without_time_does_not_pay():
+    (said,) = cautions(algm(), time=0.5)
+    assert said == 'at 64x64, batch 2 ALGM does not pay: the plain network is 2.00 times as fast.'
+    assert len(cautions(IDLE, time=0.5)) == 2
