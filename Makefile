@@ -65,6 +65,10 @@ docs: $(STAMP)
 	$(VENV)/bin/python -m sphinx -W --keep-going -b html docs docs/_build
 	@echo "open docs/_build/index.html"
 
+# The page of all commands, written from their --help.
+docs/tools.md: $(wildcard tools/*) docs/tools_page.py | $(STAMP)
+	$(VENV)/bin/python -m docs.tools_page
+
 lint: $(STAMP)
 	$(RUFF) format --check .
 	$(RUFF) check .
