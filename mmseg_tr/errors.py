@@ -28,6 +28,13 @@ class ExportError(ValueError):
     """A network that cannot be written in a foreign format, or whose file does not do what the network does."""
 
 
+class WriteError(OSError):
+    """A file that cannot be written, for instance on a full disk; what was there before is unchanged."""
+
+    def __str__(self) -> str:
+        return f'{self.filename} cannot be written: {self.strerror}.'
+
+
 class MissingExtraError(ImportError):
     """A part of the package whose optional requirements are not installed."""
 
