@@ -28,7 +28,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert both splits, or check that their frames are there."""
     args = parse_args(argv)
-    from mmseg_tr.datasets.jump_csv import annotation_path, convert, read_boxes, write_split
+    from mmseg_tr.datasets.jump_csv import annotation_path, convert_table, read_boxes, write_split
 
     if not Path(args.frames).is_dir():
         raise DatasetError(f'there is no folder {args.frames}: --frames takes the folder of the frames.')
@@ -37,15 +37,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if there and not (args.force or args.check):
         raise DatasetError(f'{there[0]} exists already: name another folder, or add --force.')
     boxes = read_boxes(args.boxes)
-    found = {split: convert(table, boxes, args.frames) for split, table in splits.items()}
+    found = {split: convert_table(table, boxes, args.frames) for split, table in splits.items()}
     missing = [name for converted in found.values() for name in converted.missing]
     if args.check:
         for name in missing:
             print(f'missing  {name}')
     for split, converted in found.items():
         print(
-            f'{split:6}   {len(converted.annotations["annotations"])} athletes, {converted.without_box} rows dropped '
-            f'for want of a box, {len(converted.missing)} frames missing'
+            f'{split:6}   {len(converted.annotations["annotations"])} athletes, '
+            f'{converted.without_box} rows without a box dropped, {len(converted.missing)} frames missing'
         )
     if missing:
         hint = 'get them first.' if args.check else 'list them with --check, and get them first.'

@@ -1,6 +1,6 @@
 """Painting figures over photographs, and clothes of photographs on them. Plain numpy.
 
-Numbers come from a generator of their own beside that of `make_scene`, so labels need no drawing.
+Numbers come from a generator of their own beside that of `make_figure_scene`, so labels need no drawing.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmseg_tr.datasets.figure_scenes import make_scene
-from mmseg_tr.datasets.figures import POINTS, Figure, Limb, Scene
+from mmseg_tr.datasets.figure_scenes import make_figure_scene
+from mmseg_tr.datasets.figures import POINTS, Figure, FigureScene, Limb
 from mmseg_tr.datasets.photographs import NAMES, SPLITS, mirror_crop, photograph_part
 from mmseg_tr.datasets.scenes import BRIGHTNESS, TINT, ZOOMS, fill_region, zoom_for
 
@@ -24,17 +24,17 @@ EYE = np.array((30, 26, 26), np.float32)
 Window = tuple[slice, slice]
 
 
-def draw_scene(size: tuple[int, int], seed: int, split: str, index: int) -> np.ndarray:
-    """The picture of `make_scene`'s scene: (h, w, 3) uint8 RGB.
+def draw_figure_scene(size: tuple[int, int], seed: int, split: str, index: int) -> np.ndarray:
+    """The picture of `make_figure_scene`'s scene: (h, w, 3) uint8 RGB.
 
-    Raises ConfigError as `make_scene` does.
+    Raises ConfigError as `make_figure_scene` does.
     """
-    scene = make_scene(size, seed, split, index)
+    scene = make_figure_scene(size, seed, split, index)
     rng = np.random.default_rng(np.random.SeedSequence([seed, SPLITS.index(split), index, DRAWING]))
     return paint(scene, split, rng)
 
 
-def paint(scene: Scene, split: str, rng: np.random.Generator) -> np.ndarray:
+def paint(scene: FigureScene, split: str, rng: np.random.Generator) -> np.ndarray:
     """A scene painted with photographs of `split`, from back to front: (h, w, 3) uint8 RGB."""
     canvas = _photograph(scene.size, split, rng) * _light(rng)
     if rng.random() < 0.5:  # another photograph below a horizon

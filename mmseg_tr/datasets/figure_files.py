@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmseg_tr.datasets.figure_drawing import draw_scene
-from mmseg_tr.datasets.figure_labels import FigureLabel, label_scene
-from mmseg_tr.datasets.figure_scenes import make_scene
+from mmseg_tr.datasets.figure_drawing import draw_figure_scene
+from mmseg_tr.datasets.figure_labels import FigureLabel, label_figures
+from mmseg_tr.datasets.figure_scenes import make_figure_scene
 from mmseg_tr.datasets.scenes import check_scene
 from mmseg_tr.errors import ConfigError, DatasetError
 
@@ -43,7 +43,7 @@ def coco_annotations(
     """The first `length` scenes as the content of a COCO keypoint file: images, annotations, categories.
 
     joints: a key of JOINTS, or names of points of a figure. Image `index` is scene `index`, ids count from 1.
-    Raises ConfigError as `make_scene` does, for a length below 1 and for joints that figures do not have.
+    Raises ConfigError as `make_figure_scene` does, for a length below 1 and for joints that figures do not have.
     """
     check_scene(size, seed, split, 'a scene of figures')
     if not isinstance(length, (int, np.integer)) or length < 1:
@@ -52,7 +52,7 @@ def coco_annotations(
     images, annotations = [], []
     for index in range(length):
         images.append(dict(id=index + 1, file_name=f'{index:06d}.png', height=int(size[0]), width=int(size[1])))
-        for label in label_scene(make_scene(size, seed, split, index), names):
+        for label in label_figures(make_figure_scene(size, seed, split, index), names):
             annotations.append(_annotation(label, index + 1, len(annotations) + 1))
     category = dict(id=1, name='person', supercategory='person', keypoints=list(names), skeleton=[])
     return dict(images=images, annotations=annotations, categories=[category])
@@ -99,7 +99,7 @@ def write_figures(
     images = Path(folder) / 'images' / split
     images.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(annotations['images']):
-        Image.fromarray(draw_scene(size, seed, split, index)).save(images / image['file_name'])
+        Image.fromarray(draw_figure_scene(size, seed, split, index)).save(images / image['file_name'])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(annotations))  # last: where it lies, the pictures are complete
     return path

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmseg_tr.datasets.figures import POINTS, Figure, Scene
+from mmseg_tr.datasets.figures import POINTS, Figure, FigureScene
 from mmseg_tr.errors import ConfigError
 
 HIDDEN, VISIBLE = 1, 2  # COCO's flags; 0 is a joint outside the picture
@@ -28,7 +28,7 @@ class FigureLabel:
         return float(AREA * self.box[2] * self.box[3])
 
 
-def label_scene(scene: Scene, joints: Sequence[str]) -> list[FigureLabel]:
+def label_figures(scene: FigureScene, joints: Sequence[str]) -> list[FigureLabel]:
     """Labels of the figures of a scene, back to front; `joints` names what is marked, see POINTS.
 
     The box holds all of the figure that lies inside the picture, hidden parts too. Raises ConfigError for a joint that

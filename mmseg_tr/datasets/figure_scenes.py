@@ -1,6 +1,6 @@
 """Scenes of one or two figures: who stands where, in which pose, behind what. Plain numpy.
 
-`make_scene` is a pure function of its arguments: every number comes from one generator that is seeded by
+`make_figure_scene` is a pure function of its arguments: every number comes from one generator that is seeded by
 (seed, split, index), so processes, workers and the order of calls make no difference.
 
 A figure is seen from the front or from behind, and its left side is where it would be on a person: no colour tells
@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mmseg_tr.datasets.figures import POINTS, SIDES, Figure, Limb, Prop, Scene
+from mmseg_tr.datasets.figures import POINTS, SIDES, Figure, FigureScene, Limb, Prop
 from mmseg_tr.datasets.photographs import SPLITS
 from mmseg_tr.datasets.scenes import check_scene
 from mmseg_tr.errors import ConfigError
@@ -29,7 +29,7 @@ PROP = 0.35  # probability of an object in front of a figure
 TRIES = 8  # places from which the one is taken where figures overlap least
 
 
-def make_scene(size: tuple[int, int], seed: int, split: str, index: int) -> Scene:
+def make_figure_scene(size: tuple[int, int], seed: int, split: str, index: int) -> FigureScene:
     """Scene `index` of a split, with one or two figures.
 
     Raises ConfigError when a side is below 1, the split is unknown, or seed or index is negative.
@@ -41,7 +41,7 @@ def make_scene(size: tuple[int, int], seed: int, split: str, index: int) -> Scen
     figures: list[Figure] = []
     for _ in range(1 + rng.choice(len(PEOPLE), p=PEOPLE)):
         figures.append(_make_figure(size, figures, rng))
-    return Scene(tuple(size), tuple(figures))
+    return FigureScene(tuple(size), tuple(figures))
 
 
 def _make_figure(size: tuple[int, int], others: Sequence[Figure], rng: np.random.Generator) -> Figure:

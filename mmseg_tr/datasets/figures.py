@@ -84,7 +84,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Scene:
+class FigureScene:
     """Figures from back to front, in a picture of `size` (h, w)."""
 
     size: tuple[int, int]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -20,13 +21,14 @@ from PIL import Image
 
 from mmseg_tr.datasets.metainfo.jump_broadcast import dataset_info
 from mmseg_tr.errors import DatasetError
+from mmseg_tr.files import write_atomically
 
 JOINTS = tuple(entry['name'] for entry in dataset_info['keypoint_info'].values())
 BOX = ('min_x', 'min_y', 'width', 'height')
 FRAME = re.compile(r'(\d+)_\((\d{1,5})\)(\.jpg)?')
 
 Box = tuple[float, float, float, float]
-Row = dict[str, str]
+Values = dict[str, str]
 
 
 @dataclass
@@ -57,14 +59,19 @@ def read_boxes(path: str | Path) -> dict[int, Box]:
     for line, row in _rows(Path(path), ('image_id', *BOX)):
         name = row['image_id'].strip().rpartition('/')[2]
         match = FRAME.fullmatch(name)
-        if match is None and not name.isdigit():
+        if match is None and not _is_count(name):
             raise DatasetError(f'{path}, line {line}: image_id {row["image_id"]!r} is neither a number nor a frame.')
         number = int(name) if match is None else image_id(match[1], match[2])
         boxes[number] = tuple(_number(row, key, path, line) for key in BOX)
+        if boxes[number][2] < 0 or boxes[number][3] < 0:
+            width, height = row['width'], row['height']
+            raise DatasetError(
+                f'{path}, line {line}: a box of {width} x {height} pixels; its sides must not be negative.'
+            )
     return boxes
 
 
-def convert(table: str | Path, boxes: Mapping[int, Box], frames: str | Path) -> Converted:
+def convert_table(table: str | Path, boxes: Mapping[int, Box], frames: str | Path) -> Converted:
     """A table of joints as COCO annotations; pictures and athletes both have the published number as their id.
 
     frames: the folder of frames, from which the pictures' sizes are read.
@@ -77,7 +84,7 @@ def convert(table: str | Path, boxes: Mapping[int, Box], frames: str | Path) -> 
         event, frame = (_whole(row, key, table, line) for key in ('event', 'frame_num'))
         number, name = image_id(event, frame), frame_name(event, frame)
         if number in seen:
-            raise DatasetError(f'{table}, line {line}: frame {name} is there twice; remove one of its lines.')
+            raise DatasetError(f'{table}, line {line}: frame {name} occurs twice; remove one of its lines.')
         seen.add(number)
         box = boxes.get(number)
         if box is None:
@@ -94,7 +101,7 @@ def convert(table: str | Path, boxes: Mapping[int, Box], frames: str | Path) -> 
         entry = dict(id=number, image_id=number, category_id=1, iscrowd=0, bbox=list(box), keypoints=keypoints)
         annotations.append(dict(entry, num_keypoints=labelled))
     if not seen:
-        raise DatasetError(f'{table} has no rows behind its header.')
+        raise DatasetError(f'{table} has no rows after its header.')
     return converted
 
 
@@ -103,8 +110,6 @@ def write_split(converted: Converted, folder: str | Path, split: str, frames: st
 
     Pictures that are there are left alone. Returns the path of the annotations.
     """
-    from mmseg_tr.files import write_atomically
-
     for image in converted.annotations['images']:
         source = (Path(frames) / image['file_name']).resolve()
         target = Path(folder) / 'images' / split / image['file_name']
@@ -122,8 +127,8 @@ def annotation_path(folder: str | Path, split: str) -> Path:
     return Path(folder) / 'annotations' / f'{split}_jump.json'
 
 
-def _rows(path: Path, columns: tuple[str, ...] | list[str]) -> Iterator[tuple[int, Row]]:
-    """Number and values of every line behind the header, which is the first or the second line."""
+def _rows(path: Path, columns: tuple[str, ...] | list[str]) -> Iterator[tuple[int, Values]]:
+    """Number and values of every line after the header, which is the first or the second line."""
     try:
         lines = path.read_text(encoding='utf-8-sig').splitlines()
     except FileNotFoundError as error:
@@ -137,11 +142,18 @@ def _rows(path: Path, columns: tuple[str, ...] | list[str]) -> Iterator[tuple[in
     absent = [name for name in columns if name not in header]
     if absent:
         raise DatasetError(f'the table {path} has no column {absent[0]!r}; it needs {", ".join(columns[:5])} ...')
-    for number, values in enumerate(csv.reader(lines[first:], delimiter=delimiter), first + 1):
+    for number, values in enumerate(_cells(path, lines[first:], delimiter), first + 1):
         if len(values) != len(header) and values:
-            raise DatasetError(f'{path}, line {number}: {len(values)} values stand under {len(header)} columns.')
+            raise DatasetError(f'{path}, line {number}: {len(values)} values for {len(header)} columns.')
         if values:
             yield number, dict(zip(header, values))
+
+
+def _cells(path: Path, lines: list[str], delimiter: str) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(lines, delimiter=delimiter)
+    except csv.Error as error:
+        raise DatasetError(f'the table {path} cannot be read ({error}).') from error
 
 
 def _names(line: str) -> tuple[str, list[str]]:
@@ -150,20 +162,30 @@ def _names(line: str) -> tuple[str, list[str]]:
     return delimiter, [name.strip() for name in line.split(delimiter)]
 
 
-def _number(row: Row, key: str, path: str | Path, line: int) -> float:
+def _number(row: Values, key: str, path: str | Path, line: int) -> float:
     try:
-        return float(row[key])
-    except ValueError as error:
-        raise DatasetError(f'{path}, line {line}: {key} is {row[key]!r}, which is no number.') from error
+        value = float(row[key])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DatasetError(f'{path}, line {line}: {key} must be a number, got {row[key]!r}.')
+    return value
 
 
-def _whole(row: Row, key: str, path: str | Path, line: int) -> str:
-    if not row[key].strip().isdigit():
-        raise DatasetError(f'{path}, line {line}: {key} is {row[key]!r}, which is no whole number.')
+def _is_count(text: str) -> bool:
+    """Whether a text is a whole number. str.isdigit() takes '\N{SUPERSCRIPT TWO}' too, and thousands of digits."""
+    return text.isascii() and text.isdigit() and len(text) <= 12
+
+
+def _whole(row: Values, key: str, path: str | Path, line: int) -> str:
+    if not _is_count(row[key].strip()):
+        raise DatasetError(
+            f'{path}, line {line}: {key} is {row[key]!r}, which is not a whole number of at most 12 digits.'
+        )
     return row[key].strip()
 
 
-def _joint(row: Row, joint: str, path: str | Path, line: int) -> tuple[float, float, int]:
+def _joint(row: Values, joint: str, path: str | Path, line: int) -> tuple[float, float, int]:
     """x, y and the published flag of a joint; zeros where it is not labelled."""
     flag = row[f'{joint}_s'].strip()
     if flag in ('', '0', '0.0'):

@@ -16,7 +16,7 @@ from mmengine.logging import MessageHub
 from mmpose.datasets.datasets.base import BaseCocoStyleDataset
 
 from mmseg_tr.datasets.addresses import DrawnBackend
-from mmseg_tr.datasets.figure_drawing import draw_scene
+from mmseg_tr.datasets.figure_drawing import draw_figure_scene
 from mmseg_tr.datasets.figure_files import coco_annotations
 from mmseg_tr.datasets.metainfo.photo_figures import dataset_info
 from mmseg_tr.datasets.photographs import SPLITS
@@ -34,20 +34,20 @@ class FiguresBackend(DrawnBackend):
     pattern = re.compile(rf'figures://({"|".join(SPLITS)})/seed(\d+)/(\d+)x(\d+)/(\d+)\.png')
 
     def draw(self, split: str, seed: str, height: str, width: str, index: str) -> np.ndarray:
-        return draw_scene((int(height), int(width)), int(seed), split, int(index))
+        return draw_figure_scene((int(height), int(width)), int(seed), split, int(index))
 
 
 @TRANSFORMS.register_module()
 class LoadFigures(BaseTransform):
     """The picture of a scene of `PhotoFigures`, in place of LoadImage.
 
-    Required keys: scene (arguments of draw_scene); optional: drawn (the picture at hand).
+    Required keys: scene (arguments of draw_figure_scene); optional: drawn (the picture at hand).
     Added keys: img (h, w, 3) uint8 BGR, img_shape, ori_shape.
     """
 
     def transform(self, results: dict) -> dict:
         image = results.pop('drawn', None)
-        image = draw_scene(**results['scene']) if image is None else image
+        image = draw_figure_scene(**results['scene']) if image is None else image
         # A copy: what later transforms do in place must not reach a kept scene.
         results['img'] = np.ascontiguousarray(image[:, :, ::-1])
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
@@ -61,7 +61,7 @@ class LoadFigures(BaseTransform):
 class PhotoFigures(BaseCocoStyleDataset):
     """People made of limbs, one or two a scene, drawn over real photographs: 14 joints, known exactly.
 
-    Nothing is stored or downloaded; a scene is drawn when it is asked for (see `make_scene`) and is the same in every
+    Nothing is stored or downloaded; a scene is drawn on request (see `make_figure_scene`) and is the same in every
     process and run. mmpose's CocoMetric evaluates it without an annotation file.
 
     split: 'train' or 'val'; they show different figures, before different parts of the photographs.
@@ -123,6 +123,6 @@ class PhotoFigures(BaseCocoStyleDataset):
         info['scene'] = dict(self.scenes, index=index)
         if self._kept is not None:
             if index not in self._kept:
-                self._kept[index] = draw_scene(**info['scene'])
+                self._kept[index] = draw_figure_scene(**info['scene'])
             info['drawn'] = self._kept[index]
         return info

@@ -5,25 +5,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmseg_tr.datasets.figure_drawing import draw_scene, paint
+from mmseg_tr.datasets.figure_drawing import draw_figure_scene, paint
 from mmseg_tr.datasets.figure_files import JOINTS
-from mmseg_tr.datasets.figure_labels import FACE, HIDDEN, VISIBLE, label_scene
-from mmseg_tr.datasets.figure_scenes import make_scene
-from mmseg_tr.datasets.figures import POINTS, Figure, Limb, Prop, Scene
+from mmseg_tr.datasets.figure_labels import FACE, HIDDEN, VISIBLE, label_figures
+from mmseg_tr.datasets.figure_scenes import make_figure_scene
+from mmseg_tr.datasets.figures import POINTS, Figure, FigureScene, Limb, Prop
 from mmseg_tr.errors import ConfigError
 
 SIZE = (96, 128)
 
 
 def scenes(count=60, size=SIZE, split='train', seed=0):
-    return [make_scene(size, seed, split, index) for index in range(count)]
+    return [make_figure_scene(size, seed, split, index) for index in range(count)]
 
 
 def test_a_scene_is_the_same_every_time_and_unlike_every_other():
     pictures = [
-        draw_scene(SIZE, seed, split, index) for seed in (0, 1) for split in ('train', 'val') for index in (0, 1)
+        draw_figure_scene(SIZE, seed, split, index) for seed in (0, 1) for split in ('train', 'val') for index in (0, 1)
     ]
-    again = [draw_scene(SIZE, seed, split, index) for seed in (0, 1) for split in ('train', 'val') for index in (0, 1)]
+    again = [
+        draw_figure_scene(SIZE, seed, split, index) for seed in (0, 1) for split in ('train', 'val') for index in (0, 1)
+    ]
     for one, other in zip(pictures, again):
         np.testing.assert_array_equal(one, other)
     assert len({picture.tobytes() for picture in pictures}) == len(pictures)
@@ -40,15 +42,15 @@ def test_splits_show_different_parts_of_the_photographs(monkeypatch):
     )
     grey = np.full((40, 40, 3), 128, np.uint8)
     for index in range(6):
-        draw_scene(SIZE, 0, 'val', index)
+        draw_figure_scene(SIZE, 0, 'val', index)
     assert set(asked) == {'val'}
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(8, 160), st.integers(8, 160), st.integers(0, 10**6))
 def test_labels_lie_inside_any_picture(height, width, index):
-    scene = make_scene((height, width), 0, 'val', index)
-    for label in label_scene(scene, POINTS):
+    scene = make_figure_scene((height, width), 0, 'val', index)
+    for label in label_figures(scene, POINTS):
         x, y, flags = label.keypoints.T
         assert set(flags) <= {0, HIDDEN, VISIBLE}
         assert (x >= 0).all() and (x <= width - 1).all() and (y >= 0).all() and (y <= height - 1).all()
@@ -64,7 +66,7 @@ def test_every_kind_of_scene_comes_about():
     made = scenes(120)
     figures = [figure for scene in made for figure in scene.figures]
     flags = np.concatenate(
-        [label.keypoints[:, 2] for scene in made for label in label_scene(scene, JOINTS['photo_figures'])]
+        [label.keypoints[:, 2] for scene in made for label in label_figures(scene, JOINTS['photo_figures'])]
     )
     assert {len(scene.figures) for scene in made} == {1, 2}
     assert 0.1 < np.mean([figure.from_behind for figure in figures]) < 0.4
@@ -91,10 +93,10 @@ def test_no_colour_tells_left_from_right():
 
 def test_a_face_is_seen_from_the_front_only():
     for scene in scenes():
-        for figure, label in zip(scene.figures, label_scene(scene, FACE)):
+        for figure, label in zip(scene.figures, label_figures(scene, FACE)):
             if figure.from_behind:
                 assert (label.keypoints[:, 2] < VISIBLE).all()
-    assert any((label.keypoints[:, 2] == VISIBLE).all() for scene in scenes() for label in label_scene(scene, FACE))
+    assert any((label.keypoints[:, 2] == VISIBLE).all() for scene in scenes() for label in label_figures(scene, FACE))
 
 
 def bare(points=None, limbs=(), prop=None):
@@ -107,7 +109,7 @@ def bare(points=None, limbs=(), prop=None):
 
 
 def visibility(name, *figures):
-    return label_scene(Scene((100, 100), figures), [name])[0].keypoints[0, 2]
+    return label_figures(FigureScene((100, 100), figures), [name])[0].keypoints[0, 2]
 
 
 def test_what_hides_a_joint():
@@ -128,9 +130,11 @@ def test_a_limb_is_painted_around_the_place_of_its_label(place):
     """x counts columns, y rows, and whole numbers are the middles of pixels."""
     dot = bare({'left_wrist': place}, [Limb('left_wrist-left_hand', place, place, (3.0, 3.0), 'eye')])
     size = (40, 60)
-    with_dot, without = (paint(Scene(size, figures), 'train', np.random.default_rng(0)) for figures in ((dot,), ()))
+    with_dot, without = (
+        paint(FigureScene(size, figures), 'train', np.random.default_rng(0)) for figures in ((dot,), ())
+    )
     y, x = np.nonzero((with_dot != without).any(2))
-    (label,) = label_scene(Scene(size, (dot,)), ['left_wrist'])
+    (label,) = label_figures(FigureScene(size, (dot,)), ['left_wrist'])
     assert tuple(label.keypoints[0]) == (place.real, place.imag, VISIBLE)
     inside = place in (20 + 10j, 7 + 33j)
     assert len(x) > (20 if inside else 5)
@@ -150,11 +154,11 @@ def test_a_limb_is_painted_around_the_place_of_its_label(place):
 )
 def test_impossible_scenes_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        make_scene(*arguments)
+        make_figure_scene(*arguments)
     with pytest.raises(ConfigError, match=message):
-        draw_scene(*arguments)
+        draw_figure_scene(*arguments)
 
 
 def test_unknown_joints_are_refused():
     with pytest.raises(ConfigError, match="'tail'.*left_knee"):
-        label_scene(make_scene(SIZE, 0, 'train', 0), ['head', 'tail'])
+        label_figures(make_figure_scene(SIZE, 0, 'train', 0), ['head', 'tail'])

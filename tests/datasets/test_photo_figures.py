@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpose.registry import DATASETS
 
-from mmseg_tr.datasets.figure_drawing import draw_scene
+from mmseg_tr.datasets.figure_drawing import draw_figure_scene
 from mmseg_tr.datasets.figure_files import JOINTS, coco_annotations, write_figures
 from mmseg_tr.datasets.photo_figures import PhotoFigures
 from mmseg_tr.errors import ConfigError, DatasetError
@@ -59,7 +59,7 @@ def test_packs_the_scene_as_bgr_with_its_labels():
     assert len(dataset) == len(annotations) >= 4
     for packed, annotation in zip(dataset, annotations):
         sample, index = packed['data_samples'], annotation['image_id'] - 1
-        image = draw_scene(SIZE, 7, 'val', index)
+        image = draw_figure_scene(SIZE, 7, 'val', index)
         np.testing.assert_array_equal(packed['inputs'].numpy(), image[:, :, ::-1].transpose(2, 0, 1))
         truth = np.array(annotation['keypoints']).reshape(-1, 3)
         np.testing.assert_allclose(sample.gt_instances.keypoints[0], truth[:, :2], rtol=1e-6)
@@ -75,7 +75,8 @@ def test_standard_loading_by_address_gives_the_same():
 def test_kept_pictures_are_drawn_once_and_survive_what_a_pipeline_does(monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        'mmseg_tr.datasets.photo_figures.draw_scene', lambda **scene: drawn.append(scene) or draw_scene(**scene)
+        'mmseg_tr.datasets.photo_figures.draw_figure_scene',
+        lambda **scene: drawn.append(scene) or draw_figure_scene(**scene),
     )
     kept, redrawn = build([*OURS[:1]], cache=True), build([*OURS[:1]])
     first = kept[0]['img'].copy()

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mmseg_tr.registry import DATASETS  # isort: skip (makes the OpenMMLab packages import)
 
-from mmseg_tr.datasets.figure_drawing import draw_scene
+from mmseg_tr.datasets.figure_drawing import draw_figure_scene
 from mmseg_tr.datasets.figure_files import coco_annotations
 from mmseg_tr.datasets.jump_csv import JOINTS
 from tests.tools.command import call, mistake
@@ -34,7 +34,7 @@ def published(tmp_path):
             boxes.append(','.join(map(str, [number, *label['bbox']])))
             path = tmp_path / 'frames' / NAMES[number]
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(draw_scene(SIZE, 0, split, index)).save(path, quality=95)
+            Image.fromarray(draw_figure_scene(SIZE, 0, split, index)).save(path, quality=95)
         (tmp_path / f'{split}.csv').write_text('\n'.join(lines) + '\n')
     (tmp_path / 'boxes.csv').write_text('\n'.join(boxes) + '\n')
     return labels
@@ -95,7 +95,7 @@ def test_rows_without_a_box_are_dropped_and_counted(published, tmp_path, capsys)
     table = tmp_path / 'boxes.csv'
     table.write_text('\n'.join(line for line in table.read_text().splitlines() if not line.startswith('17,')))
     assert call('convert_jbd', *arguments(tmp_path)) == 0
-    assert 'train    1 athletes, 1 rows dropped' in capsys.readouterr().out
+    assert 'train    1 athletes, 1 rows without a box dropped' in capsys.readouterr().out
     assert [entry['id'] for entry in read(tmp_path, 'train')['annotations']] == [1200345]
 
 
@@ -123,11 +123,17 @@ def test_nothing_is_replaced_without_force(published, tmp_path, capsys):
     [
         ('train.csv', 'head_x', 'crown_x', "train.csv has no column 'head_x'"),
         ('train.csv', 'event;', 'game;', "no column 'event' in its first two lines"),
-        ('train.csv', '12;345;', '0;17;', r'line 3: frame 0/0_(00017).jpg is there twice'),
+        ('train.csv', '12;345;', '0;17;', r'line 3: frame 0/0_(00017).jpg occurs twice'),
         ('train.csv', '12;345;', '12;x;', "line 3: frame_num is 'x'"),
-        ('train.csv', '12;345;', '12;345;1;', '63 values stand under 62 columns'),
+        ('train.csv', '12;345;', '12;345;1;', '63 values for 62 columns'),
         ('boxes.csv', '17,', 'first,', "line 2: image_id 'first'"),
         ('boxes.csv', 'min_y', 'top', "boxes.csv has no column 'min_y'"),
+        ('train.csv', '12;345;', '12;3²;', "frame_num is '3²'"),
+        ('train.csv', '12;345;', f'12;{"3" * 5000};', 'frame_num is'),
+        ('train.csv', '12;345;', f'12;"{"3" * 140_000};', 'cannot be read'),
+        ('boxes.csv', '17,', '1²,', "image_id '1²'"),
+        ('boxes.csv', '17,', '17,nan', 'min_x must be a number'),
+        ('boxes.csv', '17,', '17,-1,0,0,-5\n18,', 'must not be negative'),
     ],
 )
 def test_damaged_tables_are_named(published, tmp_path, capsys, file, old, new, message):

@@ -45,6 +45,9 @@ def convert_10k(root: Path, archives: Path, progress: Progress) -> None:
         if not listed.is_file():
             raise DatasetError(f'there is no {listed}: unpack {TEN_K.name} again.')
         names = listed.read_text().split()
+        outside = [name for name in names if '/' in name or '\\' in name or name.startswith('.')]
+        if outside:
+            raise DatasetError(f'{listed} names {outside[0]!r}, which is not the name of an image: unpack it again.')
         for name in names:
             _link(root / 'images' / f'{name}.jpg', root / 'images' / f'{split}2014' / f'{name}.jpg')
         jobs = [

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mmseg_tr.datasets.jump_csv import annotation_path, convert_table, read_boxes, write_split
 from mmseg_tr.datasets.prepare.download import Progress
 from mmseg_tr.datasets.prepare.recipe import CONVERTED, Recipe, Wanted
+from mmseg_tr.errors import DatasetError
 
 SPLITS = ('train', 'val')
 SOURCE = 'source'  # below the dataset: train.csv, val.csv, boxes.csv and the folder frames
@@ -24,10 +26,6 @@ def ready(root: Path) -> bool:
 
 def convert(root: Path, archives: Path, progress: Progress) -> None:
     """annotations/*_jump.json of the tables, and images/SPLIT as links to the frames, as tools/convert_jbd.py does."""
-    from mmseg_tr.datasets.jump_csv import annotation_path, read_boxes, write_split
-    from mmseg_tr.datasets.jump_csv import convert as convert_table
-    from mmseg_tr.errors import DatasetError
-
     source = root / SOURCE
     frames, boxes = source / 'frames', read_boxes(source / 'boxes.csv')
     for number, split in enumerate(SPLITS, 1):

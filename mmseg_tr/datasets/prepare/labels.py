@@ -13,12 +13,13 @@ from PIL import Image
 
 from mmseg_tr.datasets.prepare.download import Progress, disk_error
 from mmseg_tr.errors import DatasetError
+from mmseg_tr.files import open_atomically
 
 Job = tuple[Path, Path]  # what is read, what is written
 
 
 def table(mapping: Mapping[int, int], others: int, size: int = 256) -> np.ndarray:
-    """A table of (size,) uint8 that takes old numbers to new ones."""
+    """Lookup table (size,) uint8 from old label numbers to new ones; `others` for those not in `mapping`."""
     found = np.full(size, others, np.uint8)
     for old, new in mapping.items():
         found[old] = new
@@ -28,7 +29,7 @@ def table(mapping: Mapping[int, int], others: int, size: int = 256) -> np.ndarra
 def convert_labels(
     jobs: Iterable[Job], read: Callable[[Path], np.ndarray], progress: Progress = lambda *_: None, what: str = 'labels'
 ) -> int:
-    """Write what `read` makes of every source, (H, W) uint8, as a PNG, except where it is there; returns how many.
+    """Write `read(source)`, (H, W) uint8, as a PNG for every target that does not exist; returns how many.
 
     Raises DatasetError, with its path, for a source that cannot be read, and for a full disk.
     """
@@ -53,14 +54,11 @@ def convert_labels(
 
 
 def save_png(pixels: np.ndarray, path: Path) -> None:
-    """Write (H, W) uint8 as a PNG, whole or not at all. Raises DatasetError for a full disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'.{path.name}.unfinished')
+    """Write (H, W) uint8 as a PNG. Raises DatasetError for a full disk."""
     try:
-        Image.fromarray(pixels).save(unfinished, format='PNG')
-        os.replace(unfinished, path)
+        with open_atomically(path, sync=False) as file:
+            Image.fromarray(pixels).save(file, format='PNG')
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise disk_error(error, path) from error
 
 

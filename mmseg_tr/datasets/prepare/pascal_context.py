@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +34,7 @@ CONTEXT = Archive(
 )
 MATLAB = 'trainval.tar.gz'  # the same labels as one MATLAB file per picture
 VOC2010 = 'VOCdevkit/VOC2010'
+LONGEST = 10_000  # pixels of a side; VOC's have 500
 SPLITS = {'train': 4998, 'val': 5105}
 
 
@@ -66,7 +69,8 @@ def _convert_json(voc: Path, source: Path, progress: Progress) -> dict[str, list
         regions: dict[int, list[dict]] = {number: [] for number in pictures}
         for region in content['annos_segmentation']:
             regions.setdefault(region['image_id'], []).append(region)
-    except (ValueError, KeyError, TypeError) as error:
+        stems = [(picture['phase'], _check_picture(picture).stem) for picture in pictures.values()]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DatasetError(f'{source} is damaged ({error}): remove it, and run the same command again.') from error
     of_file = {voc / 'JPEGImages' / picture['file_name']: picture for picture in pictures.values()}
 
@@ -74,12 +78,24 @@ def _convert_json(voc: Path, source: Path, progress: Progress) -> dict[str, list
         picture = of_file[path]
         categories = np.zeros((picture['height'], picture['width']), np.uint16)
         for region in regions[picture['image_id']]:  # later ones lie on top
+            size = region['segmentation'].get('size')
+            if size != list(categories.shape):  # pycocotools would write beyond its memory
+                raise DatasetError(f'{source} is damaged: a mask of {size} over an image of {categories.shape} pixels.')
             categories[mask.decode(region['segmentation']).astype(bool)] = region['category_id']
         return TABLE[categories]
 
     convert_labels(_jobs(voc, of_file), drawn, progress, 'labels of Pascal Context')
-    stems = [(picture['phase'], Path(picture['file_name']).stem) for picture in pictures.values()]
     return {split: sorted(name for phase, name in stems if phase == split) for split in SPLITS}
+
+
+def _check_picture(picture: Mapping[str, Any]) -> Path:
+    """The file name of a picture. Raises ValueError for one that cannot be of VOC 2010."""
+    name, sides = picture['file_name'], (picture['height'], picture['width'])
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ValueError(f'file_name {name!r}')
+    if not all(isinstance(side, int) and 0 < side <= LONGEST for side in sides):
+        raise ValueError(f'{name} of {sides} pixels')
+    return Path(name)
 
 
 def _convert_mat(voc: Path, source: Path, progress: Progress) -> dict[str, list[str]]:

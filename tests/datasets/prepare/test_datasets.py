@@ -18,7 +18,8 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
 from mmseg_tr.datasets import prepare
-from mmseg_tr.datasets.prepare import coco_stuff
+from mmseg_tr.datasets.prepare import coco_stuff, pascal_context
+from mmseg_tr.errors import DatasetError
 from tests.datasets.prepare.server import serve
 from tests.tools.command import call, mistake
 
@@ -201,6 +202,30 @@ def test_pascal_context_from_its_json(published, tmp_path):
     check_context(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ('damage', 'reason'),
+    [
+        (lambda content: content['images'][0].pop('phase'), 'phase'),
+        (lambda content: content['images'][0].update(file_name=5), 'file_name 5'),
+        (lambda content: content['images'][0].update(file_name='../2008.jpg'), '../2008.jpg'),
+        (lambda content: content['images'][0].update(height=10**12), '1000000000000'),
+        (lambda content: content['annos_segmentation'][0]['segmentation'].update(size=[10**6, 10**6]), '1000000'),
+        (lambda content: None, None),  # nested too deeply
+    ],
+)
+def test_damaged_annotations_of_pascal_context_are_named(damage, reason, tmp_path):
+    content = dict(
+        images=[dict(image_id=7, file_name='2008.jpg', phase='train', height=40, width=60)],
+        annos_segmentation=[dict(image_id=7, category_id=2, segmentation=dict(size=[40, 60], counts='0'))],
+    )
+    damage(content)
+    text = json.dumps(content) if reason else '[' * 100_000
+    (tmp_path / 'trainval_merged.json').write_text(text)
+    with pytest.raises(DatasetError, match=reason or 'damaged') as error:
+        pascal_context.convert(tmp_path, tmp_path, lambda *_: None)
+    assert 'trainval_merged.json' in str(error.value)
+
+
 def test_pascal_context_from_its_matlab_files(published, tmp_path):
     server = published('pascal_context', {'VOCtrainval_03-May-2010.tar': voc('2008')}, context_counts)
     store = tmp_path / 'data/archives'
@@ -223,6 +248,14 @@ def test_coco_stuff_10k(published, tmp_path, capsys):
     assert loads('coco_stuff10k_512x512') == {255, 0, 170, 11}
     found = values(tmp_path / 'data/coco_stuff10k', 'annotations/train2014/*.png')
     assert found[::15] == [0, 1, 171, 12]
+
+
+def test_list_of_coco_stuff_10k_that_leads_outside_is_refused(tmp_path):
+    (tmp_path / 'imageLists').mkdir()
+    (tmp_path / 'imageLists/train.txt').write_text('../../../escape\n')
+    with pytest.raises(DatasetError, match='escape'):
+        coco_stuff.convert_10k(tmp_path, tmp_path, lambda *_: None)
+    assert [path.name for path in tmp_path.iterdir()] == ['imageLists']
 
 
 def test_coco_stuff_164k(published, tmp_path):
