@@ -1,1 +1,1 @@
-"""Benchmark suites of this repository: `python -m benchmarks --suite cpu`. They stay outside the wheel."""
+"""Benchmark suites of this repository, `python -m benchmarks --suite cpu`. They are not part of the wheel."""

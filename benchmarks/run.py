@@ -1,4 +1,4 @@
-"""Running a benchmark suite row by row: what tools/benchmark.py does.
+"""Run a benchmark suite row by row: what `python -m benchmarks` does.
 
 The results are written after every row, so that a run that was stopped continues where it was.
 """
@@ -45,68 +45,91 @@ AS_SHIPPED = 'shipped'
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: the file, its content, and the rows that are still to be measured."""
+    """The file of results, its content, and the rows that are still to be measured."""
 
     path: Path
     content: dict[str, Any]
     left: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class SuiteOptions:
+    """How a suite is run.
+
+    rows: names or kinds, with * as in file names; by default all. file_name: instead of machine and date. seconds: time
+    for all rows together, by default the suite's own; one row is always measured. force: measure finished rows again.
+    """
+
+    rows: Sequence[str] | None = None
+    file_name: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    seconds: float | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for numbers that cannot work."""
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f'threads must be 1 or more, got {self.threads}.')
+        if self.seconds is not None and self.seconds <= 0:
+            raise ConfigError(f'seconds must be more than 0, got {self.seconds}.')
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row of a suite as it is measured, eager or compiled; name: its key in the file of results."""
+
+    name: str
+    row: Row
+    compiled: bool
+
+
+def planned_rows(suite: Suite, patterns: Sequence[str] | None) -> list[PlannedRow]:
+    """The chosen rows in the order in which they are measured."""
+    ordered = sorted(chosen_rows(suite, patterns), key=lambda row: row.kind != AS_SHIPPED)
+    return [
+        PlannedRow(f'{row.name} compiled' if compiled else row.name, row, compiled)
+        for compiled in suite.compiled
+        for row in ordered
+    ]
+
+
 def run_suite(
     name: str,
     out: str | Path,
-    *,
-    rows: Sequence[str] | None = None,
-    file_name: str | None = None,
-    device: str | None = None,
-    threads: int | None = None,
-    seconds: float | None = None,
-    force: bool = False,
+    options: SuiteOptions = SuiteOptions(),
     progress: Callable[[int, int, str], None] = lambda done, total, row: None,
 ) -> Outcome:
     """Measure the rows of a suite that are not measured yet, and write OUT/<machine>-<date>.json after each.
 
-    rows: names or kinds, with * as in file names; by default all. file_name: instead of machine and date. seconds: of
-    all rows together, by default the suite's own; one row is always measured. force: measure again what the file holds.
     progress(done, total, row) is called before each row. Raises ConfigError or DeviceError.
     """
     suite = suite_of(name)
-    wanted = chosen_rows(suite, rows)
-    place = pick_device(device or suite.device)
-    if threads is not None and threads < 1:
-        raise ConfigError(f'--threads {threads} is too few: give 1 or more.')
-    if seconds is not None and seconds <= 0:
-        raise ConfigError(f'--seconds {seconds} is no time: give more than 0.')
-    planned = [
-        (f'{row.name} compiled' if compiled else row.name, row, compiled)
-        for compiled in suite.compiled
-        for row in sorted(wanted, key=lambda row: row.kind != AS_SHIPPED)
-    ]
-    with cpu_threads(threads):
+    planned = planned_rows(suite, options.rows)
+    place = pick_device(options.device or suite.device)
+    with cpu_threads(options.threads):
         about = circumstances(suite, place)
-        path = Path(out) / f'{file_name or slug(about)}.json'
-        content = begin(path, about, [key for key, *_ in planned], force)
-        benches = {
-            compiled: Bench(place, suite.row_seconds, suite.images, pick_precision(suite.amp, str(place)), compiled)
-            for compiled in suite.compiled
-        }
+        path = Path(out) / f'{options.file_name or slug(about)}.json'
+        content = begin(path, about, [each.name for each in planned], options.force)
+        precision = pick_precision(suite.amp, str(place))
+        benches = {each: Bench(place, suite.row_seconds, suite.images, precision, each) for each in suite.compiled}
         begun, fresh = time.perf_counter(), False
-        for number, (key, row, compiled) in enumerate(planned):
-            progress(number, len(planned), key)
-            if key in content['rows']:
+        for number, each in enumerate(planned):
+            progress(number, len(planned), each.name)
+            if each.name in content['rows']:
                 continue
-            if fresh and time.perf_counter() - begun > (seconds or suite.seconds):
+            if fresh and time.perf_counter() - begun > (options.seconds or suite.seconds):
                 break
-            if place.type == 'cpu' and row.kind != AS_SHIPPED:
+            if place.type == 'cpu' and each.row.kind != AS_SHIPPED:
                 keep_freed_memory()
-            content['rows'][key], fresh = measured(benches[compiled], row), True
-            content['seconds'] = round(content['seconds'] + content['rows'][key]['seconds'], 1)
+            result, fresh = measure_row(benches[each.compiled], each.row), True
+            content['rows'][each.name] = result
+            content['seconds'] = round(content['seconds'] + result['seconds'], 1)
             write(content, path)
-    left = tuple(key for key, *_ in planned if key not in content['rows'])
-    return Outcome(path, content, left)
+    return Outcome(path, content, tuple(each.name for each in planned if each.name not in content['rows']))
 
 
-def measured(bench: Bench, row: Row) -> dict[str, Any]:
+def measure_row(bench: Bench, row: Row) -> dict[str, Any]:
     """The numbers of one row, or the sentence that says why there are none."""
     started = time.perf_counter()
     with warnings.catch_warnings():
@@ -167,7 +190,7 @@ def read_result(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
         content['about']['suite'], content['rows'].keys(), content['seconds']
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f'{path} is no result of this benchmark: name another file.') from error
+        raise ConfigError(f'{path} is not a result of these benchmarks: name another file.') from error
     return content
 
 

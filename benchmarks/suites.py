@@ -1,4 +1,4 @@
-"""What tools/benchmark.py measures: suites of rows, each of one kind and complete in itself."""
+"""What `python -m benchmarks` measures: suites of rows, each of one kind and complete in itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from mmengine.fileio import load
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.paths import config_path
 
-ADAPTIVE = ('ALGM', 'ACT')  # whose counts depend on the image
 PRESETS = ('bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample')
 SHARED = ('bsm_hq_share4', 'bsm_fast_share4')  # one matching for four blocks: not as published
 PLAIN = {'shipped_kept': 'plain, memory kept', 'fusion': 'with its head'}  # what rows without merging are called
@@ -32,7 +31,7 @@ GROWTH = {
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: name, unique in its suite; kind, of apis.suite.KINDS; and that kind's settings."""
+    """One measurement: name, unique in its suite; kind, of benchmarks.run.KINDS; and that kind's settings."""
 
     name: str
     kind: str
@@ -56,7 +55,7 @@ class Suite:
 def suite_of(name: str) -> Suite:
     """A suite by its name. Raises ConfigError."""
     if name not in SUITES:
-        raise ConfigError(f'--suite {name} is unknown: it is one of {", ".join(SUITES)}.')
+        raise ConfigError(f'suite must be one of {", ".join(SUITES)}, got {name!r}.')
     return SUITES[name]()
 
 
@@ -66,7 +65,7 @@ def chosen_rows(suite: Suite, patterns: Sequence[str] | None) -> tuple[Row, ...]
         return suite.rows
     for pattern in patterns:
         if not any(_matches(row, pattern) for row in suite.rows):
-            raise ConfigError(f'--rows {pattern} is no row of the suite {suite.name}: see --list.')
+            raise ConfigError(f'rows must be names or kinds of the suite {suite.name}, see --list, got {pattern!r}.')
     return tuple(row for row in suite.rows if any(_matches(row, pattern) for pattern in patterns))
 
 

@@ -29,7 +29,7 @@ def source(folder):
     """A copy of what the wheel is built from, so that building leaves nothing in the checkout."""
     copy = folder / 'source'
     ignored = shutil.ignore_patterns('__pycache__')
-    for name in ('mmseg_tr', 'local_configs', 'tools'):
+    for name in ('mmseg_tr', 'local_configs', 'tools', 'benchmarks'):
         shutil.copytree(ROOT / name, copy / name, ignore=ignored)
     for name in ('pyproject.toml', 'setup.py', 'MANIFEST.in', 'LICENSE', 'README.md', 'model-index.yml'):
         shutil.copy(ROOT / name, copy / name)
@@ -88,6 +88,15 @@ def test_the_installed_command_lists_its_tools_and_configs(unpacked, tmp_path):
     assert names <= {line.split()[0] for line in usage.stdout.splitlines() if line.startswith('  ')}
     listed = run_installed(unpacked, 'configs', 'algm_vit-s16', cwd=tmp_path)
     assert 'algm/algm_vit-s16_ade20k-512x512.py' in listed.stdout.split()
+
+
+def test_the_benchmark_suites_are_in_the_sdist_alone_and_the_installed_command_says_so(unpacked, tmp_path):
+    assert 'graft benchmarks' in (ROOT / 'MANIFEST.in').read_text().splitlines()
+    assert not list(unpacked.rglob('benchmarks'))
+    done = run_installed(unpacked, 'benchmark', '--list', cwd=tmp_path)
+    assert done.returncode == 2 and not done.stdout
+    (sentence,) = done.stderr.splitlines()
+    assert 'checkout' in sentence and 'python -m benchmarks' in sentence
 
 
 def test_an_unknown_command_is_answered_in_one_sentence(unpacked, tmp_path):

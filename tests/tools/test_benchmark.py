@@ -1,12 +1,15 @@
-"""tools/benchmark.py: suites, their files, going on after a stop, and one sentence for every mistake."""
+"""`python -m benchmarks`, also as tools/benchmark.py: suites, their files, continuing after a stop, mistakes."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from benchmarks.mit import exponent
 from benchmarks.suites import SUITES, chosen_rows, suite_of
 from mmseg_tr.paths import config_path
+from tests.clean import ROOT
 from tests.tools.command import call, mistake
 
 pytest.importorskip('mmseg')
@@ -99,13 +102,25 @@ def test_a_run_whose_time_is_up_says_what_is_left_and_goes_on(tmp_path, capsys):
 
 
 def test_mistakes_are_told_in_one_sentence(tmp_path, capsys):
-    assert 'it is one of cpu-small, cpu, gpu' in mistake(capsys, 'benchmark', '--suite', 'tpu')
-    assert '--rows nothing is no row' in mistake(capsys, 'benchmark', '--rows', 'nothing')
-    assert '--threads 0 is too few' in mistake(capsys, 'benchmark', '--threads', 0)
-    assert '--seconds -1.0 is no time' in mistake(capsys, 'benchmark', '--seconds', -1)
+    for option, value, named in (
+        ('--suite', 'tpu', "'tpu'"),
+        ('--rows', 'nothing', "'nothing'"),
+        ('--threads', 0, 'got 0'),
+        ('--seconds', -1, 'got -1'),
+    ):
+        said = mistake(capsys, 'benchmark', option, value)
+        assert named in said and option.strip('-') in said
     (tmp_path / 'here.json').write_text('{}')
-    assert 'is no result of this benchmark' in mistake(capsys, 'benchmark', '--out', tmp_path, '--name', 'here')
-    assert 'is no result of this benchmark' in mistake(capsys, 'benchmark', '--report', tmp_path / 'none.json')
+    assert 'here.json' in mistake(capsys, 'benchmark', '--out', tmp_path, '--name', 'here')
+    assert 'none.json' in mistake(capsys, 'benchmark', '--report', tmp_path / 'none.json')
+
+
+def test_the_module_and_the_tool_are_one_command():
+    listed = [
+        subprocess.run([sys.executable, *command, '--suite', 'cpu-small', '--list'], cwd=ROOT, capture_output=True)
+        for command in (['-m', 'benchmarks'], ['tools/benchmark.py'])
+    ]
+    assert listed[0].stdout == listed[1].stdout != b''
 
 
 @pytest.mark.parametrize('name', SUITES)
