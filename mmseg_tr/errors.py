@@ -1,4 +1,4 @@
-"""What this package raises when its input is wrong: one clear sentence, under a type that a caller can catch.
+"""Errors for input that cannot be used: one clear sentence, under a type that a caller can catch.
 
 Each type derives from the builtin that a reader of Python would expect, so `except ValueError` works as well.
 """
@@ -6,26 +6,40 @@ Each type derives from the builtin that a reader of Python would expect, so `exc
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 
 
-class ConfigError(ValueError):
+class InputError(Exception):
+    """Base of the errors below.
+
+    The message names parameters of the function that was called, and `parameters` lists those names, so that a command
+    line can put its own options in their place: ``ConfigError('fraction must be at most 1, got 2.',
+    parameters=['fraction'])`` becomes "--frac-dataset must be at most 1, got 2." there (cli.options.sentence).
+    """
+
+    def __init__(self, *args: object, parameters: Sequence[str] = (), **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self.parameters = tuple(parameters)
+
+
+class ConfigError(InputError, ValueError):
     """A setting that does not exist, does not fit its neighbours, or is out of range."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError, ValueError):
     """A weights file that is damaged, unsafe to load, or belongs to another model."""
 
 
-class DatasetError(ValueError):
+class DatasetError(InputError, ValueError):
     """A dataset that is missing, empty, or holds a file that cannot be read."""
 
 
-class DeviceError(ValueError):
-    """More or other devices asked for than this machine has."""
+class DeviceError(InputError, ValueError):
+    """A device, or a number of devices, that this machine does not have."""
 
 
-class ExportError(ValueError):
-    """A network that cannot be written in a foreign format, or whose file does not do what the network does."""
+class ExportError(InputError, ValueError):
+    """A network that cannot be exported, or an exported file whose results differ from the network's."""
 
 
 class WriteError(OSError):
@@ -35,7 +49,7 @@ class WriteError(OSError):
         return f'{self.filename} cannot be written: {self.strerror}.'
 
 
-class MissingExtraError(ImportError):
+class MissingExtraError(InputError, ImportError):
     """A part of the package whose optional requirements are not installed."""
 
 

@@ -1,4 +1,4 @@
-"""Reading a config and fitting it to a command line and a machine."""
+"""Load a config, override its settings, and fit it to a command line and a machine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
+from mmseg_tr.apis.values import read_settings, read_value
 from mmseg_tr.errors import CheckpointError, ConfigError, MissingExtraError
 from mmseg_tr.paths import find_config
 from mmseg_tr.reduction.segformerpp.settings import parse_merging
+
+MITS = ('mmseg_tr.MiT', 'MiT')
 
 _runs = itertools.count(1)
 
@@ -31,7 +34,9 @@ def load_config(path: str | Config, options: Mapping[str, Any] | None = None) ->
         try:
             config.merge_from_dict(dict(options))
         except (KeyError, TypeError, AssertionError, IndexError) as error:
-            raise ConfigError(f'--cfg-options {" ".join(options)} cannot be merged: {error}') from error
+            raise ConfigError(
+                f'cfg_options {" ".join(options)} cannot be merged: {error}', parameters=['cfg_options']
+            ) from error
     return config
 
 
@@ -72,6 +77,73 @@ def reduction_settings(backbone: Mapping[str, Any]) -> dict[str, Any]:
             active = parse_merging(merging, stages).active
         return dict(type='SegFormer++', merging=merging) if active else {}
     return dict(backbone.get('reduction') or {})
+
+
+def parse_reduction(text: str) -> dict[str, Any] | None:
+    """Settings of a method: "dict(type='ToMe', r=8)", "{'type': 'ToMe'}", "type=ToMe,r=8", or "None" for no method.
+
+    Nothing is run. Raises ConfigError.
+    """
+    for read in (read_value, read_settings):
+        try:
+            value = read(text)
+        except ValueError:
+            continue
+        if value is None or isinstance(value, dict):
+            return value
+    raise ConfigError(
+        f'reduction must be "dict(type=\'ToMe\', r=8)", type=ToMe,r=8, or None for no method, got {text}.',
+        parameters=['reduction'],
+    )
+
+
+def parse_merging_text(text: str) -> Any:
+    """Merging of a MiT: a preset ("bsm_hq"), "merging=bsm_hq", a list of dicts, one a stage, or "None".
+
+    Nothing is run. Raises ConfigError.
+    """
+    text = text.strip().removeprefix('merging=')
+    try:
+        value = read_value(text)
+    except ValueError:
+        value = ()
+    if isinstance(value, list | tuple) and value and all(isinstance(stage, dict | None) for stage in value):
+        return [stage or {} for stage in value]
+    if value is None or (isinstance(value, str) and (value.replace('-', '_').isidentifier() or value == '2x2')):
+        return value
+    raise ConfigError(
+        f'reduction of a MiT must be a preset such as bsm_hq, a dict per stage, or None, got {text}.',
+        parameters=['reduction'],
+    )
+
+
+def use_reduction(config: Config, text: str) -> None:
+    """Set the method of the config's backbone, in place. Without a type the settings change those of the config.
+
+    A MiT has SegFormer++ alone, see parse_merging_text().
+    Raises ConfigError for text that cannot be read and where the config has no method to change.
+    """
+    backbone = config.model.get('backbone')
+    if isinstance(backbone, Mapping) and backbone.get('type') in MITS:
+        backbone['merging'] = parse_merging_text(text)
+        return
+    wanted = parse_reduction(text)
+    if not isinstance(backbone, Mapping):
+        raise ConfigError(
+            f'reduction is set on a backbone, and the config {config.filename} has none: leave it out.',
+            parameters=['reduction'],
+        )
+    own = backbone.get('reduction')
+    if wanted is not None and 'type' not in wanted:
+        if not own:
+            raise ConfigError(
+                f'reduction {text} names no type, and the config has no method: add type=... to it.',
+                parameters=['reduction'],
+            )
+        wanted = {**own, **wanted}
+    elif wanted is not None and own and own.get('type') == wanted['type']:
+        wanted = {**own, **wanted}
+    backbone['reduction'] = wanted
 
 
 def fit_to_run(config: Config, work_dir: str | None, launcher: str, seed: int | None = None) -> None:
@@ -115,7 +187,10 @@ def use_amp_for_training(config: Config) -> None:
     if kind in ('AmpOptimWrapper', 'mmseg_tr.BFloat16OptimWrapper'):
         return
     if kind != 'OptimWrapper':
-        raise ConfigError(f'--amp replaces an optim_wrapper of type OptimWrapper, the config has {kind}')
+        raise ConfigError(
+            f'amp replaces an optim_wrapper of type OptimWrapper, the config has {kind}: leave it out.',
+            parameters=['amp'],
+        )
     if check_autocast() == 'cpu':
         wrapper.type = 'mmseg_tr.BFloat16OptimWrapper'
     else:
@@ -126,7 +201,7 @@ def check_autocast() -> str:
     """The device, 'cpu' or 'cuda'. Raises ConfigError where mixed precision is not available."""
     device = get_device()
     if device not in ('cpu', 'cuda'):
-        raise ConfigError(f'--amp is available on CUDA GPUs and CPUs, not on {device}: leave it out')
+        raise ConfigError(f'amp is available on CUDA GPUs and CPUs, not on {device}: leave it out.', parameters=['amp'])
     return device
 
 

@@ -1,10 +1,11 @@
-"""Testing a checkpoint: what tools/test.py does."""
+"""Score a checkpoint: the verb of tools/test.py."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from mmseg_tr.apis.config import check_autocast, fit_to_run, load_config, require_sections
+from mmseg_tr.apis.config import check_autocast, fit_to_run, load_config, require_checkpoint, require_sections
 from mmseg_tr.engine.distributed import process_group
 from mmseg_tr.engine.plain import to_plain
 from mmseg_tr.engine.pose_checks import is_pose_config
 from mmseg_tr.engine.runner import FRACTION, bare_model, build_runner
 from mmseg_tr.engine.start import load_strictly
-from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.errors import ConfigError
 from mmseg_tr.evaluation import SegmenterIoUMetric
 from mmseg_tr.evaluation.metrics import check_names
 from mmseg_tr.evaluation.pose_metrics import draw_poses, set_pose_metrics
@@ -27,70 +28,84 @@ from mmseg_tr.evaluation.scores import check_scores_path, collect_scores, write_
 OUR_METRIC = 'mmseg_tr.SegmenterIoUMetric'
 
 
-def evaluate(
-    config: str | Config,
-    checkpoint: str,
-    *,
-    metrics: Sequence[str] | None = None,
-    work_dir: str | None = None,
-    out: str | None = None,
-    format_only: bool = False,
-    show: bool = False,
-    show_dir: str | None = None,
-    wait_time: float = 2,
-    tta: bool = False,
-    amp: bool = False,
-    fraction: float = 1.0,
-    scores: str | None = None,
-    cfg_options: Mapping[str, Any] | None = None,
-    launcher: str = 'none',
-) -> dict[str, Any]:
-    """Score a checkpoint on the test set of a config; returns the scores, which are also written to a file.
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What to test, and what to write.
 
-    metrics: any of mIoU, mDice, mFscore, of poses those of apis.pose_metrics; by default those of the config.
+    metrics: any of mIoU, mDice, mFscore, of poses those of evaluation.pose_metrics; by default those of the config.
+    work_dir: folder of logs and scores; by default work_dirs/ and the name of the config.
     out: folder for prediction files as the test servers of ADE20K and Cityscapes, of poses that of COCO, take them.
     format_only: write these files without scoring, for a test set without labels.
     show_dir: folder for pictures of label and prediction. show: the same in a window, each for `wait_time` seconds.
     tta: the config's tta_model and tta_pipeline (several scales and flips).
     amp: mixed precision. fraction: the share of the images to test on, evenly spread.
     scores: the file, .yml or .json; by default scores_ss.yml, or scores_ms.yml with `tta`, in the work dir.
+    cfg_options: settings that replace those of the config. launcher: what started the processes, see TrainOptions.
+    """
+
+    metrics: Sequence[str] | None = None
+    work_dir: str | None = None
+    out: str | None = None
+    format_only: bool = False
+    show: bool = False
+    show_dir: str | None = None
+    wait_time: float = 2
+    tta: bool = False
+    amp: bool = False
+    fraction: float = 1.0
+    scores: str | None = None
+    cfg_options: Mapping[str, Any] | None = None
+    launcher: str = 'none'
+
+
+def evaluate(
+    config: str | Config, checkpoint: str, options: EvaluateOptions | None = None, **settings: Any
+) -> dict[str, Any]:
+    """Score a checkpoint on the test set of a config; returns the scores, which are also written to a file.
+
+    settings: fields of EvaluateOptions, over those of `options`.
     Raises ConfigError, CheckpointError, DatasetError or DeviceError for input that cannot be used. Processes other
     than the main one return no scores.
     """
-    config = load_config(config, cfg_options)
+    options = replace(options or EvaluateOptions(), **settings)
+    config = load_config(config, options.cfg_options)
     require_sections(config, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
-    fit_to_run(config, work_dir, launcher)
-    scores = scores or str(Path(config.work_dir) / f'scores_{"ms" if tta else "ss"}.yml')
+    fit_to_run(config, options.work_dir, options.launcher)
+    scores = options.scores or str(Path(config.work_dir) / f'scores_{"ms" if options.tta else "ss"}.yml')
     check_scores_path(scores)
-    if not Path(checkpoint).is_file():
-        raise CheckpointError(f'there is no checkpoint file {checkpoint}: check the path')
+    require_checkpoint(checkpoint)
     config.load_from, config.resume = checkpoint, False
-    if not (math.isfinite(fraction) and 0 < fraction <= 1):
-        raise ConfigError(f'--frac-dataset {fraction} must be above 0 and at most 1')
-    if fraction < 1:
-        config.test_dataloader[FRACTION] = fraction
-    if format_only and out is None:
-        raise ConfigError('--format-only writes prediction files: say where with --out')
+    apply_options(config, options)
+    with process_group(options.launcher):
+        return _run(config, checkpoint, scores)
+
+
+def apply_options(config: Config, options: EvaluateOptions) -> None:
+    """Set in a config what the options ask for, in place. Raises ConfigError where it cannot be done."""
+    if not (math.isfinite(options.fraction) and 0 < options.fraction <= 1):
+        raise ConfigError(f'fraction must be above 0 and at most 1, got {options.fraction}.', parameters=['fraction'])
+    if options.fraction < 1:
+        config.test_dataloader[FRACTION] = options.fraction
+    if options.format_only and options.out is None:
+        raise ConfigError('format_only needs out, the folder to write to.', parameters=['format_only', 'out'])
     if is_pose_config(config):
-        set_pose_metrics(config, metrics, out, format_only, fraction)
+        set_pose_metrics(config, options.metrics, options.out, options.format_only, options.fraction)
     else:
-        set_metric(config, metrics, out, format_only)
-    if tta:
+        set_metric(config, options.metrics, options.out, options.format_only)
+    if options.tta:
         use_tta(config)
-    if format_only:
+    if options.format_only:
         config.test_dataloader.dataset = without_labels(config.test_dataloader.dataset)
-    if amp:
+    if options.amp:
         check_autocast()
         config.test_cfg.fp16 = True  # mmengine's name for autocast; a CPU takes bfloat16
-    if show or show_dir:
-        use_visualization(config, show, show_dir, wait_time)
-    with process_group(launcher):
-        return _run(config, checkpoint, scores)
+    if options.show or options.show_dir:
+        use_visualization(config, options.show, options.show_dir, options.wait_time)
 
 
 def _run(config: Config, checkpoint: str, path: str) -> dict[str, Any]:
     runner = build_runner(config, 'test')
-    # mmengine would pass over tensors that do not fit. It loads again by itself, so that its hooks see the file.
+    # mmengine skips tensors that do not fit. It loads again by itself, so that its hooks see the file.
     load_strictly(bare_model(runner), checkpoint)
     metrics = runner.test()
     found = collect_scores(metrics, _our_metric(runner))
@@ -126,7 +141,9 @@ def set_metric(config: Config, names: Sequence[str] | None, out: str | None, for
     if not ours:
         if names is not None or out is not None:
             kinds = ', '.join(str(item.get('type')) for item in evaluators)
-            raise ConfigError(f'--eval and --out belong to IoUMetric, the config evaluates with {kinds}')
+            raise ConfigError(
+                f'metrics and out need an IoUMetric, the config evaluates with {kinds}.', parameters=['metrics', 'out']
+            )
         return
     ours[0].type = OUR_METRIC
     if names is not None:
@@ -158,10 +175,16 @@ def use_visualization(config: Config, show: bool, show_dir: str | None, wait_tim
         and os.uname().sysname != 'Darwin'
         and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY'))
     ):
-        raise ConfigError('--show needs a screen and DISPLAY is not set: write files with --show-dir instead')
+        raise ConfigError(
+            'show needs a screen, and DISPLAY is not set: write files with show_dir instead.',
+            parameters=['show', 'show_dir'],
+        )
     hook = (config.get('default_hooks') or {}).get('visualization')
     if hook is None or config.get('visualizer') is None:
-        raise ConfigError('--show and --show-dir need a visualizer and default_hooks.visualization in the config')
+        raise ConfigError(
+            'show and show_dir need a visualizer and default_hooks.visualization in the config.',
+            parameters=['show', 'show_dir'],
+        )
     if is_pose_config(config):
         draw_poses(config, show, show_dir, wait_time)
         return

@@ -1,8 +1,9 @@
-"""Training a config: what tools/train.py does."""
+"""Train the model of a config: the verb of tools/train.py."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmengine.config import Config
@@ -15,44 +16,53 @@ from mmseg_tr.engine.start import check_resumable, check_start, find_checkpoint
 from mmseg_tr.weights.io import few
 
 
-def train(
-    config: str | Config,
-    *,
-    work_dir: str | None = None,
-    resume: bool | str = False,
-    load_from: str | None = None,
-    amp: bool = False,
-    seed: int | None = None,
-    cfg_options: Mapping[str, Any] | None = None,
-    launcher: str = 'none',
-) -> Runner:
-    """Train the model of a config; returns the runner when it is done.
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train.
 
+    work_dir: folder of logs and checkpoints; by default work_dirs/ and the name of the config.
     resume: True continues the last training in `work_dir`, a path continues the training saved there.
     load_from: start from these weights; the backbone must fit, a head may differ.
-    amp: mixed precision, float16 on a GPU and bfloat16 on a CPU.
+    amp: mixed precision, float16 on a GPU and bfloat16 on a CPU. seed: of everything random, over the config's.
+    cfg_options: settings that replace those of the config, 'train_cfg.max_iters': 100.
     launcher: 'none' for one process, or what started the processes: 'pytorch' (torchrun), 'slurm', 'mpi'.
+    """
+
+    work_dir: str | None = None
+    resume: bool | str = False
+    load_from: str | None = None
+    amp: bool = False
+    seed: int | None = None
+    cfg_options: Mapping[str, Any] | None = None
+    launcher: str = 'none'
+
+
+def train(config: str | Config, options: TrainOptions | None = None, **settings: Any) -> Runner:
+    """Train the model of a config; returns the runner when it is done.
+
+    settings: fields of TrainOptions, over those of `options`.
     Raises ConfigError, CheckpointError, DatasetError or DeviceError for input that cannot be used.
     """
-    config = load_config(config, cfg_options)
+    options = replace(options or TrainOptions(), **settings)
+    config = load_config(config, options.cfg_options)
     require_sections(config, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
-    fit_to_run(config, work_dir, launcher, seed)
-    if amp:
+    fit_to_run(config, options.work_dir, options.launcher, options.seed)
+    if options.amp:
         use_amp_for_training(config)
-    start = load_from or config.get('load_from')
+    resume, start = options.resume, options.load_from or config.get('load_from')
     if not resume and config.get('resume'):
         resume = start or True  # as mmengine reads the two together
     if resume:
         start = find_checkpoint(config.work_dir, resume if isinstance(resume, str) else None)
     config.load_from, config.resume = start, bool(resume)
-    with process_group(launcher):
+    with process_group(options.launcher):
         runner = build_runner(config, 'train')
         if resume:
             check_resumable(bare_model(runner), start)
         elif start:
             fresh = check_start(bare_model(runner), start)
             if fresh:
-                runner.logger.warning(f'{start} does not give, so these start anew: {few(fresh)}')
+                runner.logger.warning(f'{start} does not hold these weights, which start anew: {few(fresh)}')
         with config_mistakes(config):  # the optimiser and its schedule are built in here
             runner.train()
     return runner

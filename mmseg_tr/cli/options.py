@@ -1,31 +1,32 @@
-"""What the command lines of tools/ share: their common options, and mistakes told in one sentence."""
+"""Common options of the command lines in tools/, and error reporting in one sentence."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmseg_tr.errors import (
-    CheckpointError,
-    ConfigError,
-    DatasetError,
-    DeviceError,
-    ExportError,
-    MissingExtraError,
-    require_extra,
-)
+from mmseg_tr.apis.values import read_value
+from mmseg_tr.errors import InputError, WriteError, require_extra
 
-MISTAKES = (CheckpointError, ConfigError, DatasetError, DeviceError, ExportError, MissingExtraError)
+# Options whose name is not that of the parameter with dashes: `option_name` derives the others.
+OPTION_NAMES = {
+    'average': '--average-counts',
+    'batch_sizes': '--batch-size',
+    'form': '--format',
+    'fraction': '--frac-dataset',
+    'metrics': '--eval',
+}
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
 def run_tool(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """Run a tool's `main`; return its exit status.
 
-    0 when it is done, 2 when the user's input or machine cannot be used: then one sentence stands on stderr. Any other
+    0 when it is done, 2 when the user's input or machine cannot be used, with one sentence on stderr. Any other
     exception is a fault of this package and keeps its traceback.
     """
     status = _status_of(main, argv)
@@ -39,10 +40,10 @@ def _status_of(main: Callable[[Sequence[str] | None], None], argv: Sequence[str]
     tool = Path(sys.argv[0]).name
     try:
         main(argv)
-    except MISTAKES as error:
+    except (InputError, WriteError) as error:
         print(f'{tool}: {sentence(error)}', file=sys.stderr, flush=True)
         return 2
-    except OSError as error:  # a folder that cannot be written, a full disk
+    except OSError as error:
         where = f'{error.filename}: ' if error.filename else ''
         print(f'{tool}: {where}{error.strerror or error}', file=sys.stderr, flush=True)
         return 2
@@ -53,12 +54,19 @@ def _status_of(main: Callable[[Sequence[str] | None], None], argv: Sequence[str]
 
 
 def sentence(error: BaseException) -> str:
-    """The message of `error`, without the traceback that a DataLoader's worker process wraps around it."""
+    """The message of `error` with options in place of parameters, without a DataLoader worker's traceback around it."""
     text = str(error).strip()
     if 'Original Traceback' in text:
         marker = f'{type(error).__module__}.{type(error).__qualname__}: '
         text = text.rpartition(marker)[2] or text.splitlines()[-1]
+    for name in getattr(error, 'parameters', ()):
+        text = re.sub(rf'(?<![\w.-]){re.escape(name)}(?!\w)', option_name(name), text, count=1)
     return ' '.join(text.split())
+
+
+def option_name(parameter: str) -> str:
+    """The option, or positional argument, of the tools that sets a parameter: 'work_dir' -> '--work-dir'."""
+    return OPTION_NAMES.get(parameter, f'--{parameter.replace("_", "-")}')
 
 
 def require_openmmlab(purpose: str) -> None:
@@ -82,9 +90,10 @@ def cfg_options_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=_key_values(),
+        action=KeyValues,
         metavar='KEY=VALUE',
-        help='settings that replace those of the config, such as train_cfg.max_iters=100 or key="[(a,b),(c,d)]"',
+        help='settings that replace those of the config, such as train_cfg.max_iters=100 or '
+        '"model.backbone.reduction=dict(type=\'ALGM\', layers=(1, 5))"',
     )
 
 
@@ -93,15 +102,17 @@ def export_local_rank(args: argparse.Namespace) -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank or 0))
 
 
-def _key_values() -> type[argparse.Action]:
-    """mmengine's parser of key=value pairs, its exceptions turned into the parser's own error."""
-    from mmengine.config import DictAction
+class KeyValues(argparse.Action):
+    """Collects KEY=VALUE pairs in a dict, values as apis.values.read_value reads them."""
 
-    class KeyValues(DictAction):
-        def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(self, parser, namespace, values, option_string=None):
+        found = dict(getattr(namespace, self.dest) or {})
+        for pair in values:
+            key, equals, text = pair.partition('=')
+            if not (key and equals):
+                parser.error(f'{option_string} takes KEY=VALUE pairs, got {pair!r}')
             try:
-                super().__call__(parser, namespace, values, option_string)
-            except (ValueError, AssertionError, IndexError):
-                parser.error(f'{option_string} takes key=value pairs, got {" ".join(values)}')
-
-    return KeyValues
+                found[key] = read_value(text)
+            except ValueError as error:
+                parser.error(f'{option_string} {pair} cannot be read: {error}')
+        setattr(namespace, self.dest, found)

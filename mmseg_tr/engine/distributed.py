@@ -1,4 +1,4 @@
-"""One process a device: what the launchers say, and process groups where mmengine does not make them."""
+"""One process per device: what the launchers say, and process groups where mmengine does not make them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _gloo_groups: list[dist.ProcessGroup] = []
 
 @dataclass(frozen=True)
 class Place:
-    """A process among its like: its number and how many there are, everywhere and on this machine."""
+    """Number of a process and of all processes, everywhere and on this machine."""
 
     rank: int
     world_size: int
@@ -54,7 +54,9 @@ def read_place(launcher: str) -> Place:
     how, names = LAUNCHERS[launcher]
     for name in names[:3]:
         if name not in os.environ:
-            raise ConfigError(f'--launcher {launcher} is for processes started with {how}: {name} is not set')
+            raise ConfigError(
+                f'launcher {launcher} needs processes started with {how}: {name} is not set.', parameters=['launcher']
+            )
     rank, world_size, local_rank = (int(os.environ[name]) for name in names[:3])
     # Slurm writes 4(x2),1 for two nodes of four tasks and one of one; without a number, at least those seen
     counts = [int(count) for count in re.findall(r'(?<!x)\d+', os.environ.get(names[3], ''))]
@@ -94,11 +96,10 @@ def process_group(launcher: str) -> Iterator[None]:
 
 
 def end_process(status: int) -> None:
-    """End a process that gloo joined to others, its exit handlers called; return where none did.
+    """Run the exit handlers and end a process that has joined a gloo group; return where it has joined none.
 
-    A thread of a gloo group may still be letting go of a tensor, for which it needs the interpreter. Where the group is
-    destroyed meanwhile the two wait for each other; where the interpreter ends meanwhile the process is aborted, its
-    work done (torch 2.13). So the interpreter is left without being taken apart.
+    Flush and leave with os._exit: finalizing the interpreter while a gloo thread still holds a tensor can abort, and
+    destroying the group meanwhile can block (torch 2.13).
     """
     if not _gloo_groups:
         return

@@ -1,4 +1,4 @@
-"""Which checkpoint a run starts from, and whether it fits: asked before the run begins."""
+"""Find the checkpoint that a run starts from and check that it fits, before the run begins."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def find_checkpoint(work_dir: str, named: str | None = None) -> str:
     """
     if named is not None:
         if not Path(named).is_file():
-            raise CheckpointError(f'--resume {named}: there is no such checkpoint file')
+            raise CheckpointError(f'resume must name a checkpoint file, there is no {named}.', parameters=['resume'])
         return named
     folder = Path(work_dir)
     record = folder / 'last_checkpoint'
@@ -36,14 +36,14 @@ def find_checkpoint(work_dir: str, named: str | None = None) -> str:
     numbered = [(int(match[1]), path) for path in folder.glob('*.pth') if (match := NUMBERED.fullmatch(path.name))]
     if not numbered:
         raise CheckpointError(
-            f'--resume: there is nothing to resume from, no checkpoint in {folder}; name one with --resume PATH, or '
-            'leave --resume out to start anew'
+            f'resume found no checkpoint in {folder}: name the file to resume from, or leave it out to start anew.',
+            parameters=['resume'],
         )
     return str(max(numbered)[1])
 
 
 def read(path: str) -> Any:
-    """The content of a checkpoint file; where it is refused for safety, with the way out that the tools have."""
+    """The content of a checkpoint file. Raises CheckpointError with the command that reads a trusted file."""
     try:
         return read_file(path)
     except CheckpointError as error:
@@ -63,7 +63,10 @@ def check_resumable(model: nn.Module, path: str) -> None:
     content = read(path)
     missing = [key for key in ('optimizer', 'message_hub') if key not in content] if isinstance(content, dict) else []
     if missing:
-        raise CheckpointError(f'{path} holds weights only, nothing to resume from: start from it with --load-from')
+        raise CheckpointError(
+            f'{path} holds weights only and cannot be resumed: give it as load_from to start from it.',
+            parameters=['load_from'],
+        )
     load_strictly(model, path)
 
 
@@ -87,9 +90,9 @@ def check_start(model: nn.Module, path: str) -> tuple[str, ...]:
 
 
 def _with_way_out(error: CheckpointError, path: str) -> CheckpointError:
-    """read_file's advice to trust a file, in the words of the tool that can."""
+    """The same error with the command that reads a trusted file."""
     text = str(error)
     if '--trust' in text:
-        convert = f'python tools/convert_checkpoint.py {path} model.pth --trust'
+        convert = f'mmseg-tr convert-checkpoint {path} model.pth --trust'
         text = f'{text.partition(";")[0]}: if you trust whoever made it, convert it first with {convert}'
     return CheckpointError(text)

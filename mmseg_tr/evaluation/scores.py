@@ -20,7 +20,7 @@ SUFFIXES = ('.yml', '.yaml', '.json')
 def check_scores_path(path: str) -> None:
     """Raise ConfigError unless `path` ends as a YAML or JSON file does."""
     if Path(path).suffix not in SUFFIXES:
-        raise ConfigError(f'--scores {path}: scores are written as {", ".join(SUFFIXES)}')
+        raise ConfigError(f'scores must end in {", ".join(SUFFIXES)}, got {path}.', parameters=['scores'])
 
 
 def collect_scores(metrics: Mapping[str, Any], metric: SegmenterIoUMetric | None) -> dict[str, Any]:

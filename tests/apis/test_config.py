@@ -6,7 +6,7 @@ pytest.importorskip('mmseg')
 
 from mmengine.config import Config
 
-from mmseg_tr.apis.overrides import parse_reduction, use_reduction
+from mmseg_tr.apis.config import parse_reduction, use_reduction
 from mmseg_tr.errors import ConfigError
 
 TEXTS = {
@@ -24,11 +24,9 @@ def test_every_way_to_write_a_method(text):
     assert parse_reduction(text) == TEXTS[text]
 
 
-@pytest.mark.parametrize(
-    'text', ['ToMe', '8', 'dict(8)', 'dict(**x)', 'r=open("x")', '__import__("os").getcwd()', 'r=']
-)
+@pytest.mark.parametrize('text', ['ToMe', '8', 'dict(8)', 'dict(**x)', 'r=open("x"', '__import__("os").getcwd()', 'r='])
 def test_other_text_is_refused_in_one_sentence(text):
-    with pytest.raises(ConfigError, match='cannot be read: write'):
+    with pytest.raises(ConfigError, match='reduction must be'):
         parse_reduction(text)
 
 
@@ -59,5 +57,5 @@ def test_a_mit_takes_presets_and_stages():
     stages = [dict(q_mode='n2d', q_s=(2, 2)), {}]
     assert over('[dict(q_mode=n2d, q_s=(2, 2)), None]') == over("[{'q_mode': 'n2d', 'q_s': (2, 2)}, {}]") == stages
     for text in ('type=ToMe,r=8', '[1, 2]', 'open("x")', '[open("x")]'):
-        with pytest.raises(ConfigError, match='a MiT takes a preset such as bsm_hq'):
+        with pytest.raises(ConfigError, match='reduction of a MiT must be a preset'):
             over(text)

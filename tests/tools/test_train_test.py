@@ -87,7 +87,7 @@ def test_load_from_takes_a_backbone_and_lets_the_head_differ(place, checkpoint, 
     arguments = ['--work-dir', tmp_path / 'work', '--load-from', checkpoint, '--cfg-options', 'train_cfg.max_iters=1']
     call('train', config, *arguments, 'optim_wrapper.optimizer.lr=0.', 'val_cfg=None', 'val_dataloader=None',
          'val_evaluator=None')  # fmt: skip
-    assert 'these start anew: decode_head.' in capfd.readouterr().out
+    assert 'start anew: decode_head.' in capfd.readouterr().out
     before = torch.load(checkpoint, weights_only=True)['state_dict']
     after = torch.load(tmp_path / 'work' / 'iter_1.pth', weights_only=True)['state_dict']
     assert torch.equal(before['backbone.norm.weight'], after['backbone.norm.weight'])
@@ -223,7 +223,7 @@ def test_malformed_options(place, capsys):
         capsys, 'train', place / 'tiny.py', '--cfg-options', 'train_cfg=fast'
     )
     assert call('train', place / 'tiny.py', '--cfg-options', 'train_cfg') == 2
-    assert '--cfg-options takes key=value pairs, got train_cfg' in capsys.readouterr().err
+    assert "--cfg-options takes KEY=VALUE pairs, got 'train_cfg'" in capsys.readouterr().err
     assert call('train', place / 'tiny.py', '--resume', '--load-from', 'x.pth') == 2
 
 
@@ -232,12 +232,12 @@ def test_missing_checkpoint(place, capsys):
     said = mistake(capsys, 'train', place / 'tiny.py', '--load-from', 'nowhere.pth')
     assert 'nowhere.pth' in said
     said = mistake(capsys, 'train', place / 'tiny.py', '--resume', 'nowhere.pth')
-    assert '--resume nowhere.pth: there is no such checkpoint file' in said
+    assert said.startswith('--resume') and 'nowhere.pth' in said
 
 
 def test_nothing_to_resume_from(place, checkpoint, tmp_path, capsys):
     said = mistake(capsys, 'train', place / 'tiny.py', '--work-dir', tmp_path, '--resume')
-    assert 'nothing to resume from' in said
+    assert said.startswith('--resume') and str(tmp_path) in said
     weights = {key: torch.load(checkpoint, weights_only=True)[key] for key in ('meta', 'state_dict')}
     torch.save(weights, tmp_path / 'weights.pth')
     said = mistake(capsys, 'train', place / 'tiny.py', '--work-dir', tmp_path, '--resume', tmp_path / 'weights.pth')
@@ -263,7 +263,7 @@ def test_damaged_or_unsafe_checkpoint(place, checkpoint, tmp_path, capsys):
     assert 'truncated' in mistake(capsys, 'test', place / 'tiny.py', cut, '--work-dir', tmp_path)
     torch.save({'state_dict': {}, 'call': os.system}, tmp_path / 'unsafe.pth')
     said = mistake(capsys, 'test', place / 'tiny.py', tmp_path / 'unsafe.pth', '--work-dir', tmp_path)
-    assert 'convert_checkpoint.py' in said and '--trust' in said
+    assert 'mmseg-tr convert-checkpoint' in said and '--trust' in said
 
 
 def test_dataset_folder_variable_not_set(place, checkpoint, tmp_path, monkeypatch, capsys):
@@ -337,7 +337,8 @@ def test_fraction_out_of_range(place, checkpoint, capsys, fraction):
 def test_unknown_metric_or_scores_file(place, checkpoint, capsys):
     said = mistake(capsys, 'test', place / 'tiny.py', checkpoint, '--eval', 'mIoU', 'mAP')
     assert said == 'metric mAP: choose among mIoU, mDice, mFscore'
-    assert '--scores scores.txt' in mistake(capsys, 'test', place / 'tiny.py', checkpoint, '--scores', 'scores.txt')
+    said = mistake(capsys, 'test', place / 'tiny.py', checkpoint, '--scores', 'scores.txt')
+    assert said.startswith('--scores') and 'scores.txt' in said
 
 
 def test_window_without_a_screen(place, checkpoint, monkeypatch, capsys):

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from mmseg_tr.analysis.network import network_of, reduction_of
 from mmseg_tr.apis.build import build_model, load_batch, own_shape
-from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections
+from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections, use_reduction
 from mmseg_tr.apis.export.counts import average_counts
-from mmseg_tr.apis.overrides import use_reduction
 from mmseg_tr.errors import ConfigError, ExportError, require_extra
 from mmseg_tr.reduction import Reduction
 

@@ -11,12 +11,11 @@ import numpy as np
 from mmengine.config import Config
 
 from mmseg_tr.apis.build import build_model, pick_precision, prepare_device
-from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections
+from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections, use_reduction
 from mmseg_tr.apis.infer.inputs import Failure, Picture, check_output, find_pictures, read_rgb
 from mmseg_tr.apis.infer.pose import Posing, posing
 from mmseg_tr.apis.infer.segment import Segmenting, dataset_infos, palette_of, segment
 from mmseg_tr.apis.infer.video import VideoResults, frame_count, run_video
-from mmseg_tr.apis.overrides import use_reduction
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.files import write_atomically
 from mmseg_tr.visualization.attention import picture_png

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from mmseg_tr.analysis.groups import find_network
 from mmseg_tr.apis.build import build_model, own_shape, prepare_device
-from mmseg_tr.apis.config import load_config, require_sections
+from mmseg_tr.apis.config import load_config, require_sections, use_reduction
 from mmseg_tr.apis.images import normalise
-from mmseg_tr.apis.overrides import use_reduction
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.nn.mit import MixVisionTransformer
 from mmseg_tr.nn.vit import ViT

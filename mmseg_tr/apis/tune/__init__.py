@@ -16,8 +16,7 @@ from mmseg_tr.analysis.parts import find_vit
 from mmseg_tr.analysis.stages import find_mit
 from mmseg_tr.apis.build import PRECISIONS, build_model, machine, pick_precision, prepare_device
 from mmseg_tr.apis.compare.models import check_numbers, settings_of
-from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections
-from mmseg_tr.apis.overrides import use_reduction
+from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections, use_reduction
 from mmseg_tr.apis.tune.measure import JOURNAL, Journal, Measurer, digest, digest_of
 from mmseg_tr.apis.tune.search import Budget, Point, search
 from mmseg_tr.apis.tune.spaces import Ladder, Settings, identity, mit_space, space
