@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmseg_tr.checkpoints import official_segmenter
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn import LinearDecoder, MaskTransformer, Segmenter, ViT
 from mmseg_tr.nn.mit import ARCHS, MixVisionTransformer
 from mmseg_tr.nn.segformer import SegFormer
 from mmseg_tr.nn.segmenter import check_positive
 from mmseg_tr.reduction.defaults import default_method
-from mmseg_tr.weights import keymap, mit
+from mmseg_tr.weights import formats, keymap, mit
 from mmseg_tr.weights.fetch import fetch_if_published
 from mmseg_tr.weights.fit import check_tensors, completed
 from mmseg_tr.weights.io import read_file
@@ -134,12 +133,12 @@ def load_segmenter(model: Segmenter, source: str | os.PathLike) -> None:
     """Load a whole Segmenter strictly: an official release (file or folder), a checkpoint of this package, or a file
     of model.state_dict(). Raises CheckpointError; nothing is loaded then.
     """
-    path = official_segmenter.checkpoint_path(fetch_if_published(source))
+    path = formats.checkpoint_path(fetch_if_published(source))
     payload = read_file(path)
-    if official_segmenter.recognise(payload):
-        state, _ = keymap.split(payload['model'], official_segmenter.UNUSED)
+    if formats.is_release(payload):
+        state, _ = keymap.split(payload['model'], formats.UNUSED_IN_RELEASES)
     else:
-        state = keymap.rename(mit.state_of(payload), keymap.backwards(keymap.SEGMENTER_TO_SEGMENTOR))
+        state = keymap.rename(formats.state_of(payload), keymap.backwards(keymap.SEGMENTER_TO_SEGMENTOR))
     check_tensors(state, str(path))
     mit.load_strictly(model, completed(model, state), str(path))
 

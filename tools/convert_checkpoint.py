@@ -13,7 +13,7 @@ from mmseg_tr.weights.io import few
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    known = ', '.join(form.NAME for form in FORMATS)
+    known = ', '.join(form.name for form in FORMATS)
     parser = argparse.ArgumentParser(description=__doc__, epilog=f'Known formats: {known}.')
     parser.add_argument('src', help='checkpoint file, or the folder of an official release')
     parser.add_argument('dst', help='checkpoint to write, such as model.pth; its config goes beside it as model.py')

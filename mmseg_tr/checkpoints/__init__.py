@@ -5,10 +5,12 @@ with ``torch.load(path, weights_only=True)``.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mmseg_tr.checkpoints import (
     expedite,
@@ -19,13 +21,16 @@ from mmseg_tr.checkpoints import (
     segformer,
     to_mmseg,
 )
-from mmseg_tr.checkpoints.formats import Converted
+from mmseg_tr.checkpoints.converted import Converted
 from mmseg_tr.checkpoints.official_cts import load_official
 from mmseg_tr.checkpoints.official_segmenter import build_segmenter, official_to_segmenter
-from mmseg_tr.errors import CheckpointError
+from mmseg_tr.errors import CheckpointError, WriteError
+from mmseg_tr.files import write_together
 from mmseg_tr.version import __version__
+from mmseg_tr.weights import formats
 from mmseg_tr.weights.fit import load_into
-from mmseg_tr.weights.io import check_destination, few, read_file, write_together
+from mmseg_tr.weights.formats import FORMATS, checkpoint_path, describe
+from mmseg_tr.weights.io import read_file
 
 __all__ = [
     'FORMATS',
@@ -43,18 +48,14 @@ __all__ = [
 ]
 
 TARGETS = {'mmseg_tr': None, to_mmseg.NAME: to_mmseg.to_mmseg}  # what a checkpoint may be written for
-# each module has NAME, recognise(payload) and convert(payload, path, *, variant); the first to recognise a file has it
-FORMATS = (official_cts, official_segmenter, expedite, mmseg_segmenter, segformer, mmengine_file)
-
-
-def describe(payload: Any) -> str:
-    """What a file's content is, in a few words."""
-    for form in FORMATS:
-        if form.recognise(payload):
-            return f'an {form.NAME}'
-    if isinstance(payload, Mapping):
-        return f'it holds {few(payload)}' if payload else 'it holds nothing'
-    return f'it holds a {type(payload).__name__}'
+CONVERTERS = {
+    formats.OFFICIAL_CTS: official_cts.convert,
+    formats.OFFICIAL_SEGMENTER: official_segmenter.convert,
+    formats.EXPEDITE: expedite.convert,
+    formats.MMSEG_SEGMENTER: mmseg_segmenter.convert,
+    formats.SEGFORMER: segformer.convert,
+    formats.MMENGINE: mmengine_file.convert,
+}
 
 
 def convert(src: str | os.PathLike, *, variant: str | os.PathLike | None = None, trust: bool = False) -> Converted:
@@ -63,15 +64,15 @@ def convert(src: str | os.PathLike, *, variant: str | os.PathLike | None = None,
     variant: the description of an official release, by default variant.yml beside it. trust: see `read_file`.
     Raises CheckpointError for a file that is unknown, damaged, unsafe or contradicts its description.
     """
-    path = official_segmenter.checkpoint_path(src)
+    path = checkpoint_path(src)
     payload = read_file(path, trust=trust)
-    for form in FORMATS:
-        if form.recognise(payload):
-            return form.convert(payload, path, variant=variant)
-    raise CheckpointError(
-        f'{path} is in no format that can be converted ({describe(payload)}): known are '
-        f'{", ".join(form.NAME for form in FORMATS)}.'
-    )
+    form = formats.format_of(payload)
+    if form is None:
+        raise CheckpointError(
+            f'{path} is in no format that can be converted ({describe(payload)}): known are '
+            f'{", ".join(form.name for form in FORMATS)}.'
+        )
+    return CONVERTERS[form](payload, path, variant=variant)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def convert_file(
     """
     if to not in TARGETS:
         raise CheckpointError(f'to={to!r} is unknown: checkpoints are written for {" and ".join(TARGETS)}.')
-    source, dst = official_segmenter.checkpoint_path(src), Path(dst)
+    source, dst = checkpoint_path(src), Path(dst)
     if dst.suffix == '.py':
         raise CheckpointError(
             f'{dst} is where the config would go: name the checkpoint, such as {dst.with_suffix(".pth")}.'
@@ -107,13 +108,26 @@ def convert_file(
     if source.exists() and dst.exists() and dst.samefile(source):
         raise CheckpointError(f'{dst} is the source itself, which is never replaced: choose another name.')
     config = dst.with_suffix('.py')
-    check_destination([dst, config], force=force)  # before the work, not after it
+    _check_destination([dst, config], force)  # before the work, not after it
     converted = convert(src, variant=variant, trust=trust)
     converted = TARGETS[to](converted) if TARGETS[to] else converted
     meta = {**converted.meta, 'mmseg_tr_version': __version__}
-    files: dict[Path, Any] = {dst: {'meta': meta, 'state_dict': converted.state_dict}}
+    payload = {'meta': meta, 'state_dict': converted.state_dict}
+    files: dict[Path, Any] = {dst: lambda file: torch.save(payload, file)}
     if converted.config is not None:
         meta['cfg'] = converted.config
         files[config] = converted.config
-    write_together(files, force=force)
+    try:
+        write_together(files, replace=force)
+    except WriteError as error:
+        raise CheckpointError(f'{error} Nothing was written.') from error
     return Written(dst, config if converted.config is not None else None, converted)
+
+
+def _check_destination(paths: Iterable[Path], force: bool) -> None:
+    """Raise CheckpointError where one of `paths` is a folder, or exists and may not be replaced."""
+    for path in paths:
+        if path.is_dir():
+            raise CheckpointError(f'{path} is a folder: name the file to write, such as {path / "model.pth"}.')
+        if path.exists() and not force:
+            raise CheckpointError(f'{path} exists and is kept: choose another name, or say --force to replace it.')

@@ -1,7 +1,35 @@
-"""What a config says that is kept as text inside a checkpoint, read without running it."""
+"""Configs as text: what one inside a checkpoint says, read without running it, and writing one."""
 
 import ast
+import importlib
 from typing import Any
+
+from mmseg_tr.errors import require_extra
+from mmseg_tr.paths import config_path
+
+
+def require_openmmlab(purpose: str) -> None:
+    """Make the OpenMMLab packages import together. Raises MissingExtraError, naming the extra, without them."""
+    require_extra('seg', 'mmseg', purpose)
+    importlib.import_module('mmseg_tr.registry')
+
+
+def pretty_text(content: dict[str, Any]) -> str:
+    """A config of plain values as the text of a .py file. Needs OpenMMLab."""
+    from mmengine.config import Config
+
+    return Config(content).pretty_text
+
+
+def shipped_config(name: str) -> dict[str, Any]:
+    """A file of local_configs, its bases merged in and its environment variables left to whoever loads it.
+
+    Needs OpenMMLab. Raises ConfigError where the package's configs are not installed.
+    """
+    from mmengine.config import Config
+
+    path = config_path(name)
+    return Config.fromfile(path, use_environment_variables=False, import_custom_modules=False).to_dict()
 
 
 class _NotPlainError(Exception):

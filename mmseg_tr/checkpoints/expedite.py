@@ -10,17 +10,19 @@ from typing import Any
 
 from torch import Tensor
 
-from mmseg_tr.checkpoints.formats import Converted
+from mmseg_tr.checkpoints.converted import Converted
 from mmseg_tr.checkpoints.official_segmenter import needed_shapes
-from mmseg_tr.checkpoints.variant import Network
+from mmseg_tr.checkpoints.segmenter_config import EXPEDITE, segmenter_config
 from mmseg_tr.errors import CheckpointError
-from mmseg_tr.weights import fit, io, keymap
+from mmseg_tr.nn.pos_embed import infer_square_grid
+from mmseg_tr.weights import fit, formats, io, keymap
+from mmseg_tr.weights.formats import MMSEG_PATCHES, UNUSED_IN_RELEASES
 from mmseg_tr.weights.keymap import Prefixes
+from mmseg_tr.weights.variant import Network
 
-NAME = 'Segmenter in the layout of the Expedite repository'
-
-# the ImageNet classifiers, which the pre-processing tool carries along under their old names
-UNUSED = ('encoder.head.', 'encoder.head_dist.')
+NAME = formats.EXPEDITE.name
+# the pre-processing tool carries the ImageNet classifiers along under their old names
+UNUSED = UNUSED_IN_RELEASES
 
 BLOCK: Prefixes = (
     ('ln1.', 'norm1.'),
@@ -34,7 +36,6 @@ BLOCK: Prefixes = (
 # data set, short side of test images and stride that the repository uses for a number of classes
 _SETTINGS = {150: ('ade20k', 640, 640), 19: ('cityscapes', 1024, 512), 60: ('pascal_context', 520, 320)}
 _HEAD_WIDTH = 64
-_PATCHES = 'backbone.patch_embed.projection.weight'
 _LARGE = 1024  # width of ViT-L, whose configs there have another LayerNorm eps
 
 
@@ -54,13 +55,6 @@ def key_table(depth: int) -> Prefixes:
     )
 
 
-def recognise(payload: Any) -> bool:
-    """Whether a file's content is laid out so: mmseg's keys in the backbone, Segmenter's own in the head."""
-    state = payload.get('state_dict') if isinstance(payload, Mapping) else None
-    needed = (_PATCHES, 'decode_head.cls_emb', 'decode_head.proj_patch')
-    return isinstance(state, Mapping) and all(key in state for key in needed)
-
-
 def expedite_to_segmenter(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The weights of `mmseg_tr.nn.Segmenter` from a state dict of the repository, and the keys that were dropped."""
     kept, dropped = keymap.split(state, UNUSED)
@@ -78,13 +72,11 @@ def net_kwargs(state: Mapping[str, Tensor], where: str = 'The checkpoint') -> di
     The image is square, its side read off the position embedding; heads are as wide as in every published ViT, which
     the weights do not say. where: what messages call the checkpoint. Raises CheckpointError for other networks.
     """
-    from mmseg_tr.nn.pos_embed import infer_square_grid
-
     fit.check_tensors(state, where)
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     try:
         (_, _, embed_dim), (_, num_classes, _) = shapes['backbone.cls_token'], shapes['decode_head.cls_emb']
-        patch_size = shapes[_PATCHES][-1]
+        patch_size = shapes[MMSEG_PATCHES][-1]
         side = infer_square_grid(state['backbone.pos_embed'], 1)[0] * patch_size
     except (KeyError, IndexError, ValueError) as error:
         what = f'{error.args[0]} is missing' if isinstance(error, KeyError) else str(error).rstrip('.')
@@ -107,8 +99,6 @@ def net_kwargs(state: Mapping[str, Tensor], where: str = 'The checkpoint') -> di
 
 def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLike | None = None) -> Converted:
     """Turn such weights into weights and config of this package; see `mmseg_tr.checkpoints.convert`."""
-    from mmseg_tr.checkpoints.segmenter_config import EXPEDITE, segmenter_config
-
     if variant is not None:
         raise CheckpointError(f'{path} is a {NAME}, whose weights say what they are: leave --variant out.')
     described = net_kwargs(payload['state_dict'], str(path))

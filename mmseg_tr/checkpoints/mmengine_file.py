@@ -9,18 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmseg_tr.checkpoints.formats import Converted
+from mmseg_tr.checkpoints.converted import Converted
 from mmseg_tr.errors import CheckpointError
-from mmseg_tr.weights import fit, io
+from mmseg_tr.weights import fit, formats, io
 
-NAME = 'mmengine checkpoint'
+NAME = formats.MMENGINE.name
 
 _FACTS = ('epoch', 'iter', 'seed', 'experiment_name', 'time', 'mmengine_version')
-
-
-def recognise(payload: Any) -> bool:
-    """Whether a file's content is laid out as mmengine saves it."""
-    return isinstance(payload, Mapping) and isinstance(payload.get('state_dict'), Mapping)
 
 
 def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLike | None = None) -> Converted:
@@ -32,7 +27,7 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
     given = given if isinstance(given, Mapping) else {}
     # exact types: numpy's numbers count as floats and would make the new file unreadable again
     meta = {key: given[key] for key in _FACTS if type(given.get(key)) in (int, float, str)}
-    classes = class_names(given.get('dataset_meta'))
+    classes = class_names(given)
     if classes:
         meta['dataset_meta'] = classes
     config = str(given['cfg']) if isinstance(given.get('cfg'), str) else None
@@ -52,12 +47,14 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
     )
 
 
-def class_names(dataset_meta: Any) -> dict[str, Any]:
-    """Classes and palette as plain lists, as far as they are there."""
-    if not isinstance(dataset_meta, Mapping):
+def class_names(meta: Any) -> dict[str, Any]:
+    """Classes and palette of a file's meta as plain lists, as far as they are there."""
+    meta = meta if isinstance(meta, Mapping) else {}
+    named = meta.get('dataset_meta') or {key.lower(): meta.get(key) for key in ('CLASSES', 'PALETTE')}  # mmcv: capitals
+    if not isinstance(named, Mapping):
         return {}
     plain = {}
-    classes, palette = dataset_meta.get('classes'), dataset_meta.get('palette')
+    classes, palette = named.get('classes'), named.get('palette')
     if isinstance(classes, list | tuple):
         plain['classes'] = [str(name) for name in classes]
     if isinstance(palette, list | tuple):

@@ -14,17 +14,16 @@ from torch import Tensor
 
 from mmseg_tr.checkpoints import mmengine_file
 from mmseg_tr.checkpoints.config_text import read_config
+from mmseg_tr.checkpoints.converted import Converted
 from mmseg_tr.checkpoints.expedite import BLOCK
-from mmseg_tr.checkpoints.formats import Converted
+from mmseg_tr.checkpoints.mmseg_settings import config_of, read_settings
 from mmseg_tr.checkpoints.official_segmenter import needed_shapes
-from mmseg_tr.checkpoints.variant import Network
 from mmseg_tr.errors import CheckpointError
-from mmseg_tr.weights import fit, io, keymap
+from mmseg_tr.weights import fit, formats, io, keymap
 from mmseg_tr.weights.keymap import Prefixes
+from mmseg_tr.weights.variant import Network
 
-NAME = 'mmsegmentation 1.x Segmenter checkpoint'
-
-LINEAR = {'decode_head.conv_seg.weight', 'decode_head.conv_seg.bias'}
+NAME = formats.MMSEG_SEGMENTER.name
 PATCH_BIAS = 'encoder.patch_embed.proj.bias'
 TRANSPOSED = ('decoder.proj_patch', 'decoder.proj_classes')
 _UNUSED = ('auxiliary_head.',)
@@ -50,15 +49,6 @@ def key_table(depth: int, decoder_depth: int) -> Prefixes:
         ('decode_head.conv_seg.', 'decoder.head.'),
         ('decode_head.', 'decoder.'),
     )
-
-
-def recognise(payload: Any) -> bool:
-    """Whether a file's content is laid out so: mmseg's ViT, its mask transformer or a linear head, and no neck."""
-    state = payload.get('state_dict') if isinstance(payload, Mapping) else None
-    if not isinstance(state, Mapping) or 'backbone.patch_embed.projection.weight' not in state:
-        return False
-    head = {key for key in state if str(key).startswith(('decode_head.', 'neck.'))}
-    return 'backbone.layers.0.ln1.weight' in state and ('decode_head.dec_proj.weight' in head or head == LINEAR)
 
 
 def mmseg_to_segmenter(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -93,26 +83,20 @@ def _turned(key: str, tensor: Tensor) -> Tensor:
 
 def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLike | None = None) -> Converted:
     """Turn such a checkpoint into weights and config of this package; see `mmseg_tr.checkpoints.convert`."""
-    from mmseg_tr.checkpoints.mmseg_settings import config_of, read_settings
-
     if variant is not None:
         raise CheckpointError(f'{path} is a {NAME}, which carries its config itself: leave --variant out.')
     fit.check_tensors(payload['state_dict'], f'state_dict of {path}')
     theirs, dropped = keymap.split(payload['state_dict'], _UNUSED)
     if 'backbone.ln1.weight' not in theirs:
         raise CheckpointError(f'{path} has no LayerNorm behind its last layer (final_norm=False), and ours needs one.')
-    meta = payload.get('meta') if isinstance(payload.get('meta'), Mapping) else {}
-    text = meta.get('cfg') or meta.get('config')  # the latter in files of mmcv
-    settings = read_settings(theirs, read_config(text) if isinstance(text, str) else {}, str(path))
+    settings = read_settings(theirs, read_config(formats.config_inside(payload)), str(path))
     state, net = mmseg_to_segmenter(theirs), Network.from_net_kwargs(settings.net_kwargs)
     found = fit.difference(state, needed_shapes(settings.net_kwargs))
     if found:
         raise CheckpointError(f'{path} does not fit a Segmenter of its width and depth: {found}.')
     config = config_of(settings)
     bias = () if 'backbone.patch_embed.projection.bias' in theirs else ('its patch embedding has no bias: zeros here.',)
-    classes = mmengine_file.class_names(
-        meta.get('dataset_meta') or {key.lower(): meta.get(key) for key in ('CLASSES', 'PALETTE')}
-    )
+    classes = mmengine_file.class_names(payload.get('meta'))
     return Converted(
         what=f'{NAME}, {net.backbone} with {net.decoder} decoder, {net.depth} layers, {net.num_classes} classes',
         state_dict=keymap.rename(state, keymap.SEGMENTER_TO_SEGMENTOR),

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from mmseg_tr.checkpoints.config_text import read_config, section
+from mmseg_tr.checkpoints.config_text import pretty_text, read_config, section
 from mmseg_tr.checkpoints.segmenter_config import STATISTICS, ConfigText, Dialect, segmenter_config
-from mmseg_tr.checkpoints.variant import Network
 from mmseg_tr.errors import CheckpointError
 from mmseg_tr.weights.keymap import count_layers
+from mmseg_tr.weights.variant import Network
 
 _HEAD_WIDTH = 64
 _DATASETS = {'ADE20KDataset': 'ade20k', 'CityscapesDataset': 'cityscapes', 'PascalContextDataset': 'pascal_context'}
@@ -79,8 +79,6 @@ def _read(state: Mapping[str, Tensor], config: dict[str, Any], where: str) -> Se
 
 def config_of(settings: Settings) -> ConfigText:
     """The config of this package."""
-    from mmengine.config import Config
-
     net = Network.from_net_kwargs(settings.net_kwargs)
     config = segmenter_config(net, 'vit', settings.inference, settings.dataset, dialect=settings.dialect)
     if not settings.changes:
@@ -88,7 +86,7 @@ def config_of(settings: Settings) -> ConfigText:
     content, header = read_config(config.text), config.text.partition('\n')[0]
     for part, entries in settings.changes.items():
         content['model'][part] = entries if part == 'test_cfg' else content['model'][part] | entries
-    return ConfigText(f'{header}\n{Config(content).pretty_text}', config.meta, config.notes, config.has_dataset)
+    return ConfigText(f'{header}\n{pretty_text(content)}', config.meta, config.notes, config.has_dataset)
 
 
 def _network(state: Mapping[str, Tensor], backbone: dict[str, Any], head: dict[str, Any], where: str) -> dict[str, Any]:

@@ -11,35 +11,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmseg_tr.checkpoints import official_segmenter
-from mmseg_tr.checkpoints.formats import Converted
+from mmseg_tr.checkpoints.converted import Converted
 from mmseg_tr.checkpoints.segmenter_config import segmenter_config
-from mmseg_tr.checkpoints.variant import Network, normalization, read_variant, section, whole
 from mmseg_tr.errors import CheckpointError
+from mmseg_tr.reduction.cts.policy import check_policy_state
 from mmseg_tr.weights import io, keymap
 from mmseg_tr.weights.fit import check_tensors
+from mmseg_tr.weights.formats import POLICY, checkpoint_path, is_cts_release, is_policy
+from mmseg_tr.weights.variant import Network, normalization, read_variant, section, whole
 
-NAME = 'official CTS release or policy network'
-
-POLICY = 'policy_net.'  # in a release; a file of its own has no prefix
 IN_SEGMENTER, IN_SEGMENTOR, IN_CLASSIFIER = 'encoder.reduction.policy.', 'backbone.reduction.policy.', 'policy.'
-_FIRST = 'backbone.conv_stem.weight'
-
-
-def recognise(payload: Any) -> bool:
-    """Whether a file's content is a release with a policy network, or a policy network alone."""
-    return is_release(payload) or is_policy(payload)
-
-
-def is_release(payload: Any) -> bool:
-    """Whether a file's content is laid out as the published segmentation training saves it."""
-    if not official_segmenter.recognise(payload):
-        return False
-    return any(str(key).startswith(f'{POLICY}backbone.') for key in payload['model'])
-
-
-def is_policy(payload: Any) -> bool:
-    """Whether a file's content is laid out as the published training of policy networks saves it."""
-    return isinstance(payload, Mapping) and _FIRST in payload and 'head.weight' in payload
 
 
 def split_policy(model_state: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -47,8 +28,6 @@ def split_policy(model_state: Mapping[str, Tensor], where: str) -> tuple[dict[st
 
     Raises CheckpointError unless the latter are exactly those of a policy network.
     """
-    from mmseg_tr.reduction.cts.policy import check_policy_state
-
     check_tensors(model_state, where)
     kept, names = keymap.split(model_state, (POLICY,))
     policy = {name.removeprefix(POLICY): model_state[name] for name in names}
@@ -93,9 +72,9 @@ def load_official(
     policy network is loaded where reduction is a CTS whose policy is 'network', and left out elsewhere.
     Raises CheckpointError for a release that cannot be read or contradicts itself.
     """
-    path = official_segmenter.checkpoint_path(release)
+    path = checkpoint_path(release)
     payload = io.read_file(path)
-    if not is_release(payload):
+    if not is_cts_release(payload):
         return official_segmenter.load_payload(payload, path, reduction, variant)
     net_kwargs = section(read_variant(variant or path.with_name('variant.yml')), 'net_kwargs')
     rest, policy = split_policy(payload['model'], str(path))
@@ -143,8 +122,6 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
 
 def _convert_policy(payload: Mapping[str, Any], path: Path, variant: str | os.PathLike | None) -> Converted:
     """A checkpoint of `mmseg_tr.PolicyClassifier` from the file of the published training."""
-    from mmseg_tr.reduction.cts.policy import check_policy_state
-
     if variant is not None:
         raise CheckpointError(f'{path} is a policy network, which has no variant.yml: leave --variant out.')
     check_policy_state(payload, str(path))

@@ -11,21 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmseg_tr.checkpoints.formats import Converted
-from mmseg_tr.checkpoints.variant import Network, algm_reduction, normalization, read_variant, section
+from mmseg_tr.checkpoints.converted import Converted
+from mmseg_tr.checkpoints.segmenter_config import segmenter_config
 from mmseg_tr.errors import CheckpointError, ConfigError
-from mmseg_tr.weights import fit, io, keymap
-
-NAME = 'official Segmenter or ALGM release'
-
-# the ImageNet classifiers, which the published networks carry along without using them
-UNUSED = ('encoder.head.', 'encoder.head_dist.')
-
-
-def recognise(payload: Any) -> bool:
-    """Whether a file's content is laid out as the published training code saves it."""
-    model = payload.get('model') if isinstance(payload, Mapping) else None
-    return isinstance(model, Mapping) and any(str(key).startswith(('encoder.', 'decoder.')) for key in model)
+from mmseg_tr.nn import LinearDecoder, MaskTransformer, Segmenter, ViT
+from mmseg_tr.weights import fit, formats, io, keymap
+from mmseg_tr.weights.variant import Network, algm_reduction, normalization, read_variant, section
 
 
 def build_segmenter(net_kwargs: Mapping[str, Any], reduction: Mapping[str, Any] | None = None) -> nn.Module:
@@ -33,8 +24,6 @@ def build_segmenter(net_kwargs: Mapping[str, Any], reduction: Mapping[str, Any] 
 
     Raises CheckpointError where net_kwargs describe no network, ConfigError where `reduction` does not suit it.
     """
-    from mmseg_tr.nn import LinearDecoder, MaskTransformer, Segmenter, ViT
-
     net = Network.from_net_kwargs(net_kwargs)
     encoder = ViT(
         net.arch,
@@ -72,36 +61,29 @@ def official_to_segmenter(
     """The weights of `mmseg_tr.nn.Segmenter` from the `model` entry of an official checkpoint.
 
     where: what messages call the checkpoint.
-    Returns the state dict, every tensor with memory of its own, and the keys that were dropped (`UNUSED`).
+    Returns the state dict, every tensor with memory of its own, and the keys that were dropped (`UNUSED_IN_RELEASES`).
     Raises CheckpointError unless every key that net_kwargs imply is there in its shape, and no other.
     """
     fit.check_tensors(model_state, where)
-    kept, dropped = keymap.split(model_state, UNUSED)
+    kept, dropped = keymap.split(model_state, formats.UNUSED_IN_RELEASES)
     found = fit.difference(kept, needed_shapes(net_kwargs))
     if found:
         raise CheckpointError(f'{where} does not fit the network that its variant.yml describes: {found}.')
     return io.contiguous(kept), dropped
 
 
-def load_official(
-    release: str | os.PathLike, reduction: Mapping[str, Any] | None = None, *, variant: str | os.PathLike | None = None
-) -> nn.Module:
-    """The network of an official release, in eval mode, with its weights loaded strictly.
-
-    release: its folder, or its checkpoint file. variant: the description, by default variant.yml beside the checkpoint.
-    reduction: switched on in the encoder; the settings that an ALGM release names are not taken by themselves.
-    Raises CheckpointError for a release that cannot be read or contradicts itself.
-    """
-    path = checkpoint_path(release)
-    return load_payload(io.read_file(path), path, reduction, variant)
-
-
 def load_payload(
     payload: Any, path: Path, reduction: Mapping[str, Any] | None, variant: str | os.PathLike | None
 ) -> nn.Module:
-    """As `load_official`, from what the checkpoint file `path` holds."""
-    if not recognise(payload):
-        raise CheckpointError(f'{path} is no {NAME}: it needs an entry model with keys encoder.* and decoder.*.')
+    """The network of a release without a policy network; see `mmseg_tr.checkpoints.load_official`.
+
+    payload: what the checkpoint file `path` holds.
+    """
+    if not formats.is_release(payload):
+        raise CheckpointError(
+            f'{path} is not an {formats.OFFICIAL_SEGMENTER.name}: it needs an entry model with keys encoder.* and '
+            'decoder.*.'
+        )
     net_kwargs = section(read_variant(variant or path.with_name('variant.yml')), 'net_kwargs')
     state, _ = official_to_segmenter(payload['model'], net_kwargs, where=str(path))
     model = build_segmenter(net_kwargs, reduction)
@@ -109,16 +91,8 @@ def load_payload(
     return model.eval()
 
 
-def checkpoint_path(release: str | os.PathLike) -> Path:
-    """The checkpoint of a release given as its folder or as the file itself."""
-    path = Path(release)
-    return path / 'checkpoint.pth' if path.is_dir() else path
-
-
 def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLike | None = None) -> Converted:
     """Turn a release into weights and config of this package; see `mmseg_tr.checkpoints.convert`."""
-    from mmseg_tr.checkpoints.segmenter_config import segmenter_config
-
     variant_path = Path(variant) if variant else path.with_name('variant.yml')
     settings = read_variant(variant_path)
     net_kwargs = section(settings, 'net_kwargs', variant_path)

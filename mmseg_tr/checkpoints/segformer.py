@@ -12,43 +12,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mmseg_tr.checkpoints import mmengine_file
 from mmseg_tr.checkpoints.config_text import read_config, section
-from mmseg_tr.checkpoints.formats import Converted
+from mmseg_tr.checkpoints.converted import Converted
+from mmseg_tr.checkpoints.segformer_config import segformer_config
 from mmseg_tr.errors import CheckpointError, ConfigError
-from mmseg_tr.weights import fit, mit
+from mmseg_tr.nn.mit import ARCHS, DEFAULTS, MixVisionTransformer
+from mmseg_tr.nn.segformer import SegFormer
+from mmseg_tr.weights import fit, formats, keymap, mit
 
-NAME = 'MiT or SegFormer checkpoint of OpenMMLab, SegFormer++, NVIDIA or Hugging Face'
-
-
-def recognise(payload: Any) -> bool:
-    """Whether a file's content is laid out so; files of this package, which have its config inside, are not meant."""
-    return mit.layout_of(payload) is not None and 'mmseg_tr.' not in config_inside(payload)
-
-
-def config_inside(payload: Mapping[str, Any]) -> str:
-    """Text of the config in a file, '' where there is none."""
-    meta = payload.get('meta')
-    meta = meta if isinstance(meta, Mapping) else {}
-    text = meta.get('cfg') or meta.get('config')  # the latter in files of mmcv
-    return text if isinstance(text, str) else ''
+NAME = formats.SEGFORMER.name
 
 
 def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLike | None = None) -> Converted:
     """Turn such a checkpoint into weights and config of this package; see `mmseg_tr.checkpoints.convert`."""
-    from mmseg_tr.checkpoints.segformer_config import segformer_config
-
     if variant is not None:
         raise CheckpointError(f'{path} is a {NAME}, which needs no description: leave --variant out.')
     weights = mit.read_weights(payload, str(path))
-    arch = mit.dimensions(weights.backbone(), str(path))
-    config = read_config(config_inside(payload))
+    arch = dimensions(weights.backbone(), str(path))
+    config = read_config(formats.config_inside(payload))
     heads = section(config, 'model', 'backbone').get('num_heads')
     if heads is not None:
         arch['num_heads'] = tuple(heads)
     _check(weights, arch, str(path))
-    name = mit.arch_name(arch)
+    name = arch_name(arch)
     what = f'{mit.NAMES[weights.layout]} {"SegFormer" if weights.head else "MiT backbone"}'
     what += f', {name or "of its own dimensions"}'
     source = {'format': what}
@@ -59,10 +48,8 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
         )
     classes = weights.state['decode_head.conv_seg.weight'].shape[0]
     text = segformer_config(weights, name or arch, config, what)
-    inside = payload.get('meta') if isinstance(payload.get('meta'), Mapping) else {}
-    names = inside.get('dataset_meta') or {key.lower(): inside.get(key) for key in ('CLASSES', 'PALETTE')}
     meta = text.meta | {'source': source}
-    given = mmengine_file.class_names(names)
+    given = mmengine_file.class_names(payload.get('meta'))
     return Converted(
         what=f'{what}, {classes} classes',
         state_dict=weights.state,
@@ -76,7 +63,7 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
 
 def _beside(payload: Mapping[str, Any]) -> tuple[str, ...]:
     """What a file holds beside weights and meta; nothing where it is the state dict itself."""
-    inner = mit.state_of(payload)
+    inner = formats.state_of(payload)
     if set(inner) & set(payload):
         return ()
     return tuple(str(key) for key in payload if key not in ('state_dict', 'model', 'meta'))
@@ -84,9 +71,6 @@ def _beside(payload: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _check(weights: mit.Weights, arch: Mapping[str, Any], where: str) -> None:
     """Raise CheckpointError unless the weights are exactly those of a MiT of `arch`, and of the head it comes with."""
-    from mmseg_tr.nn.mit import MixVisionTransformer
-    from mmseg_tr.nn.segformer import SegFormer
-
     try:
         with torch.device('meta'):
             needed = fit.shapes(MixVisionTransformer(dict(arch)))
@@ -110,3 +94,37 @@ def _eps(weights: mit.Weights) -> tuple[str, ...]:
         f'these weights were made with LayerNorm {key}={value}, a setting of the backbone.'
         for key, value in settings.items()
     )
+
+
+def dimensions(backbone: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+    """`arch` of the MiT that has these weights, keys without prefix: what they imply, and MiT's strides and heads.
+
+    Raises CheckpointError where they do not imply a MiT whose widths are multiples of the first, as b0 to b5 are.
+    """
+    shape = {key: tuple(value.shape) for key, value in backbone.items()}
+    try:
+        stages = range(keymap.count_layers(shape, 'layers'))
+        widths = [shape[f'layers.{i}.0.projection.weight'][0] for i in stages]
+        arch = dict(
+            embed_dims=widths[0],
+            num_layers=tuple(keymap.count_layers(shape, f'layers.{i}.1') for i in stages),
+            num_heads=tuple(width // widths[0] for width in widths),
+            patch_sizes=tuple(shape[f'layers.{i}.0.projection.weight'][2] for i in stages),
+            strides=tuple(4 if i == 0 else 2 for i in stages),
+            sr_ratios=tuple(shape.get(f'layers.{i}.1.0.attn.sr.weight', (0, 0, 1))[2] for i in stages),
+            mlp_ratio=shape['layers.0.1.0.ffn.layers.0.weight'][0] // widths[0],
+            qkv_bias='layers.0.1.0.attn.attn.in_proj_bias' in shape,
+        )
+    except (KeyError, IndexError, ZeroDivisionError) as error:
+        raise CheckpointError(f'{where} holds no complete MiT: {error} is missing.') from error
+    if [heads * widths[0] for heads in arch['num_heads']] != widths:
+        raise CheckpointError(
+            f'{where} has stages of widths {widths}, which are no multiples of the first: how many attention heads '
+            'they have cannot be told from the weights.'
+        )
+    return arch
+
+
+def arch_name(arch: Mapping[str, Any]) -> str | None:
+    """'b0' to 'b5' for their dimensions, None for others."""
+    return next((name for name, other in ARCHS.items() if DEFAULTS | other == dict(arch)), None)

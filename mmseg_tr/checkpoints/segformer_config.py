@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from mmseg_tr.checkpoints.config_text import section
+from mmseg_tr.checkpoints.config_text import pretty_text, require_openmmlab, section, shipped_config
 from mmseg_tr.checkpoints.segmenter_config import ConfigText, dataset_classes
-from mmseg_tr.errors import CheckpointError, ConfigError, require_extra
-from mmseg_tr.paths import config_path
+from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.reduction.segformerpp.settings import parse_merging
 from mmseg_tr.weights import mit
 
@@ -29,10 +27,7 @@ def segformer_config(
 
     Raises CheckpointError for settings inside that have no counterpart, MissingExtraError without the OpenMMLab stack.
     """
-    require_extra('seg', 'mmseg', 'to write the config of a checkpoint')
-    importlib.import_module('mmseg_tr.registry')  # makes the OpenMMLab packages import together
-    from mmengine.config import Config
-
+    require_openmmlab('to write the config of a checkpoint')
     classes, channels = weights.state['decode_head.conv_seg.weight'].shape[:2]
     size = section(dict(given), 'model', 'data_preprocessor').get('size') or given.get('crop_size')
     kind = str(section(dict(given), 'test_dataloader', 'dataset').get('type') or given.get('dataset_type') or '')
@@ -40,8 +35,7 @@ def segformer_config(
     template = _TEMPLATES.get(name, _TEMPLATES['cityscapes'])
     if name == 'ade20k' and size and tuple(size) == (640, 640):
         template = _WIDE
-    path = config_path(f'segformerpp/{template}.py')
-    content = Config.fromfile(path, use_environment_variables=False, import_custom_modules=False).to_dict()
+    content = shipped_config(f'segformerpp/{template}.py')
     model = content['model']
     model['backbone'] |= dict(arch=arch, pretrained=None) | mit.EPS.get(weights.layout, {}) | _backbone(given)
     widths = [
@@ -72,7 +66,7 @@ def segformer_config(
         if section(dict(given), 'model', 'backbone')
         else f'the file keeps no config, so its test is that of {template}.'
     )
-    return ConfigText(f'# Converted from {what}.\n' + Config(content).pretty_text, meta, tuple(notes), name is not None)
+    return ConfigText(f'# Converted from {what}.\n' + pretty_text(content), meta, tuple(notes), name is not None)
 
 
 def _backbone(given: Mapping[str, Any]) -> dict[str, Any]:

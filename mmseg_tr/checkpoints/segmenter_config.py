@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmseg_tr.checkpoints.variant import Network, pair, whole
-from mmseg_tr.errors import require_extra
-from mmseg_tr.paths import config_path
+from mmseg_tr.checkpoints.config_text import pretty_text, require_openmmlab, shipped_config
+from mmseg_tr.weights.variant import Network, pair, whole
 
 # mean and deviation of 0-255 RGB images; the published pipeline rounds the ImageNet values to two decimals
 STATISTICS = {
@@ -76,18 +75,16 @@ def segmenter_config(
     inference_kwargs, dataset_kwargs: sections of variant.yml. dialect: of the code that the weights were made for.
     Raises CheckpointError for entries that cannot be used, MissingExtraError without the OpenMMLab stack.
     """
-    require_extra('seg', 'mmseg', 'to write the config of a checkpoint')
-    importlib.import_module('mmseg_tr.registry')  # makes the OpenMMLab packages import together
-    from mmengine.config import Config
-
+    require_openmmlab('to write the config of a checkpoint')
     window = whole(inference_kwargs, 'window_size', 'inference_kwargs')
     stride = whole(inference_kwargs, 'window_stride', 'inference_kwargs')
     crop = whole(dataset_kwargs, 'crop_size', 'dataset_kwargs') if 'crop_size' in dataset_kwargs else window
     name = str(dataset_kwargs.get('dataset'))
     known = DATASETS.get(ALIASES.get(name, name))
-    content, meta, notes = _base('runtime', 'default'), {}, []
+    content, meta, notes = shipped_config('_base_/runtime/default.py'), {}, []
     if known:
-        content |= _base('datasets', known.dataset) | _base('schedules', known.schedule)
+        content |= shipped_config(f'_base_/datasets/{known.dataset}.py')
+        content |= shipped_config(f'_base_/schedules/{known.schedule}.py')
         test_size = whole(inference_kwargs, 'im_size', 'inference_kwargs')
         train_size = pair(dataset_kwargs, 'image_size', 'dataset_kwargs') if 'image_size' in dataset_kwargs else None
         _resize(content, known.max_ratio, train_size and min(train_size), test_size, crop)
@@ -104,7 +101,7 @@ def segmenter_config(
     for helper in _HELPERS:
         content.pop(helper, None)
     header = f'# Converted from {dialect.source}: {net.backbone}, {net.decoder} decoder, {net.num_classes} classes.\n'
-    return ConfigText(header + Config(content).pretty_text, meta, tuple(notes), has_dataset=known is not None)
+    return ConfigText(header + pretty_text(content), meta, tuple(notes), has_dataset=known is not None)
 
 
 def _model(
@@ -174,17 +171,6 @@ def _speak(model: dict[str, Any], dialect: Dialect) -> None:
         for name in names:
             if getattr(dialect, name) != getattr(SEGMENTER, name):
                 model[part][name] = getattr(dialect, name)
-
-
-def _base(room: str, name: str) -> dict[str, Any]:
-    """A file of local_configs/_base_, its own bases merged in and its environment variables left for whoever loads it.
-
-    Raises ConfigError where the package's configs are not installed.
-    """
-    from mmengine.config import Config
-
-    path = config_path(f'_base_/{room}/{name}.py')
-    return Config.fromfile(path, use_environment_variables=False, import_custom_modules=False).to_dict()
 
 
 def _resize(content: dict[str, Any], ratio: int, train_size: int | None, test_size: int, crop: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 import torch
 
 from mmseg_tr.checkpoints import mmengine_file
-from mmseg_tr.checkpoints.config_text import read_config, section
-from mmseg_tr.checkpoints.formats import Converted
+from mmseg_tr.checkpoints.config_text import pretty_text, read_config, require_openmmlab, section
+from mmseg_tr.checkpoints.converted import Converted
 from mmseg_tr.checkpoints.mmseg_segmenter import PATCH_BIAS, segmenter_to_mmseg
 from mmseg_tr.checkpoints.official_segmenter import needed_shapes
-from mmseg_tr.errors import CheckpointError, ConfigError, require_extra
+from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.nn import ViT
 from mmseg_tr.weights import fit, keymap
 
 NAME = 'mmseg'
@@ -37,10 +37,7 @@ def to_mmseg(converted: Converted) -> Converted:
     Token reduction and CTS's policy network stay behind: the plain network remains.
     Raises CheckpointError where mmsegmentation has no such network.
     """
-    require_extra('seg', 'mmseg', 'to write a config for mmsegmentation')
-    importlib.import_module('mmseg_tr.registry')  # makes the OpenMMLab packages import together
-    from mmengine.config import Config
-
+    require_openmmlab('to write a config for mmsegmentation')
     config = read_config(converted.config or '')
     backbone, head = section(config, 'model', 'backbone'), section(config, 'model', 'decode_head')
     if backbone.get('type') != 'mmseg_tr.ViT' or head.get('type') not in _HEADS:
@@ -73,7 +70,7 @@ def to_mmseg(converted: Converted) -> Converted:
         converted,
         what=f'{converted.what}; written for mmsegmentation 1.x',
         state_dict=segmenter_to_mmseg(state),
-        config=header + Config(content).pretty_text,
+        config=header + pretty_text(content),
         dropped=(*converted.dropped, *policy),
         notes=(*notes, *_differences(config['model'], vit.pos_resize, grid)),
         testable='test_dataloader' in content,
@@ -82,8 +79,6 @@ def to_mmseg(converted: Converted) -> Converted:
 
 def _build_encoder(backbone: Mapping[str, Any]) -> Any:
     """The encoder, without memory for its weights; refused where mmsegmentation's has no such tokens."""
-    from mmseg_tr.nn import ViT
-
     try:
         with torch.device('meta'):
             vit = ViT(**{key: value for key, value in backbone.items() if key not in _OURS})

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_tr.errors import CheckpointError
+from mmseg_tr.weights.formats import describe
 from mmseg_tr.weights.io import few, read_file
 
 Shape = tuple[int, ...]
@@ -89,8 +90,6 @@ def load_into(model: nn.Module, path: str | os.PathLike, *, trust: bool = False)
     trust: see `read_file`. Nothing is loaded unless every tensor fits.
     Raises CheckpointError naming the first missing, unexpected and differently shaped keys.
     """
-    from mmseg_tr.checkpoints import describe  # the table of formats imports this module
-
     payload = read_file(path, trust=trust)
     if not isinstance(payload, Mapping) or 'state_dict' not in payload:
         raise CheckpointError(
@@ -99,8 +98,6 @@ def load_into(model: nn.Module, path: str | os.PathLike, *, trust: bool = False)
         )
     state = payload['state_dict']
     check_tensors(state, f'state_dict of {path}')
-    if all(key.startswith('module.') for key in state):  # saved from inside a data-parallel wrapper
-        state = {key.removeprefix('module.'): value for key, value in state.items()}
     try:
         state = completed(model, state)
     except CheckpointError as error:

@@ -1,8 +1,4 @@
-"""Read and write checkpoint files safely.
-
-Reading never runs code from the file unless the caller says that the file is trusted; writing leaves either the
-finished files or nothing.
-"""
+"""Read checkpoint files safely: no code of a file runs unless the caller says that the file is trusted."""
 
 import os
 import re
@@ -14,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file  # a requirement of timm
 from torch import Tensor
 
 from mmseg_tr.errors import CheckpointError
@@ -21,6 +18,8 @@ from mmseg_tr.errors import CheckpointError
 _ZIP_START = b'PK\x03\x04'
 _PICKLE_START = b'\x80'
 SAFETENSORS = '.safetensors'
+STATES = ('state_dict', 'model')  # where files keep the state dict, if it is not bare
+WRAPPERS = ('module.', '_orig_mod.')  # prefixes that data-parallel wrappers and torch.compile put before every key
 _CURVE = 'mmengine.logging.history_buffer.HistoryBuffer'
 _PARTS_OF_CURVES = (
     'builtins.getattr',
@@ -42,7 +41,7 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
 
     trust: unpickle freely, which runs whatever code the file asks for. Without it only tensors and plain values are
     read; the training curves that mmengine keeps beside them are skipped, and a file that needs more is refused by
-    naming what it asks for.
+    naming what it asks for. Keys are those of the model itself, also where it was saved from inside a wrapper.
     Raises CheckpointError for a missing, empty, truncated or foreign file and for blocked globals.
     """
     path = Path(path)
@@ -53,13 +52,11 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
     try:
         check_kind(path)
         if path.suffix == SAFETENSORS:
-            from safetensors.torch import load_file  # a requirement of timm
-
-            return load_file(path)
+            return _unwrapped(load_file(path))
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', UserWarning)  # of the unpickler, about files that it goes on to refuse
             with nullcontext() if trust else _curves_skipped(path):
-                return torch.load(path, map_location='cpu', weights_only=not trust)
+                return _unwrapped(torch.load(path, map_location='cpu', weights_only=not trust))
     except CheckpointError:
         raise
     except OSError as error:
@@ -67,6 +64,21 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
     except Exception as error:
         # torch reports a damaged file as RuntimeError, EOFError, UnpicklingError, UnicodeDecodeError, KeyError ...
         raise CheckpointError(_why_unreadable(path, error, trust)) from error
+
+
+def _unwrapped(payload: Any) -> Any:
+    """The content of a file with its state dicts as they are without a wrapper (see WRAPPERS) around the model."""
+    if not isinstance(payload, Mapping):
+        return payload
+    inner = {key: _stripped(payload[key]) for key in STATES if isinstance(payload.get(key), Mapping)}
+    return {**payload, **inner} if inner else _stripped(payload)
+
+
+def _stripped(state: Mapping) -> Mapping:
+    for prefix in (wrapper for _ in WRAPPERS for wrapper in WRAPPERS):
+        if state and all(isinstance(key, str) and key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
 
 
 class Skipped:
@@ -138,47 +150,3 @@ def _blocked_globals(path: Path, message: str) -> list[str]:
 def contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors that own their memory: published files hold overlapping strided views of one storage."""
     return {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
-
-
-def check_destination(paths: Iterable[Path], *, force: bool = False) -> None:
-    """Raise CheckpointError where one of `paths` is a folder, or is there already and `force` is not set."""
-    for path in paths:
-        if path.is_dir():
-            raise CheckpointError(f'{path} is a folder: name the file to write, such as {path / "model.pth"}.')
-        if path.exists() and not force:
-            raise CheckpointError(f'{path} exists and is kept: choose another name, or say --force to replace it.')
-
-
-def write_together(files: Mapping[Path, Any], *, force: bool = False) -> None:
-    """Write all of `files` or none: text for a str, torch.save for anything else.
-
-    Each is written beside its place under a temporary name; only when all are complete are they moved there.
-    Raises CheckpointError when a file exists already (without `force`) or cannot be written.
-    """
-    check_destination(files, force=force)
-    temporary = {path: path.with_name(f'.{path.name}.{os.getpid()}.tmp') for path in files}
-    replaced: list[Path] = []
-    fresh = [path for path in files if not path.exists()]
-    try:
-        for path, content in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary[path].open('wb') as file:
-                if isinstance(content, str):
-                    file.write(content.encode())
-                else:
-                    torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())  # a power cut must not leave the name over missing content
-        for path, ready in temporary.items():
-            os.replace(ready, path)
-            replaced.append(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        for path in replaced:
-            if path in fresh:
-                path.unlink(missing_ok=True)
-        why = getattr(error, 'strerror', None) or str(error).splitlines()[0]
-        raise CheckpointError(f'{few(files)} cannot be written: {why}; nothing was written.') from error
-    finally:
-        for ready in temporary.values():
-            with suppress(OSError):
-                ready.unlink(missing_ok=True)

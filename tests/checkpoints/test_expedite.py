@@ -7,6 +7,7 @@ from mmseg_tr.checkpoints import build_segmenter, convert, convert_file, load_in
 from mmseg_tr.checkpoints import expedite as layout
 from mmseg_tr.checkpoints.official_segmenter import needed_shapes
 from mmseg_tr.errors import CheckpointError
+from mmseg_tr.weights.formats import EXPEDITE
 from mmseg_tr.weights.keymap import SEGMENTER_TO_SEGMENTOR, backwards, rename
 from tests.releases import model_state, net_kwargs
 
@@ -150,7 +151,7 @@ def test_variant_is_refused(file):
 
 
 def test_other_layouts_are_not_taken_for_this_one():
-    assert layout.recognise(payload())
+    assert EXPEDITE.recognise(payload())
     newer = {'backbone.patch_embed.projection.weight': 0, 'decode_head.cls_emb': 0, 'decode_head.patch_proj.weight': 0}
     for other in ({'state_dict': newer}, {'model': {}}, {'state_dict': []}, [], None):
-        assert not layout.recognise(other)
+        assert not EXPEDITE.recognise(other)

@@ -8,7 +8,9 @@ from mmengine import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmseg_tr.checkpoints import convert, convert_file, load_into
+from mmseg_tr.checkpoints.segformer import arch_name, dimensions
 from mmseg_tr.errors import CheckpointError
+from mmseg_tr.nn.mit import ARCHS, DEFAULTS, MixVisionTransformer
 from tests.nn.networks import image
 from tests.segformers import nvidia, nvidia_backbone, segformer
 from tests.weights.test_mit import hugging_face
@@ -131,3 +133,11 @@ def test_incomplete_models_are_refused(tmp_path, key):
     torch.save(state, tmp_path / 'src.pth')
     with pytest.raises(CheckpointError, match=rf'1 key missing \({key}\)'):
         convert(tmp_path / 'src.pth')
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_dimensions_are_read_from_the_weights(arch):
+    with torch.device('meta'):
+        model = MixVisionTransformer(arch)
+    found = dimensions(model.state_dict(), 'weights')
+    assert found == DEFAULTS | ARCHS[arch] and arch_name(found) == arch

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mmseg_tr.checkpoints import load_official
 from mmseg_tr.checkpoints.official_cts import cts_reduction
-from mmseg_tr.checkpoints.variant import read_variant, section
 from mmseg_tr.datasets.policy_labels import policy_labels
 from mmseg_tr.nn import MaskTransformer, Segmenter
 from mmseg_tr.nn.blocks import run_block
@@ -33,6 +32,7 @@ from mmseg_tr.reduction.cts.sharing import (
     sharing_of,
     token_counts,
 )
+from mmseg_tr.weights.variant import read_variant, section
 from tests.parity.harness import Case, as_array, golden_cases, run_case
 
 FAMILY = 'cts'

@@ -16,8 +16,6 @@ from PIL import Image
 
 from mmseg_tr.checkpoints import load_official
 from mmseg_tr.checkpoints.segmenter_config import STATISTICS
-from mmseg_tr.checkpoints.variant import normalization as normalization_of
-from mmseg_tr.checkpoints.variant import read_variant
 from mmseg_tr.nn import MaskTransformer, Segmenter
 from mmseg_tr.nn.attention import attention_probabilities
 from mmseg_tr.nn.blocks import run_block
@@ -33,6 +31,8 @@ from mmseg_tr.nn.inference import (
 )
 from mmseg_tr.nn.pos_embed import infer_square_grid, resize_pos_embed
 from mmseg_tr.nn.pretrained import fit_state
+from mmseg_tr.weights.variant import normalization as normalization_of
+from mmseg_tr.weights.variant import read_variant
 from tests.parity.harness import Case, golden_cases, run_case
 from tests.tools.command import call
 

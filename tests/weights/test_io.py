@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmseg_tr.errors import CheckpointError
-from mmseg_tr.weights.io import contiguous, few, read_file, write_together
+from mmseg_tr.weights.io import contiguous, few, read_file
 
 
 class Runs:
@@ -128,61 +128,6 @@ def test_overlapping_views_get_memory_of_their_own():
     assert torch.equal(copy, view)
     copy[0, 1] = 100
     assert copy[1, 0] == 1
-
-
-def test_existing_file_is_kept(tmp_path):
-    path = tmp_path / 'mine.py'
-    path.write_text('precious')
-    with pytest.raises(CheckpointError, match='--force'):
-        write_together({tmp_path / 'new.pth': {}, path: 'other'})
-    assert path.read_text() == 'precious'
-    assert os.listdir(tmp_path) == ['mine.py']
-
-
-def test_force_replaces_both(tmp_path):
-    path = tmp_path / 'mine.py'
-    path.write_text('old')
-    write_together({tmp_path / 'new.pth': {'a': 1}, path: 'new'}, force=True)
-    assert path.read_text() == 'new'
-    assert read_file(tmp_path / 'new.pth') == {'a': 1}
-    assert sorted(os.listdir(tmp_path)) == ['mine.py', 'new.pth']
-
-
-def test_nothing_is_left_when_writing_fails_half_way(tmp_path, monkeypatch):
-    def full(*args, **kwargs):
-        raise RuntimeError('PytorchStreamWriter failed writing file data.pkl: file write failed')
-
-    monkeypatch.setattr(torch, 'save', full)
-    with pytest.raises(CheckpointError, match='nothing was written'):
-        write_together({tmp_path / 'model.py': 'text', tmp_path / 'model.pth': {}})
-    assert os.listdir(tmp_path) == []
-
-
-def test_first_file_is_taken_back_when_the_second_cannot_be_moved(tmp_path, monkeypatch):
-    move = os.replace
-
-    def once(src, dst):
-        if str(dst).endswith('.pth'):
-            raise OSError(5, 'Input/output error')
-        move(src, dst)
-
-    monkeypatch.setattr(os, 'replace', once)
-    with pytest.raises(CheckpointError, match='Input/output error'):
-        write_together({tmp_path / 'model.py': 'text', tmp_path / 'model.pth': {}})
-    assert os.listdir(tmp_path) == []
-
-
-def test_folder_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / 'file').write_text('no folder')
-    with pytest.raises(CheckpointError, match='cannot be written'):
-        write_together({tmp_path / 'file' / 'model.pth': {}})
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
-def test_read_only_folder_is_named(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(CheckpointError, match='Permission denied'):
-        write_together({tmp_path / 'model.pth': {}})
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmseg_tr.checkpoints import load_official
-from mmseg_tr.checkpoints.official_segmenter import checkpoint_path
-from mmseg_tr.checkpoints.variant import normalization, read_variant, section, whole
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.nn import MaskTransformer, ViT
 from mmseg_tr.nn.attention import attention_probabilities
 from mmseg_tr.nn.blocks import run_block
 from mmseg_tr.reduction.tokens import Tokens
+from mmseg_tr.weights.formats import checkpoint_path
+from mmseg_tr.weights.variant import normalization, read_variant, section, whole
 
 SUPPORTED = ('ALGM', 'CTS', 'ToMe')  # their tokens know the patches that they stand for
 STATISTICS = {

@@ -6,10 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mmseg_tr.errors import CheckpointError
 
 NORMALIZATIONS = ('vit', 'deit')
 TUPLE_TAG = 'tag:yaml.org,2002:python/tuple'
+
+
+class _VariantLoader(yaml.SafeLoader):
+    """Plain YAML and tuples."""
+
+
+# deep: the elements are there when the tuple is made, which cannot be filled afterwards
+_VariantLoader.add_constructor(TUPLE_TAG, lambda loader, node: tuple(loader.construct_sequence(node, deep=True)))
 
 
 def read_variant(path: str | os.PathLike) -> dict[str, Any]:
@@ -19,16 +29,9 @@ def read_variant(path: str | os.PathLike) -> dict[str, Any]:
     Python tag is refused, and nothing of it is called.
     Raises CheckpointError for a missing, unreadable or malformed file.
     """
-    import yaml
-
-    class VariantLoader(yaml.SafeLoader):
-        """Plain YAML and tuples."""
-
-    # deep: the elements are there when the tuple is made, which cannot be filled afterwards
-    VariantLoader.add_constructor(TUPLE_TAG, lambda loader, node: tuple(loader.construct_sequence(node, deep=True)))
     path = Path(path)
     try:
-        content = yaml.load(path.read_text(encoding='utf-8'), Loader=VariantLoader)
+        content = yaml.load(path.read_text(encoding='utf-8'), Loader=_VariantLoader)
     except FileNotFoundError as error:
         raise CheckpointError(
             f'There is no {path}: the network is described by the variant.yml of the release, put it '

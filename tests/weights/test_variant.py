@@ -1,7 +1,7 @@
 import pytest
 
-from mmseg_tr.checkpoints.variant import Network, algm_reduction, normalization, read_variant
 from mmseg_tr.errors import CheckpointError
+from mmseg_tr.weights.variant import Network, algm_reduction, normalization, read_variant
 from tests.releases import net_kwargs, variant
 
 

@@ -1,4 +1,4 @@
-"""What every source format returns."""
+"""The result of a conversion, the same for every source format."""
 
 from dataclasses import dataclass, field
 from typing import Any
