@@ -14,8 +14,10 @@ from mmseg_tr.analysis.network import network_of
 from mmseg_tr.analysis.parts import find_vit
 from mmseg_tr.analysis.speed import Contestant
 from mmseg_tr.apis.build import load_batch
-from mmseg_tr.apis.export import Run, read_onnx, refuse_adaptive, trace, write_onnx
-from mmseg_tr.apis.export.counts import mean_merges
+from mmseg_tr.apis.export import refuse_adaptive
+from mmseg_tr.apis.export.counts import average_settings
+from mmseg_tr.apis.export.onnx import read_onnx, write_onnx
+from mmseg_tr.apis.export.program import Program, trace
 from mmseg_tr.errors import require_extra
 from mmseg_tr.reduction import ALGM
 
@@ -41,7 +43,7 @@ def exported(bench: Bench, settings: Numbers) -> Numbers:
     images = load_batch(config, plain, None, shape, EXAMPLES, EXAMPLES)
     model = with_method(plain, method)
     if isinstance(find_vit(model).reduction, ALGM):
-        method = method | dict(counts=mean_merges(find_vit(model), images.split(1)))
+        method = method | average_settings(model, find_vit(model).reduction, images.split(1))
         model = with_method(plain, method)
     refuse_adaptive(model)
     contestants = dict(
@@ -65,7 +67,7 @@ def exported(bench: Bench, settings: Numbers) -> Numbers:
     )
 
 
-def onnx_of(model: nn.Module, images: Tensor) -> Run:
+def onnx_of(model: nn.Module, images: Tensor) -> Program:
     """The network as ONNX Runtime runs it, on as many threads as torch."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'network.onnx'
@@ -73,5 +75,5 @@ def onnx_of(model: nn.Module, images: Tensor) -> Run:
         return read_onnx(path, torch.get_num_threads())
 
 
-def run_as_contestant(run: Run) -> Contestant:
+def run_as_contestant(run: Program) -> Contestant:
     return Contestant(run, lambda scores, batch: scores)

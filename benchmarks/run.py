@@ -70,9 +70,9 @@ class SuiteOptions:
     def __post_init__(self) -> None:
         """Raise ConfigError for numbers that cannot work."""
         if self.threads is not None and self.threads < 1:
-            raise ConfigError(f'threads must be 1 or more, got {self.threads}.')
+            raise ConfigError(f'threads must be a positive integer, got {self.threads}.', parameters=['threads'])
         if self.seconds is not None and self.seconds <= 0:
-            raise ConfigError(f'seconds must be more than 0, got {self.seconds}.')
+            raise ConfigError(f'seconds must be a positive number, got {self.seconds}.', parameters=['seconds'])
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,13 @@ def begin(path: Path, about: dict[str, Any], keys: Sequence[str], force: bool) -
         if not content['rows']:
             return fresh
     elif all(key in content['rows'] for key in keys):
-        raise ConfigError(f'{path} holds all these rows already: add --force to measure them again.')
+        raise ConfigError(f'{path} holds all these rows: set force to measure them again.', parameters=['force'])
     for key, value in about.items():
         if content['about'].get(key) != value:
             raise ConfigError(
-                f'{path} was measured with {key} {content["about"].get(key)}, this run has {value}: name another file '
-                'with --name.'
+                f'{path} was measured with {key} {content["about"].get(key)}, this run has {value}: choose another '
+                'file_name.',
+                parameters=['file_name'],
             )
     return content
 

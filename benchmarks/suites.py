@@ -55,7 +55,7 @@ class Suite:
 def suite_of(name: str) -> Suite:
     """A suite by its name. Raises ConfigError."""
     if name not in SUITES:
-        raise ConfigError(f'suite must be one of {", ".join(SUITES)}, got {name!r}.')
+        raise ConfigError(f'suite must be one of {", ".join(SUITES)}, got {name!r}.', parameters=['suite'])
     return SUITES[name]()
 
 
@@ -65,7 +65,9 @@ def chosen_rows(suite: Suite, patterns: Sequence[str] | None) -> tuple[Row, ...]
         return suite.rows
     for pattern in patterns:
         if not any(_matches(row, pattern) for row in suite.rows):
-            raise ConfigError(f'rows must be names or kinds of the suite {suite.name}, see --list, got {pattern!r}.')
+            raise ConfigError(
+                f'rows must be names or kinds of the suite {suite.name}, got {pattern!r}.', parameters=['rows']
+            )
     return tuple(row for row in suite.rows if any(_matches(row, pattern) for pattern in patterns))
 
 

@@ -31,7 +31,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--average-counts',
         type=int,
         metavar='N',
-        help='fix what ALGM merges to its mean over N pictures of the test set, in place of what each image shows',
+        help='fix how much an adaptive method merges to its mean over N pictures of the test set',
     )
     parser.add_argument('--force', action='store_true', help='replace OUT where it exists')
     cfg_options_argument(parser)
@@ -46,14 +46,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write, and say how well it agrees."""
-    args = parse_args(argv)
     require_openmmlab('to export a network')
-    from mmseg_tr.apis.export import export
+    args = parse_args(argv)
+    from mmseg_tr.apis.export import ExportOptions, export
 
-    written = export(
-        args.config,
-        args.checkpoint,
-        args.out,
+    options = ExportOptions(
         form=args.format,
         output=args.output,
         shape=args.shape,
@@ -64,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         force=args.force,
         cfg_options=args.cfg_options,
     )
+    written = export(args.config, args.checkpoint, args.out, options)
     if written.reduction:
         print(f'reduction: {written.reduction}')
     for size, difference in written.difference.items():

@@ -16,9 +16,14 @@ from mmseg_tr.errors import InputError, WriteError, require_extra
 OPTION_NAMES = {
     'average': '--average-counts',
     'batch_sizes': '--batch-size',
+    'compiled': '--compile',
+    'file_name': '--name',
     'form': '--format',
     'fraction': '--frac-dataset',
+    'loss': '--budget-miou',
     'metrics': '--eval',
+    'rule': '--count',
+    'shapes': '--shape',
 }
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 

@@ -5,7 +5,10 @@ import pytest
 import torch
 
 import mmseg_tr.registry  # noqa: F401  # isort: skip (makes the OpenMMLab packages import)
-from mmseg_tr.apis import export
+from mmseg_tr.apis.export import check, refuse_adaptive
+from mmseg_tr.apis.export.check import differences, write_checked
+from mmseg_tr.apis.export.onnx import read_onnx, write_onnx
+from mmseg_tr.apis.export.program import Whole, read_torch, trace
 from mmseg_tr.apis.images import normalise, read_images
 from mmseg_tr.errors import ConfigError, ExportError
 from mmseg_tr.nn import MaskTransformer, Segmenter, ViT
@@ -48,7 +51,7 @@ def network(reduction, output='logits'):
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
         if isinstance(encoder.reduction, CTS):  # a policy of one layer: the published one takes a minute to translate
             encoder.reduction.policy = Policy()
-    return export.Whole(model.eval(), output).eval()
+    return Whole(model.eval(), output).eval()
 
 
 class Policy(torch.nn.Module):
@@ -64,20 +67,20 @@ def segformer():
     arch = dict(embed_dims=8, num_layers=(1, 1), num_heads=(1, 2), patch_sizes=(7, 3), strides=(4, 2), sr_ratios=(2, 1))
     merging = [dict(kv_mode='bsm', kv_r=0.6, kv_sx=2, kv_sy=2), dict(q_mode='bsm', q_r=0.5, q_sx=2, q_sy=2)]
     backbone = MixVisionTransformer(arch, merging=merging, out_indices=(0, 1))
-    return export.Whole(shaken(SegFormer(backbone, 5, channels=16))).eval()
+    return Whole(shaken(SegFormer(backbone, 5, channels=16))).eval()
 
 
 @pytest.mark.parametrize('name', METHODS)
 def test_traced_network_agrees_at_every_batch_and_so_does_its_onnx(name, photographs, tmp_path):
     whole = segformer() if name == 'SegFormer++' else network(METHODS[name])
-    program = export.trace(whole, photographs[:2])
-    differences = export.compare(whole, program.module(), photographs, (1, 3))
+    program = trace(whole, photographs[:2])
+    found = differences(whole, program.module(), photographs, (1, 3))
     if name in ONNX:
         file = tmp_path / 'a.onnx'
-        export.write_onnx(program, file)
-        differences |= export.compare(whole, export.read_onnx(file), photographs, (1, 3))
+        write_onnx(program, file)
+        found |= differences(whole, read_onnx(file), photographs, (1, 3))
         check_graph(onnx.load(file).graph)
-    assert set(differences) == {1, 3} and max(differences.values()) <= 1e-4
+    assert set(found) == {1, 3} and max(found.values()) <= 1e-4
 
 
 def check_graph(graph):
@@ -89,24 +92,23 @@ def check_graph(graph):
 
 def test_program_is_saved_alone_under_its_name(photographs, tmp_path):
     out = tmp_path / 'new' / 'a.pt2'
-    differences = export.write_checked(network(METHODS['ToMe']), photographs, out, 'torch', (1, 3))
-    assert set(differences) == {1, 3} and max(differences.values()) <= 1e-4
+    found = write_checked(network(METHODS['ToMe']), photographs, out, 'torch', (1, 3))
+    assert set(found) == {1, 3} and max(found.values()) <= 1e-4
     assert [path.name for path in out.parent.iterdir()] == ['a.pt2']
 
 
 def test_labels_leave_as_numbers(photographs, tmp_path):
     whole = network(None, 'labels')
-    export.write_checked(whole, photographs, tmp_path / 'a.pt2', 'torch', (2,))
+    write_checked(whole, photographs, tmp_path / 'a.pt2', 'torch', (2,))
     labels = torch.export.load(tmp_path / 'a.pt2').module()(photographs[:2])
     assert labels.shape == (2, 64, 64) and labels.dtype == torch.int64 and labels.unique().numel() > 1
 
 
 def test_file_that_disagrees_is_not_kept(photographs, tmp_path, monkeypatch):
     (tmp_path / 'a.pt2').write_bytes(b'an older file')
-    read = export.read_torch
-    monkeypatch.setattr(export, 'read_torch', lambda path: lambda image: read(path)(image) + 0.01)
-    with pytest.raises(ExportError, match='differs from the network by 0.01 at a batch of 1'):
-        export.write_checked(network(None), photographs, tmp_path / 'a.pt2', 'torch', (1,))
+    monkeypatch.setattr(check, 'read_torch', lambda path: lambda image: read_torch(path)(image) + 0.01)
+    with pytest.raises(ExportError, match='0.01 at a batch of 1'):
+        write_checked(network(None), photographs, tmp_path / 'a.pt2', 'torch', (1,))
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b'an older file']
 
 
@@ -121,4 +123,4 @@ def test_file_that_disagrees_is_not_kept(photographs, tmp_path, monkeypatch):
 )
 def test_adaptive_settings_are_refused_with_the_option_that_fixes_them(reduction, said):
     with pytest.raises(ConfigError, match=said):
-        export.refuse_adaptive(ViT(dict(ARCH, depth=12), img_size=64, out='tokens', reduction=reduction))
+        refuse_adaptive(ViT(dict(ARCH, depth=12), img_size=64, out='tokens', reduction=reduction))

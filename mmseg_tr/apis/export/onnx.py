@@ -1,15 +1,62 @@
-"""Operators that torch's ONNX exporter does not know, in ONNX's own. Needs the extra `export`."""
+"""Programs of torch.export as ONNX files, and those files under ONNX Runtime. Needs the extra `export`."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
-from onnxscript import opset18 as op
+
+from mmseg_tr.apis.export.program import Program, first_line
+from mmseg_tr.errors import ExportError, require_extra
+
+OPSET = 18
 
 
-def sort_stable(self, stable=None, dim=-1, descending=False):
-    """torch.sort(stable=True): TopK of everything, which ONNX defines to put the lower index first among equals."""
-    length = op.Shape(self, start=dim, end=None if dim == -1 else dim + 1)
-    return op.TopK(self, length, axis=dim, largest=int(descending), sorted=1)
+def require_onnx() -> None:
+    """Raise MissingExtraError unless everything that writing and checking ONNX files needs is installed."""
+    for module in ('onnx', 'onnxscript', 'onnxruntime'):
+        require_extra('export', module, 'to export a network as ONNX')
 
 
-TRANSLATIONS = {torch.ops.aten.sort.stable: sort_stable}
+def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Translate a program to ONNX, weights included. Raises ExportError."""
+    names = dict(input_names=['image'], output_names=['output'])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            translated = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                verbose=False,
+                custom_translation_table=translations(),
+                **names,
+            )
+    except Exception as error:
+        raise ExportError(f'this network cannot be translated to ONNX: {first_line(error)}') from error
+    translated.save(path)
+
+
+def translations() -> dict[object, Callable]:
+    """Operators that torch's ONNX exporter does not know, in ONNX's own."""
+    from onnxscript import opset18 as op
+
+    def sort_stable(self, stable=None, dim=-1, descending=False):
+        """torch.sort(stable=True): TopK of everything, for which ONNX puts the lower index first among equals."""
+        length = op.Shape(self, start=dim, end=None if dim == -1 else dim + 1)
+        return op.TopK(self, length, axis=dim, largest=int(descending), sorted=1)
+
+    return {torch.ops.aten.sort.stable: sort_stable}
+
+
+def read_onnx(path: Path, threads: int | None = None) -> Program:
+    """A file of write_onnx() as ONNX Runtime runs it on the CPU. threads: by default one per core."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')  # idle, they would slow torch down
+    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    return lambda image: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])

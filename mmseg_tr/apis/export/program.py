@@ -1,0 +1,67 @@
+"""A network as one program of torch.export, for any number of images of one size."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmseg_tr.analysis.network import network_of
+from mmseg_tr.errors import ExportError
+
+OUTPUTS = ('logits', 'labels')
+Program = Callable[[Tensor], Tensor]
+
+
+class Whole(nn.Module):
+    """Normalised images (B, C, H, W) -> logits (B, K, H, W) or labels (B, H, W) int64, at the size of the images."""
+
+    def __init__(self, model: nn.Module, output: str = 'logits') -> None:
+        super().__init__()
+        self.model, self.output = model, output
+
+    def forward(self, image: Tensor) -> Any:
+        network = network_of(self.model)
+        logits = network.enlarge(network.scores(image), image)
+        if self.output == 'logits':
+            return logits
+        return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
+
+
+def trace(whole: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """Return the program for any number of images like the two or more of `example`. Raises ExportError."""
+    any_batch = {0: torch.export.Dim('batch', min=1)}
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            return torch.export.export(whole, (example,), dynamic_shapes=(any_batch,), strict=False)
+    except Exception as error:  # anything that the code of a third-party network runs into
+        raise ExportError(f'torch.export cannot trace this network: {first_line(error)}') from error
+
+
+def write_torch(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Save a program as torch.export.load() reads it.
+
+    It is packed in memory: torch's own writer aborts the process when the disk is full, an open file raises OSError.
+    """
+    packed = io.BytesIO()
+    torch.export.save(program, packed)
+    path.write_bytes(packed.getbuffer())
+
+
+def read_torch(path: Path) -> Program:
+    """A file of write_torch()."""
+    return torch.export.load(path).module()
+
+
+def first_line(error: BaseException) -> str:
+    """The innermost cause, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f'{type(error).__name__}: {lines[0] if lines else "no reason given"}'
