@@ -5,23 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
-import urllib.request
-from contextlib import suppress
 from difflib import get_close_matches
-from http.client import HTTPException
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import torch
 
 from mmseg_tr.errors import CheckpointError
+from mmseg_tr.files import atomic_path
+from mmseg_tr.weights.download import DownloadError, check_content, digest_of, download, plain_address, remove_tag
 from mmseg_tr.weights.io import check_kind
 from mmseg_tr.weights.published import PUBLISHED, Published
 
 SCHEMES = ('http', 'https', 'file', 'ftp')
 SUFFIXES = ('.pth', '.pt', '.bin', '.safetensors')
-TIMEOUT = 60  # seconds without a byte
 
 
 def cache_folder() -> Path:
@@ -32,7 +29,7 @@ def cache_folder() -> Path:
 
 def cache_path(url: str) -> Path:
     """Where the file of `url` is kept; no two URLs share a place."""
-    name = Path(unquote(urlsplit(url).path.rstrip('/')).rpartition('/')[2])
+    name = Path(unquote(url.partition('?')[0].rstrip('/')).rpartition('/')[2])
     suffix = name.suffix if name.suffix in SUFFIXES else '.pth'
     stem = re.sub(r'[^\w.-]', '_', name.stem if suffix == name.suffix else name.name)[:80]
     return cache_folder() / f'{stem or "weights"}_{hashlib.sha256(url.encode()).hexdigest()[:16]}{suffix}'
@@ -61,50 +58,40 @@ def fetch_if_published(source: str | os.PathLike) -> Path:
 def fetch(published: Published) -> Path:
     """The kept file of a publication, downloaded where it is missing.
 
-    Raises CheckpointError, naming the URL and what to do without a network, when it cannot be had, is incomplete, has
-    another hash, or is no file of weights. Nothing is kept then.
+    Raises CheckpointError, naming the address and what to do without a network, when it cannot be had, is incomplete,
+    has another hash, or is no file of weights. Nothing is kept then.
     """
     url, path = published.url, cache_path(published.url)
+    shown, advice = plain_address(url), f'download it elsewhere and name the file, or put it at {path}'
     if path.is_file():
+        if published.sha256 and not digest_of(path, 'sha256').startswith(published.sha256):
+            raise CheckpointError(
+                f'{path} (from {shown}) does not have the sha256 {published.sha256}...: remove it and fetch it again.'
+            )
         return path
-    advice = f'download it elsewhere and name the file, or put it at {path}'
-    if urlsplit(url).scheme not in SCHEMES:
-        raise CheckpointError(f'{url} is no address that can be fetched ({", ".join(SCHEMES)}): {advice}.')
-    part = None
+    if url.partition('://')[0] not in SCHEMES:
+        raise CheckpointError(f'{shown} is not an address that can be fetched ({", ".join(SCHEMES)}): {advice}.')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f'.{path.stem}.', suffix=f'.unfinished{path.suffix}', dir=path.parent)
-        part = Path(name)
-        digest = hashlib.sha256()
-        with os.fdopen(handle, 'wb') as file, urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
-            while block := answer.read(1 << 20):
-                file.write(block)
-                digest.update(block)
-            file.flush()
-            os.fsync(file.fileno())
-            length = answer.headers.get('Content-Length')
-        check_download(part, digest.hexdigest(), published.sha256, length and int(length))
-        os.replace(part, path)
-    except CheckpointError as error:
-        raise CheckpointError(f'{url} could not be fetched: {error}; {advice}.') from error
-    except (OSError, HTTPException, ValueError) as error:  # urllib's errors are OSErrors
-        reason = getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error
-        raise CheckpointError(f'{url} could not be fetched ({reason}): {advice}.') from error
-    finally:
-        if part is not None:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
+        with atomic_path(path) as part:
+            try:
+                download(url, part)
+                check_download(part, published.sha256)
+            finally:
+                remove_tag(part)
+    except (CheckpointError, DownloadError) as error:
+        raise CheckpointError(f'{shown} could not be fetched: {str(error).rstrip(".")}; {advice}.') from error
+    except OSError as error:
+        raise CheckpointError(f'{shown} could not be fetched ({error.strerror or error}): {advice}.') from error
     return path
 
 
-def check_download(part: Path, digest: str, known: str, length: int | None) -> None:
-    """Raise CheckpointError unless a download has its whole length, the known hash, and looks like weights."""
-    size = part.stat().st_size
-    if length is not None and size != length:
-        raise CheckpointError(f'{size} of {length} bytes came')
-    if not digest.startswith(known):
-        raise CheckpointError(f'its sha256 begins with {digest[: len(known)]} instead of {known}')
+def check_download(part: Path, sha256: str) -> None:
+    """Raise an error unless a download has the known hash, '' for none, and looks like weights."""
+    found = digest_of(part, 'sha256')
+    if not found.startswith(sha256):
+        raise DownloadError(f'its sha256 begins with {found[: len(sha256)]} instead of {sha256}')
+    check_content(part)
     try:
         check_kind(part)
     except CheckpointError as error:
-        raise CheckpointError(f'what came is no file of weights ({size} bytes)') from error
+        raise DownloadError(f'what came is not a file of weights ({part.stat().st_size} bytes)') from error

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import io
+import os
 import threading
 
 import pytest
@@ -100,7 +101,7 @@ def test_download_that_ends_early_is_refused(server, cache):
 
 def test_page_in_place_of_weights_is_refused(server, cache):
     server.pages['/get/abc/'] = b'<!DOCTYPE html><p>Sign in', None
-    refused(Published(f'{server.base}/get/abc/'), cache, 'no file of weights')
+    refused(Published(f'{server.base}/get/abc/'), cache, 'web page')
 
 
 def test_missing_file_and_missing_network_are_told(server, cache):
@@ -109,22 +110,45 @@ def test_missing_file_and_missing_network_are_told(server, cache):
     server.server_close()
     refused(Published(f'{server.base}/nothing.pth'), cache, 'refused', 'download it elsewhere')
     refused(Published('https://nowhere.invalid/mit.pth'), cache)
-    refused(Published('gopher://x/mit.pth'), cache, 'no address that can be fetched')
+    refused(Published('gopher://x/mit.pth'), cache, 'not an address that can be fetched')
 
 
-def test_killed_download_leaves_no_finished_file(cache, monkeypatch):
-    class Broken(io.BytesIO):
-        headers = {}
+def test_killed_download_leaves_no_finished_file(server, cache, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
 
-        def read(self, size=-1):
-            if self.tell():
-                raise KeyboardInterrupt
-            return super().read(100)
-
-    monkeypatch.setattr(module.urllib.request, 'urlopen', lambda *args, **kwargs: Broken(weights()))
+    server.pages['/mit.pth'] = weights(), None
+    monkeypatch.setattr(module, 'check_download', interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fetch(Published('https://x.org/mit.pth'))
+        fetch(Published(f'{server.base}/mit.pth'))
     assert not list(cache.iterdir())
+
+
+def test_kept_file_whose_hash_is_another_now_is_refused_and_kept(server, cache):
+    content = weights()
+    server.pages['/mit.pth'] = content, None
+    published = Published(f'{server.base}/mit.pth', hashlib.sha256(content).hexdigest()[:8])
+    path = fetch(published)
+    path.write_bytes(weights(1))
+    with pytest.raises(CheckpointError, match='remove it'):
+        fetch(published)
+    assert path.read_bytes() == weights(1)
+
+
+def test_secrets_of_an_address_are_not_shown(server):
+    address = server.base.replace('http://', 'http://me:s3same@')
+    with pytest.raises(CheckpointError) as caught:
+        fetch(Published(f'{address}/nothing.pth?token=h1dden'))
+    assert 's3same' not in str(caught.value) and 'h1dden' not in str(caught.value)
+
+
+def test_kept_files_can_be_read_by_whom_the_user_allows(server):
+    before = os.umask(0o022)
+    try:
+        server.pages['/mit.pth'] = weights(), None
+        assert fetch(Published(f'{server.base}/mit.pth')).stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
 
 
 def test_names_lead_to_published_files_and_unknown_ones_are_refused(monkeypatch, tmp_path):
