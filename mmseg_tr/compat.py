@@ -1,8 +1,7 @@
-"""What has to be mended before other people's packages import together, each part only where its cause is present.
+"""Import-time workarounds for OpenMMLab dependencies. Each applies only if its problem is detected.
 
-Every function looks for its cause first, does nothing where that is absent (or already mended), and returns whether
-it acted. Nothing here changes a class or function of another library: a missing module or operator gets a stand-in,
-and what is present stays as it is. This file needs torch only.
+Every function returns whether it acted. Nothing here changes a class or function of another library: a missing module
+or operator gets a stand-in, and what is present stays unchanged.
 
 - `ensure_torchvision`, before `import timm` or mmengine's Runner: a CUDA build of torchvision beside a CPU build of
   torch (mmengine#1655).
@@ -17,6 +16,7 @@ import importlib.machinery
 import sys
 from types import ModuleType
 
+import numpy as np
 import torch
 
 from mmseg_tr.errors import MissingExtraError, installed
@@ -29,7 +29,7 @@ _libraries: list[torch.library.Library] = []  # an operator exists as long as th
 
 
 def ensure_openmmlab() -> None:
-    """Everything that mmengine, mmcv, mmseg and mmpose need, as far as they are installed."""
+    """Apply every workaround that the installed ones of mmengine, mmcv, mmseg and mmpose need."""
     ensure_torchvision()
     ensure_mmcv()
     if installed('mmpose'):
@@ -41,7 +41,7 @@ def ensure_torchvision() -> bool:
 
     The registry's torchvision is built for CUDA. Beside a CPU build of torch its library does not load, and the
     import stops at `operator torchvision::nms does not exist`. Declaring the operators lets the import pass (image
-    transforms and models work); calling one of them still fails in torch, as there is no kernel behind it.
+    transforms and models work); calling one of them still fails in torch, which has no kernel for it.
     """
     if 'torchvision' in sys.modules or not installed('torchvision'):
         return False
@@ -140,8 +140,6 @@ def _coco_class(base: type) -> type:
 
 
 def _cocoeval_class(base: type) -> type:
-    import numpy as np
-
     allowed = ('keypoints', 'bbox', 'segm')
 
     class COCOeval(base):
@@ -167,7 +165,7 @@ def _cocoeval_class(base: type) -> type:
 
 
 def _forget(package: str) -> None:
-    """Take a half-imported package out of sys.modules, so that the next import starts afresh."""
+    """Remove a half-imported package from sys.modules, so that the next import starts anew."""
     for name in [name for name in sys.modules if name.split('.')[0] == package]:
         del sys.modules[name]
 

@@ -1,4 +1,4 @@
-"""Memory that a CPU network has touched, kept for its next layer."""
+"""Keep the memory that a CPU network has used for its next layer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ SETTINGS = ('GLIBC_TUNABLES', 'MALLOC_')  # beginnings of the variables with whi
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep what is freed, in this process and from now on, instead of giving it back to the system.
+    """Make glibc keep freed memory in this process from now on instead of returning it to the system.
 
-    Maps of more than 32 MB are otherwise mapped anew for every layer, and touching a new page takes longer than the
-    arithmetic on it. The process stays as large as it has been at most. Nothing is changed, and False returned, where
-    there is no glibc or the user has set its allocator by environment variables.
+    Tensors of more than 32 MB are otherwise mapped anew for every layer, and touching a new page takes longer than the
+    arithmetic on it. The process keeps its largest size. Returns False, and changes nothing, without glibc or where the
+    user has set its allocator by environment variables.
     """
     if any(name.startswith(SETTINGS) for name in os.environ):
         return False

@@ -1,4 +1,4 @@
-"""This package's registries: children of mmengine's, so that a config of mmseg or of mmpose can say `mmseg_tr.ViT`.
+"""Registries of this package, children of mmengine's: a config of mmseg or of mmpose can say `mmseg_tr.ViT`.
 
 `default_scope` stays 'mmseg' or 'mmpose'. A config that says
 ``custom_imports = dict(imports=['mmseg_tr.registry'], allow_failed_imports=False)`` runs under mmseg's own tools too:
@@ -24,20 +24,10 @@ def _child(parent: Registry, *locations: str) -> Registry:
 
 
 MODELS = _child(_root.MODELS, 'models')
-MODEL_WRAPPERS = _child(_root.MODEL_WRAPPERS, 'models')
-# the neighbours of these two are plain and import no framework
+# the other modules of datasets/ import no framework
 DATASETS = _child(_root.DATASETS, 'datasets.mosaic', 'datasets.pose')
-DATA_SAMPLERS = _child(_root.DATA_SAMPLERS, 'datasets')
 TRANSFORMS = _child(_root.TRANSFORMS, 'datasets.mosaic', 'datasets.pose')
 METRICS = _child(_root.METRICS, 'evaluation')
-EVALUATOR = _child(_root.EVALUATOR, 'evaluation')
 HOOKS = _child(_root.HOOKS, 'engine')
-LOOPS = _child(_root.LOOPS, 'engine')
-OPTIMIZERS = _child(_root.OPTIMIZERS, 'engine')
 OPTIM_WRAPPERS = _child(_root.OPTIM_WRAPPERS, 'engine')
-OPTIM_WRAPPER_CONSTRUCTORS = _child(_root.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
 PARAM_SCHEDULERS = _child(_root.PARAM_SCHEDULERS, 'engine')
-LOG_PROCESSORS = _child(_root.LOG_PROCESSORS, 'engine')
-TASK_UTILS = _child(_root.TASK_UTILS, 'models')
-VISUALIZERS = _child(_root.VISUALIZERS, 'visualization')
-VISBACKENDS = _child(_root.VISBACKENDS, 'visualization')

@@ -46,7 +46,7 @@ def _read(path: Path) -> Config:
         return Config.fromfile(str(path))
     except MissingExtraError:
         raise
-    except Exception as error:  # whatever the Python of a config may raise
+    except Exception as error:  # a config is Python and may raise anything
         reason = (str(error).strip().splitlines() or ['no reason given'])[-1]
         raise ConfigError(f'the config {path} cannot be read: {type(error).__name__}: {reason}') from error
 
@@ -73,7 +73,7 @@ def reduction_settings(backbone: Mapping[str, Any]) -> dict[str, Any]:
     if merging is not None:
         stages = len(merging) if isinstance(merging, list | tuple) else 4  # the presets are for four
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # told when the network is built
+            warnings.simplefilter('ignore')  # the network warns when it is built
             active = parse_merging(merging, stages).active
         return dict(type='SegFormer++', merging=merging) if active else {}
     return dict(backbone.get('reduction') or {})

@@ -1,4 +1,4 @@
-"""Datasets built from a config, with what is missing, empty or damaged told in one sentence."""
+"""Build the datasets of a config; what is missing, empty or damaged is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def build_dataset(config: Mapping[str, Any], fraction: float = 1.0) -> Any:
         raise DatasetError(f'{kind}: {reason}') from error
     except json.JSONDecodeError as error:
         where = os.path.join(config.get('data_root') or '', config.get('ann_file') or '')
-        raise DatasetError(f'{kind}: {where} is no annotation file in JSON ({error})') from error
+        raise DatasetError(f'{kind}: {where} is not a valid JSON annotation file ({error})') from error
     except ValueError as error:
         if 'need at least one array' not in str(error):  # how mmengine ends where nothing is found
             raise
@@ -58,7 +58,7 @@ def check_folders(config: Mapping[str, Any]) -> None:
     paths = [root, *(os.path.join(root, path or '') for path in prefixes.values() if isinstance(path, str))]
     if config.get('ann_file'):
         paths.append(os.path.join(root, config['ann_file']))
-    if config.get('bbox_file'):  # of pose datasets, which look for it as it is written
+    if config.get('bbox_file'):  # of pose datasets, relative to the working folder
         paths.append(config['bbox_file'])
     for path in paths:
         unset = UNSET.search(path)

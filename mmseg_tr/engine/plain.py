@@ -11,7 +11,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 _PLAIN = (bool, int, float, complex, str, bytes, torch.Tensor, torch.Size, torch.dtype, torch.device, type(None))
-_NOTHING = object()  # stands for what is left out, since None is a value
+_NOTHING = object()  # marks what is left out, since None is a value
 _HISTORY, _COUNTS, _LIMIT = 'log_history', 'count_history', 'max_length'
 
 
@@ -48,7 +48,7 @@ def to_plain(value: Any, dropped: list[str], name: str = '') -> Any:
 
 
 def history_from_plain(value: Any) -> Any:
-    """The HistoryBuffer that `to_plain` took apart; anything else as it is."""
+    """The HistoryBuffer that `to_plain` took apart; any other value unchanged."""
     if not (isinstance(value, Mapping) and set(value) == {_HISTORY, _COUNTS, _LIMIT}):
         return value
     # NumPy arrays straight from the tensors: Python lists of a long training's numbers would take minutes

@@ -69,10 +69,10 @@ def build_runner(config: Config, loop: str) -> Runner:
 
 
 def _check_optimizer(config: Config) -> None:
-    """mmengine has no name for an optimiser that does not exist: it would call None."""
+    """Raise ConfigError for an optimizer that does not exist, which mmengine would call as None."""
     kind = (config.optim_wrapper.get('optimizer') or {}).get('type')
     if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
-        raise ConfigError(f'the config {config.filename} names an unknown type: {kind} is no optimizer')
+        raise ConfigError(f'the config {config.filename} names an unknown type: {kind} is not an optimizer')
 
 
 @contextmanager

@@ -19,16 +19,17 @@ def polynomial_lr(
     min_lr: float = 1e-5,
     power: float = 0.9,
     step_size: int = 1,
+    published_start: bool = False,
 ) -> float:
     """The learning rate in force for update `t`, counted from 0.
 
     (base_lr - min_lr) * (1 - t / iter_max) ** power + min_lr, and constant after `iter_max`. During a warm-up
-    t / iter_warmup * (1 - iter_warmup / iter_max) ** power stands in place of the power term, so that both meet at
-    its end; update 0 uses `base_lr` all the same, as published. With a `step_size` above 1 the rate moves only at
-    updates that are its multiples.
+    t / iter_warmup * (1 - iter_warmup / iter_max) ** power replaces the power term, so that both meet at its end, and
+    update 0 uses `min_lr`; with `published_start` it uses `base_lr`, as in the published code. With a `step_size`
+    above 1 the rate moves only at updates that are its multiples.
     """
     moved_at = min(t, iter_max) // step_size * step_size  # the last update at which the rate changed
-    if moved_at == 0:
+    if moved_at == 0 and (published_start or not iter_warmup):
         return base_lr
     if moved_at < iter_warmup:
         decay = moved_at / iter_warmup * (1 - iter_warmup / iter_max) ** power
@@ -48,7 +49,7 @@ class SegmenterPolyLR(_ParamScheduler):
     eta_min: the learning rate that the decay ends at.
     power: exponent of the decay.
     begin, end: updates (epochs with `by_epoch`) between which the decay runs.
-    warmup: updates that the warm-up takes; 0 for none.
+    warmup: updates that the warm-up takes; 0 for none. published_start: its first update uses the full rate.
     step_size: the rate changes only every so many updates.
     last_step, verbose: as in every mmengine scheduler.
     Raises ConfigError when a setting is out of range, or the schedule's length is not known.
@@ -66,8 +67,10 @@ class SegmenterPolyLR(_ParamScheduler):
         by_epoch: bool = False,
         last_step: int = -1,
         verbose: bool = False,
+        published_start: bool = False,
     ):
         self.eta_min, self.power, self.warmup, self.step_size = eta_min, power, warmup, step_size
+        self.published_start = published_start
         self.length = end - begin
         self._check(end)
         # mmengine leaves the last update out; the published schedule still moves there, to eta_min
@@ -94,7 +97,16 @@ class SegmenterPolyLR(_ParamScheduler):
 
     def _get_value(self) -> list[float]:
         return [
-            polynomial_lr(self.last_step, base, self.length, self.warmup, self.eta_min, self.power, self.step_size)
+            polynomial_lr(
+                self.last_step,
+                base,
+                self.length,
+                self.warmup,
+                self.eta_min,
+                self.power,
+                self.step_size,
+                self.published_start,
+            )
             for base in self.base_values
         ]
 
@@ -102,7 +114,7 @@ class SegmenterPolyLR(_ParamScheduler):
         if end == INF:
             raise ConfigError('SegmenterPolyLR needs end, the update at which the learning rate reaches eta_min')
         if self.length < 1:
-            raise ConfigError(f'SegmenterPolyLR: end={end} must lie behind begin={end - self.length}')
+            raise ConfigError(f'SegmenterPolyLR: end={end} must be above begin={end - self.length}')
         if not 0 <= self.warmup <= self.length:
             raise ConfigError(
                 f'SegmenterPolyLR: warmup={self.warmup} must lie between 0 and the schedule length {self.length}'

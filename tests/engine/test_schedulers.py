@@ -34,6 +34,8 @@ def test_each_group_follows_the_formula_from_its_own_rate(warmup, step_size):
     scheduler = SegmenterPolyLR(optimizer(), end=10, warmup=warmup, step_size=step_size)
     expected = [[polynomial_lr(t, base, 10, warmup, step_size=step_size) for base in RATES] for t in range(14)]
     assert run(scheduler, 14) == expected
+    scheduler = SegmenterPolyLR(optimizer(), end=10, warmup=warmup, step_size=step_size, published_start=True)
+    assert run(scheduler, 14) == [list(RATES) if t < step_size else rates for t, rates in enumerate(expected)]
 
 
 def test_reaches_the_floor_at_the_end_and_stays():
@@ -42,10 +44,11 @@ def test_reaches_the_floor_at_the_end_and_stays():
     assert rates[5:] == [1e-5] * 4
 
 
-def test_warm_up_starts_with_the_full_rate_and_meets_the_decay():
+def test_warm_up_starts_at_the_floor_and_meets_the_decay():
     decay = [polynomial_lr(t, 0.1, 40) for t in range(40)]
     warm = [polynomial_lr(t, 0.1, 40, iter_warmup=10) for t in range(40)]
-    assert warm[0] == 0.1
+    assert warm[0] == 1e-5
+    assert polynomial_lr(0, 0.1, 40, iter_warmup=10, published_start=True) == 0.1
     assert warm[1] == pytest.approx((0.1 - 1e-5) * 0.1 * (1 - 10 / 40) ** 0.9 + 1e-5, abs=1e-15)
     assert warm[10:] == decay[10:]
 
@@ -95,7 +98,7 @@ def test_is_found_by_its_registered_name_and_counts_epochs_as_updates_when_asked
     ('settings', 'message'),
     [
         (dict(), 'needs end'),
-        (dict(begin=4, end=4), 'end=4 must lie behind begin=4'),
+        (dict(begin=4, end=4), 'end=4 must be above begin=4'),
         (dict(end=4, warmup=5), 'warmup=5'),
         (dict(end=4, warmup=-1), 'warmup=-1'),
         (dict(end=4, step_size=0), 'step_size=0'),

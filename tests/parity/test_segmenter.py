@@ -94,7 +94,7 @@ def poly_lr(case: Case) -> None:
     for i, job in enumerate(case.settings['jobs']):
         schedule = {name: job[name] for name in known if name in job}
         updates = range(len(case.arrays[f'lr{i}']))
-        case.compare(f'lr{i}', np.array([polynomial_lr(t, **schedule) for t in updates]))
+        case.compare(f'lr{i}', np.array([polynomial_lr(t, **schedule, published_start=True) for t in updates]))
 
 
 def miou(case: Case) -> None:

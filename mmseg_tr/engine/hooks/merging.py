@@ -33,12 +33,12 @@ DataBatch = Mapping[str, Any] | None
 class MergingHook(Hook):
     """What both hooks share. interval: batches of training from one look to the next; test_interval: of the others."""
 
-    priority = 'BELOW_NORMAL'  # behind what belongs to the run itself
+    priority = 'BELOW_NORMAL'  # after the hooks of the run itself
 
     def __init__(self, interval: int, test_interval: int) -> None:
         for name, value in (('interval', interval), ('test_interval', test_interval)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f'{type(self).__name__}: {name}={value!r} must be a whole number from 1 on.')
+                raise ConfigError(f'{type(self).__name__}: {name} must be a positive integer, got {value!r}.')
         self.interval, self.test_interval = interval, test_interval
 
     def before_run(self, runner) -> None:
@@ -176,7 +176,7 @@ def precision(runner, mode: str) -> Any:
 
 
 def prepared(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """The first image of a batch as the network takes it, (1, 3, H, W). The batch stays as it is."""
+    """The first image of a batch as the network takes it, (1, 3, H, W). The batch is unchanged."""
     first = dict(inputs=[batch['inputs'][0].clone()], data_samples=[batch['data_samples'][0].clone()])
     inputs = model.data_preprocessor(first, False)['inputs']
     return inputs[0][None] if isinstance(inputs, list) else inputs

@@ -82,12 +82,12 @@ def keypoint_count(out_channels: int | None, num_keypoints: int | None) -> int:
     """The number that one of two names gives. Raises ConfigError where none does, or both do and differ."""
     count = num_keypoints if out_channels is None else out_channels
     if count is None:
-        raise ConfigError('SegformerPoseHead has no number of keypoints: say num_keypoints=...')
+        raise ConfigError('SegformerPoseHead needs num_keypoints, the number of keypoints.')
     if num_keypoints is not None and num_keypoints != count:
         raise ConfigError(
             f'SegformerPoseHead has out_channels={out_channels} and num_keypoints={num_keypoints}: both are the number '
             'of keypoints, say one.'
         )
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ConfigError(f'num_keypoints={count!r} must be a whole number from 1 on.')
+        raise ConfigError(f'num_keypoints must be a positive integer, got {count!r}.')
     return count

@@ -20,7 +20,7 @@ from mmseg_tr.registry import MODELS
 class OracleSegmentor(TokenSegmentor):
     """TokenSegmentor for a backbone with CTS under policy='oracle': labels say which superpatches show one class.
 
-    The label map travels as one more channel behind the image, so that it is cut into the same windows. Use it by
+    The label map is appended to the image as one more channel, so that it is cut into the same windows. Use it by
     --cfg-options model.type=mmseg_tr.OracleSegmentor model.backbone.reduction.policy=oracle; the weights are those of
     any CTS or plain model. Raises ConfigError for another backbone, for images without labels, and for flipped views,
     whose labels are loaded unflipped.

@@ -38,7 +38,7 @@ class SegformerHead(decode_heads.SegformerHead):
 
 @MODELS.register_module()
 class SegformerLinearHead(SegformerHead):
-    """SegformerHead in the form of NVIDIA and Hugging Face: a linear layer per level, without norm and ReLU behind it.
+    """SegformerHead in the form of NVIDIA and Hugging Face: a linear layer per level, without norm and ReLU after it.
 
     Their weights fit this head only. Arguments are those of SegformerHead.
     """

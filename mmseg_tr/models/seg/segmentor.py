@@ -65,7 +65,7 @@ class TokenSegmentor(EncoderDecoder):
         return head.predict_labels(self.extract_feat(inputs))
 
     def one_window(self, size: tuple[int, int]) -> bool:
-        """Whether an input of this size runs whole, as it is."""
+        """Whether an input of this size runs whole and unchanged."""
         if self.test_cfg.mode == 'whole':
             return True
         enlarged = self.test_cfg.get('small_images', 'enlarge') == 'enlarge' and min(size) < max(
@@ -134,10 +134,10 @@ def refuse_tokens_in_front_of_maps(segmentor: EncoderDecoder) -> None:
     if getattr(segmentor.backbone, 'out', 'maps') != 'tokens':
         return
     auxiliary = getattr(segmentor, 'auxiliary_head', None)
-    behind: list[nn.Module] = [segmentor.decode_head]
-    behind += list(auxiliary) if isinstance(auxiliary, nn.ModuleList) else [auxiliary] if auxiliary else []
-    behind += [segmentor.neck] if segmentor.with_neck else []
-    for module in behind:
+    takers: list[nn.Module] = [segmentor.decode_head]
+    takers += list(auxiliary) if isinstance(auxiliary, nn.ModuleList) else [auxiliary] if auxiliary else []
+    takers += [segmentor.neck] if segmentor.with_neck else []
+    for module in takers:
         if not getattr(module, 'takes_tokens', False):
             raise ConfigError(
                 f"the backbone gives tokens (out='tokens'), which {type(module).__name__} cannot take: set out='maps' "
