@@ -19,7 +19,7 @@ from mmseg_tr.analysis.parts import SCOPES
 from mmseg_tr.analysis.profiling import profile_once
 from mmseg_tr.analysis.speed import Contestant, mixed_precision
 from mmseg_tr.apis.build import load_batch
-from mmseg_tr.apis.images import normalise, read_images
+from mmseg_tr.datasets.photographs import photograph_batch
 from mmseg_tr.nn.mit import MixVisionTransformer, arch_settings
 from mmseg_tr.nn.mit_blocks import MixFFN
 from mmseg_tr.nn.segformer import SegFormer
@@ -65,8 +65,8 @@ def shipped_mit(bench: Bench, model: MixVisionTransformer, arch: str) -> nn.Modu
 
 def photographs(count: int, size: Sequence[int], device: torch.device) -> Tensor:
     """Bundled photographs as SegFormer takes them."""
-    mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
-    return normalise(read_images(None, tuple(size), count), mean, std).to(device)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
+    return ((torch.from_numpy(photograph_batch(count, tuple(size))) - mean) / std).to(device)
 
 
 def shipped(bench: Bench, settings: Numbers) -> Numbers:

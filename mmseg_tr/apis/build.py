@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from mmseg_tr.apis.images import normalise, read_images
+from mmseg_tr.apis.images import SUFFIXES, files_below
+from mmseg_tr.apis.preprocess import PictureReader, input_channels, preprocess, windows_of
+from mmseg_tr.datasets.photographs import photograph_batch
 from mmseg_tr.engine.pose_checks import check_pose_network
 from mmseg_tr.engine.runner import config_mistakes
 from mmseg_tr.engine.start import load_strictly
@@ -36,7 +43,7 @@ def build_model(config: Config, checkpoint: str | None) -> nn.Module:
         with config_mistakes(config), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             warnings.filterwarnings('ignore', module=r'mmseg\.')  # about its own old configs
-            model = MODELS.build(config.model)
+            model = MODELS.build(model_settings(config))
     except TypeError as error:
         if 'argument' not in str(error):
             raise
@@ -45,6 +52,14 @@ def build_model(config: Config, checkpoint: str | None) -> nn.Module:
     if checkpoint is not None:
         load_strictly(model, checkpoint)
     return model
+
+
+def model_settings(config: Config) -> dict[str, Any]:
+    """The model of a config with the preprocessing that it gets from the runner: a top-level one where it has none."""
+    settings = copy.deepcopy(config.model)
+    if config.get('data_preprocessor') is not None:
+        settings.setdefault('data_preprocessor', copy.deepcopy(config.data_preprocessor))
+    return settings
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -101,17 +116,65 @@ def own_shape(config: Config) -> tuple[int, int]:
 def load_batch(
     config: Config, model: nn.Module, folder: str | None, shape: tuple[int, int], count: int, needed: int
 ) -> Tensor:
-    """Different images, normalised as the config says: (n, 3, H, W) float32 with needed <= n <= count."""
-    images = read_images(folder, shape, count)
-    if len(images) < needed:
+    """Different pictures as the network takes them: (n, C, *shape) float32 on the CPU, needed <= n <= count.
+
+    folder: its pictures go through the config's pipeline and the model's preprocessing, as in a test. Where test cuts
+    windows of `shape`, the middle one is taken; otherwise the picture is scaled until it covers the shape, then cut at
+    its centre. A picture that is there twice is taken once. None: the bundled photographs, cut to the shape.
+    Raises DatasetError for a folder without pictures, one that cannot be read, and too few of them.
+    """
+    found: dict[bytes, Tensor] = {}
+    for image in _photographs(config, model, shape, count) if folder is None else _from_folder(config, model, folder):
+        image = fit_to(image, model, shape).cpu()
+        found.setdefault(image.numpy().tobytes(), image)
+        if len(found) == count:
+            break
+    if len(found) < needed:
         raise DatasetError(
-            f'a batch of {needed} takes as many different images, the folder {folder} holds {len(images)}: add images '
+            f'a batch of {needed} takes as many different images, the folder {folder} holds {len(found)}: add images '
             'or take a smaller --batch-size.'
         )
-    preprocessor = config.model.get('data_preprocessor') or {}
-    mean = torch.tensor(preprocessor.get('mean') or [127.5] * 3, dtype=torch.float32)
-    std = torch.tensor(preprocessor.get('std') or [127.5] * 3, dtype=torch.float32)
-    return normalise(images, mean, std, bgr=not preprocessor.get('bgr_to_rgb', True))
+    return torch.cat(list(found.values()))
+
+
+def _from_folder(config: Config, model: nn.Module, folder: str) -> Iterator[Tensor]:
+    """What test hands to the network for every picture of a folder, (1, C, H, W)."""
+    if not Path(folder).is_dir():
+        raise DatasetError(f'there is no folder {folder}: --images takes a folder of image files.')
+    reader, empty = PictureReader.of(config), True
+    for file in files_below(Path(folder)):
+        empty = False
+        yield preprocess(model, [reader.read(file)])['inputs']
+    if empty:
+        raise DatasetError(f'the folder {folder} holds no image: files ending in {", ".join(SUFFIXES)} are looked for.')
+
+
+def _photographs(config: Config, model: nn.Module, shape: tuple[int, int], count: int) -> Iterator[Tensor]:
+    """The bundled photographs as large as they enter the network, normalised by the model, (1, C, *shape)."""
+    reader, channels = PictureReader.of(config), input_channels(model)
+    for pixels in photograph_batch(count, shape):
+        loaded = reader.load(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        img = np.atleast_3d(loaded['img'])
+        if channels is not None and img.shape[2] != channels:  # they are there to be measured, not to be looked at
+            img = img[..., [number % img.shape[2] for number in range(channels)]]
+        if reader.pose:
+            item = dict(inputs=torch.from_numpy(img.transpose(2, 0, 1).copy()), data_samples=BaseDataElement())
+        else:
+            item = reader.pack(dict(loaded, img=img), native=True)
+        yield preprocess(model, [item])['inputs']
+
+
+def fit_to(image: Tensor, model: nn.Module, shape: tuple[int, int]) -> Tensor:
+    """The middle window of a test where it has this shape, else the picture scaled and cut to it: (1, C, *shape)."""
+    windows = windows_of(model, image)
+    if windows.size == tuple(shape):
+        return windows.middle()
+    zoom = max(wanted / side for wanted, side in zip(shape, image.shape[-2:]))
+    if zoom != 1:
+        size = [max(round(side * zoom), wanted) for side, wanted in zip(image.shape[-2:], shape)]
+        image = F.interpolate(image, size=size, mode='bilinear', align_corners=False, antialias=True)
+    top, left = ((side - wanted) // 2 for side, wanted in zip(image.shape[-2:], shape))
+    return image[..., top : top + shape[0], left : left + shape[1]].contiguous()
 
 
 def machine(device: torch.device) -> str:

@@ -1,62 +1,84 @@
-"""Real images for measurements: from a folder or from the photographs that come with installed packages."""
+"""Image and video files that a user names: found below folders, with the names of their results."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
-from mmseg_tr.datasets.photographs import photograph_batch
 from mmseg_tr.errors import DatasetError
+from mmseg_tr.visualization.video import VIDEOS, is_video
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 
 
-def read_images(folder: str | Path | None, shape: tuple[int, int], count: int) -> Tensor:
-    """Up to `count` different images of `shape` (h, w): (n, 3, h, w) uint8 RGB.
+@dataclass(frozen=True)
+class Picture:
+    """An image or video file, and the name of its results below the output folder."""
 
-    folder: its image files in the order of their names, each scaled until it covers the shape, then cut at the centre;
-    a picture that is there twice is taken once. None: the bundled photographs.
-    Raises DatasetError for a folder that is missing or holds no image, and for a file that cannot be read.
+    path: Path
+    name: Path
+
+    @property
+    def is_video(self) -> bool:
+        return is_video(self.path)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that was skipped, or (skipped=False) is done only in part, and the sentence that says why."""
+
+    path: Path
+    reason: str
+    skipped: bool = True
+
+
+def files_below(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> Iterator[Path]:
+    """Files in a folder and below with one of the suffixes, in the order of their names.
+
+    Linked folders are followed, each once. Hidden files and folders (.ipynb_checkpoints, ._a.png) are skipped.
     """
-    if folder is None:
-        return torch.from_numpy(photograph_batch(count, shape))
-    files = _image_files(Path(folder))
-    found: dict[bytes, np.ndarray] = {}
-    for file in files:
-        pixels = _read(file, shape)
-        found.setdefault(pixels.tobytes(), pixels)
-        if len(found) == count:
-            break
-    return torch.from_numpy(np.stack(list(found.values()))).permute(0, 3, 1, 2).contiguous()
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith('.')]
+        names = [name for name in files if not name.startswith('.') and Path(name).suffix.lower() in suffixes]
+        found += [path for path in (Path(place, name) for name in names) if path.is_file()]
+    yield from sorted(found)
 
 
-def _image_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise DatasetError(f'there is no folder {folder}: --images takes a folder of image files.')
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not files:
-        raise DatasetError(f'the folder {folder} holds no image: files ending in {", ".join(SUFFIXES)} are looked for.')
-    return files
+def find_pictures(inputs: Sequence[str | Path], videos: bool = False) -> tuple[list[Picture], list[Failure]]:
+    """The pictures that files and folders name, and the inputs that name none.
 
-
-def _read(file: Path, shape: tuple[int, int]) -> np.ndarray:
-    try:
-        with Image.open(file) as image:
-            image = image.convert('RGB')
-            zoom = max(shape[0] / image.height, shape[1] / image.width)
-            width, height = (max(round(side * zoom), least) for side, least in zip(image.size, reversed(shape)))
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f'the image {file} cannot be read ({error}): repair or remove it.') from error
-    top, left = (height - shape[0]) // 2, (width - shape[1]) // 2
-    return np.ascontiguousarray(np.asarray(image)[top : top + shape[0], left : left + shape[1]])
-
-
-def normalise(images: Tensor, mean: Tensor, std: Tensor, *, bgr: bool = False) -> Tensor:
-    """uint8 RGB (n, 3, h, w) as a network takes them, float32; mean, std: 3 values for 0..255, of BGR if bgr is set."""
-    images = images.flip(1) if bgr else images
-    return (images.float() - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    videos: look for video files in folders, too; a video that is named itself is always taken.
+    A picture keeps its path below the folder. Raises DatasetError when there is not one picture, or when two would have
+    results of the same name.
+    """
+    pictures, failures = [], []
+    suffixes = (*SUFFIXES, *VIDEOS) if videos else SUFFIXES
+    for path in map(Path, inputs):
+        if path.is_dir():
+            files = list(files_below(path, suffixes))
+            pictures += [Picture(file, file.relative_to(path)) for file in files]
+            if not files:
+                failures.append(Failure(path, f'the folder {path} holds no image: add some, ending in .jpg or .png.'))
+        elif not path.is_file():
+            failures.append(Failure(path, f'there is no file or folder {path}: check the path.'))
+        else:
+            pictures.append(Picture(path, Path(path.name)))
+    if not pictures:
+        raise DatasetError(failures[0].reason if failures else 'no picture was named: name files or folders.')
+    names: dict[str, Path] = {}
+    for picture in pictures:
+        name = picture.name.with_suffix('.mp4' if picture.is_video else '.png').as_posix()
+        if name in names:
+            raise DatasetError(
+                f'{names[name]} and {picture.path} would both be written to {name}: run them with outputs of their own.'
+            )
+        names[name] = picture.path
+    return pictures, failures

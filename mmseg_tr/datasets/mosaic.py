@@ -53,6 +53,8 @@ class LoadMosaic(BaseTransform):
     Added keys: img (h, w, 3) uint8 BGR, img_shape, ori_shape, gt_seg_map (h, w) uint8; seg_fields grows by gt_seg_map.
     """
 
+    file_loader = 'LoadImageFromFile'  # what reads a file where this draws a scene
+
     def transform(self, results: dict) -> dict:
         image, label = results.pop('drawn', None) or make_scene(**results['scene'])
         # Copies: what later transforms do in place must not reach a kept scene.

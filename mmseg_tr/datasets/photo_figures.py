@@ -45,6 +45,8 @@ class LoadFigures(BaseTransform):
     Added keys: img (h, w, 3) uint8 BGR, img_shape, ori_shape.
     """
 
+    file_loader = 'LoadImage'  # what reads a file where this draws a scene
+
     def transform(self, results: dict) -> dict:
         image = results.pop('drawn', None)
         image = draw_figure_scene(**results['scene']) if image is None else image

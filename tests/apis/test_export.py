@@ -9,7 +9,7 @@ from mmseg_tr.apis.export import check, refuse_adaptive
 from mmseg_tr.apis.export.check import differences, write_checked
 from mmseg_tr.apis.export.onnx import read_onnx, write_onnx
 from mmseg_tr.apis.export.program import Whole, read_torch, trace
-from mmseg_tr.apis.images import normalise, read_images
+from mmseg_tr.datasets.photographs import photograph_batch
 from mmseg_tr.errors import ConfigError, ExportError
 from mmseg_tr.nn import MaskTransformer, Segmenter, ViT
 from mmseg_tr.nn.mit import MixVisionTransformer
@@ -37,8 +37,7 @@ ONNX = {*METHODS} - {'plain', 'ToMe', 'ToMe-kth', 'ToMe-random'}  # these hold n
 
 @pytest.fixture(scope='module')
 def photographs():
-    middle = torch.full((3,), 127.5)
-    return normalise(read_images(None, (64, 64), 3), middle, middle)
+    return (torch.from_numpy(photograph_batch(3, (64, 64))) - 127.5) / 127.5
 
 
 def network(reduction, output='logits'):

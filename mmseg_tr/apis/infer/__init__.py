@@ -12,7 +12,8 @@ from mmengine.config import Config
 
 from mmseg_tr.apis.build import build_model, pick_precision, prepare_device
 from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections, use_reduction
-from mmseg_tr.apis.infer.inputs import Failure, Picture, check_output, find_pictures, read_rgb
+from mmseg_tr.apis.images import Failure, Picture, find_pictures
+from mmseg_tr.apis.infer.inputs import check_output, read_rgb
 from mmseg_tr.apis.infer.pose import Posing, posing
 from mmseg_tr.apis.infer.segment import Segmenting, dataset_infos, palette_of, segment
 from mmseg_tr.apis.infer.video import VideoResults, frame_count, run_video

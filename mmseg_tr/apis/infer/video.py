@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from mmseg_tr.apis.infer.inputs import Picture
+from mmseg_tr.apis.images import Picture
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.files import write_atomically
 from mmseg_tr.visualization.video import CODECS, VideoWriter, open_video

@@ -25,7 +25,8 @@ from mmseg_tr.apis.compare.models import (
     with_plain,
 )
 from mmseg_tr.apis.config import load_config, require_sections
-from mmseg_tr.apis.infer.inputs import Failure, find_pictures, read_rgb
+from mmseg_tr.apis.images import Failure, find_pictures
+from mmseg_tr.apis.infer.inputs import read_rgb
 from mmseg_tr.apis.infer.segment import dataset_infos, palette_of
 from mmseg_tr.apis.show.view import RANDOM, View, open_view
 from mmseg_tr.engine.datasets import build_dataset

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from mmseg_tr.analysis.groups import Merged, merges, watch
-from mmseg_tr.apis.infer.inputs import Failure, Picture, find_pictures, read_rgb
+from mmseg_tr.apis.images import Failure, Picture, find_pictures
+from mmseg_tr.apis.infer.inputs import read_rgb
 from mmseg_tr.apis.show.view import View
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.files import write_atomically

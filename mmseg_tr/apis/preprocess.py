@@ -1,0 +1,252 @@
+"""How a picture reaches a network: read by the config's own test pipeline, normalised by the model itself.
+
+Every tool that shows a network a picture uses these functions, so that all of them see what test sees.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import TRANSFORMS, init_default_scope
+from PIL import Image
+from torch import Tensor, nn
+
+from mmseg_tr.engine.datasets import may_be_cut_off
+from mmseg_tr.errors import ConfigError, DatasetError
+from mmseg_tr.models.seg.segmentor import TokenSegmentor
+from mmseg_tr.nn.inference import enlarge_to_window, window_anchors
+
+LOADERS = ('test_dataloader', 'val_dataloader', 'train_dataloader')
+RESIZING = ('Resize', 'Pad', 'Crop')  # parts of the names of transforms that change a picture's size
+Picturelike = str | os.PathLike | np.ndarray | Image.Image
+
+
+@dataclass(frozen=True)
+class PictureReader:
+    """The test pipeline of a config, without annotations.
+
+    loader: reads a file. steps: everything after it. still: the same without steps that resize, pad or crop.
+    pose: whether it is a pipeline of mmpose, which packs a picture with a box.
+    """
+
+    loader: Any
+    steps: Compose
+    still: Compose
+    pose: bool = False
+
+    @classmethod
+    def of(cls, config: Config) -> PictureReader:
+        """Raises ConfigError where a step of the pipeline cannot be built."""
+        scope = config.get('default_scope') or 'mmseg'
+        init_default_scope(scope)
+        pose = scope == 'mmpose'
+        pipeline = test_pipeline(config) or default_pipeline(pose)
+        try:
+            loader, steps = None, []
+            for step in pipeline:
+                kind = transform_type(step)
+                name = kind.__name__
+                if not name.startswith('Load'):
+                    steps.append(step)
+                elif 'Annotation' not in name and loader is None:
+                    # of loaders that draw scenes instead of reading files
+                    stand_in = getattr(kind, 'file_loader', None)
+                    loader = TRANSFORMS.build(dict(type=stand_in) if stand_in else step)
+            loader = loader or TRANSFORMS.build(default_pipeline(pose)[0])
+            still = [step for step in steps if not any(part in transform_type(step).__name__ for part in RESIZING)]
+            return cls(loader, Compose(steps), Compose(still), pose)
+        except (KeyError, TypeError, ValueError, AssertionError) as error:
+            raise ConfigError(f'the test pipeline of {config.filename} cannot be built: {error}') from error
+
+    def load(self, picture: Picturelike) -> dict[str, Any]:
+        """What the config's loader makes of a picture: 'img' and its size, as the steps after it need them.
+
+        picture: a file, a PIL image, or an array: (H, W, 3) RGB, or (H, W) or (H, W, C) as the loader would give it.
+        Raises DatasetError for a file that cannot be read.
+        """
+        if isinstance(picture, str | os.PathLike):
+            return self._load_file(str(picture))
+        if isinstance(picture, Image.Image):
+            picture = np.asarray(picture if picture.mode in ('L', 'RGB') else picture.convert('RGB'))
+        if not isinstance(picture, np.ndarray) or picture.ndim not in (2, 3) or not picture.size:
+            got = getattr(picture, 'shape', type(picture).__name__)
+            raise DatasetError(f'a picture must be a path, a PIL image or an array (H, W, 3) of RGB, got {got}.')
+        return self._loaded(self._as_loaded(picture), None)
+
+    def _load_file(self, path: str) -> dict[str, Any]:
+        if '://' not in path and not os.path.isfile(path):
+            raise DatasetError(f'there is no image {path}: check the path.')
+        if may_be_cut_off(path):
+            check_whole(path)
+        try:
+            loaded = self.loader(dict(img_path=path))
+        except Exception as error:  # a loader may raise anything on a damaged file
+            raise DatasetError(f'the image {path} cannot be read ({_reason(error)}).') from error
+        if not isinstance(loaded, dict) or not isinstance(loaded.get('img'), np.ndarray) or not loaded['img'].size:
+            raise DatasetError(f'the image {path} cannot be read (its loader returns no picture).')
+        return self._loaded(loaded['img'], path, loaded)
+
+    def _as_loaded(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels at hand, as the loader would give them from a file."""
+        color = getattr(self.loader, 'color_type', 'color')
+        if pixels.ndim == 3 and pixels.shape[2] == 3:
+            pixels = np.ascontiguousarray(pixels[..., ::-1])  # OpenCV's order
+            if color.startswith('grayscale') and pixels.dtype == np.uint8:
+                pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+        elif pixels.ndim == 2 and color.startswith('color'):
+            pixels = np.repeat(pixels[..., None], 3, axis=2)
+        return pixels.astype(np.float32) if getattr(self.loader, 'to_float32', False) else pixels
+
+    @staticmethod
+    def _loaded(img: np.ndarray, path: str | None, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        size = img.shape[:2]
+        return dict(img_path=path, ori_shape=size, seg_fields=[]) | dict(more or {}) | dict(img=img, img_shape=size)
+
+    def pack(self, loaded: Mapping[str, Any], *, native: bool = False, box: Sequence[float] | None = None) -> dict:
+        """What the rest of the pipeline hands to a batch: dict(inputs=(C, H, W), data_samples=...).
+
+        native: leave out the steps that resize, pad or crop. box: (x1, y1, x2, y2) of a person, by default the picture.
+        Raises DatasetError where a step cannot take the picture.
+        """
+        data = dict(loaded)
+        if self.pose:
+            height, width = data['img_shape']
+            data['bbox'] = np.array([box or (0, 0, width, height)], np.float32)
+            data['bbox_score'] = np.ones(1, np.float32)
+        try:
+            packed = (self.still if native else self.steps)(data)
+        except Exception as error:  # of a transform, on a picture that it cannot take
+            name = loaded.get('img_path') or f'of shape {loaded["img"].shape}'
+            raise DatasetError(f'the test pipeline cannot take the image {name} ({_reason(error)}).') from error
+        if not isinstance(packed, dict) or 'inputs' not in packed:
+            raise DatasetError('the test pipeline packs no single picture: it must end in PackSegInputs or the like.')
+        return packed
+
+    def read(self, picture: Picturelike, *, native: bool = False) -> dict:
+        """load(), then pack()."""
+        return self.pack(self.load(picture), native=native)
+
+
+def transform_type(step: Any) -> type:
+    """The class of a step of a pipeline. Raises KeyError for a name that is not registered."""
+    kind = step['type'] if isinstance(step, Mapping) else type(step)
+    if not isinstance(kind, str):
+        return kind
+    with TRANSFORMS.switch_scope_and_registry(None) as registry:
+        found = registry.get(kind)
+    if found is None:
+        raise KeyError(f'{kind} is not in the registry of transforms')
+    return found
+
+
+def _reason(error: Exception) -> str:
+    text = ' '.join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f'{text[:200]}...'
+
+
+def check_whole(path: str) -> None:
+    """Raise DatasetError unless an image file can be decoded to its end."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception as error:  # Pillow raises nearly anything on damaged data
+        raise DatasetError(f'the image {path} cannot be read ({_reason(error)}).') from error
+
+
+def dataset_configs(config: Config) -> list[Mapping[str, Any]]:
+    """The dataset of each of the config's loaders, test first; of a wrapper or a concatenation its first part."""
+    found = []
+    for name in LOADERS:
+        dataset = (config.get(name) or {}).get('dataset')
+        while isinstance(dataset, Mapping):
+            parts = dataset.get('datasets') or [dataset.get('dataset')]
+            if not isinstance(parts[0], Mapping):
+                found.append(dataset)
+                break
+            dataset = parts[0]
+    return found
+
+
+def test_pipeline(config: Config) -> list | None:
+    """The pipeline that test reads pictures with; validation's where there is no test; None where neither is set."""
+    for name in LOADERS[:2]:
+        for dataset in dataset_configs(Config({name: config.get(name)})):
+            if dataset.get('pipeline'):
+                return list(dataset['pipeline'])
+    return None
+
+
+def default_pipeline(pose: bool = False) -> list[dict[str, str]]:
+    """What OpenMMLab reads a picture with where a config has no pipeline."""
+    load, pack = ('LoadImage', 'PackPoseInputs') if pose else ('LoadImageFromFile', 'PackSegInputs')
+    return [dict(type=load), dict(type=pack)]
+
+
+@torch.no_grad()
+def preprocess(model: nn.Module, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """dict(inputs=(B, C, H, W) float32, data_samples=...) as test hands them to the model's predict().
+
+    items: pictures of one size, as PictureReader.pack() returns them.
+    Raises DatasetError for pictures whose channels the network does not take.
+    """
+    data = model.data_preprocessor(pseudo_collate([dict(item) for item in items]), False)
+    inputs = data['inputs']
+    inputs = torch.stack(list(inputs)) if isinstance(inputs, list | tuple) else inputs
+    inputs = inputs.to(next(model.parameters()).device).float()
+    check_channels(model, inputs.shape[1])
+    return dict(data, inputs=inputs)
+
+
+def input_channels(model: nn.Module) -> int | None:
+    """Channels of the pictures that a model takes; None where no convolution says so."""
+    network = getattr(model, 'backbone', model)
+    return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+
+
+def check_channels(model: nn.Module, channels: int) -> None:
+    """Raise DatasetError unless the model takes pictures of so many channels."""
+    wanted = input_channels(model)
+    if wanted is not None and channels != wanted:
+        raise DatasetError(
+            f'the network takes pictures of {wanted} channels, the test pipeline gives {channels}: set color_type of '
+            'LoadImageFromFile in the config, or in_chans of the backbone.'
+        )
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How test cuts a picture. image: (B, C, H, W), enlarged where test enlarges it. anchors: (y, x) of each window."""
+
+    image: Tensor
+    size: tuple[int, int]
+    anchors: tuple[tuple[int, int], ...]
+
+    def crop(self, number: int) -> Tensor:
+        """One window, (B, C, h, w)."""
+        y, x = self.anchors[number]
+        return self.image[..., y : y + self.size[0], x : x + self.size[1]].contiguous()
+
+    def middle(self) -> Tensor:
+        """The window in the middle of the list."""
+        return self.crop(len(self.anchors) // 2)
+
+
+def windows_of(model: nn.Module, inputs: Tensor) -> Windows:
+    """The windows that a segmentor's test cuts its inputs (B, C, H, W) into; the whole for other models and modes."""
+    settings = getattr(model, 'test_cfg', None) or {}
+    if settings.get('mode') != 'slide':
+        return Windows(inputs, tuple(inputs.shape[-2:]), ((0, 0),))
+    size = tuple(settings['crop_size'])
+    if isinstance(model, TokenSegmentor) and settings.get('small_images', 'enlarge') == 'enlarge':
+        inputs = enlarge_to_window(inputs, max(size))
+    whole = tuple(inputs.shape[-2:])
+    size = tuple(min(side, length) for side, length in zip(size, whole))
+    return Windows(inputs, size, tuple(window_anchors(whole, size, tuple(settings['stride']))))

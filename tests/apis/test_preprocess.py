@@ -1,0 +1,199 @@
+"""What every tool shows a network is what test shows it, bit for bit: preprocessors x picture formats x pipelines."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('mmseg')
+
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from PIL import Image
+
+from mmseg_tr.apis.build import build_model, load_batch
+from mmseg_tr.apis.config import load_config
+from mmseg_tr.apis.preprocess import PictureReader, preprocess, windows_of
+from mmseg_tr.engine.datasets import build_dataset
+from mmseg_tr.errors import DatasetError
+
+USUAL = dict(mean=[127.5] * 3, std=[127.5] * 3, bgr_to_rgb=True)
+# what a model does to a picture, by what is special about it
+PREPROCESSORS = {
+    'usual': USUAL,
+    'nothing': {},
+    'blue first': dict(mean=[103.5, 116.3, 123.7], std=[57.4, 57.1, 58.4]),
+    'rgb_to_bgr': dict(mean=[123.7, 116.3, 103.5], std=[58.4, 57.1, 57.4], rgb_to_bgr=True),
+    'padded': dict(**USUAL, pad_val=7, size=(32, 32), test_cfg=dict(size_divisor=32)),
+}
+LOAD, LABELS, PACK = dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')
+RESIZE = dict(type='Resize', scale=(96, 48), keep_ratio=True)
+PIPELINES = {
+    'as it is': [LOAD, LABELS, PACK],
+    'resized': [LOAD, RESIZE, LABELS, PACK],
+    'float': [dict(LOAD, to_float32=True), LABELS, RESIZE, PACK],
+    'normalises': [LOAD, dict(type='Normalize', mean=[10, 20, 30], std=[3, 2, 1], to_rgb=True), LABELS, PACK],
+    'Pillow': [dict(LOAD, imdecode_backend='pillow'), LABELS, PACK],
+}
+
+
+def picture(kind: str, path) -> None:
+    """A picture of 40 x 56 pixels, stored 56 x 40 where its orientation turns it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    if kind == 'grey16':
+        Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(path / '0.png')
+    elif kind == 'exif':
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.fromarray(pixels.transpose(1, 0, 2)).save(path / '0.jpg', exif=exif)
+    elif kind == 'palette':
+        Image.fromarray(pixels).convert('P').save(path / '0.png')
+    else:
+        Image.fromarray(pixels).convert(kind).save(path / '0.png')
+
+
+def settings(root, suffix='.png', preprocessor=USUAL, pipeline=PIPELINES['as it is'], channels=3, **model) -> Config:
+    dataset = dict(
+        type='BaseSegDataset',
+        metainfo=dict(classes=('a', 'b'), palette=[[0, 0, 0], [9, 9, 9]]),
+        data_root=str(root),
+        data_prefix=dict(img_path='images', seg_map_path='labels'),
+        img_suffix=suffix,
+        pipeline=pipeline,
+        test_mode=True,
+        serialize_data=False,  # which would collect garbage for seconds
+    )
+    network = dict(
+        type='mmseg_tr.TokenSegmentor',
+        data_preprocessor=dict(type='SegDataPreProcessor', **preprocessor),
+        backbone=dict(
+            type='mmseg_tr.ViT',
+            arch=dict(embed_dim=16, depth=1, num_heads=2, patch_size=8),
+            img_size=32,
+            in_chans=channels,
+            out='tokens',
+        ),
+        decode_head=dict(type='mmseg_tr.SegmenterLinearHead', in_channels=16, num_classes=2),
+        test_cfg=dict(mode='slide', crop_size=(32, 32), stride=(24, 24)),
+    )
+    return Config(dict(default_scope='mmseg', model=network | model, test_dataloader=dict(dataset=dataset)))
+
+
+def folder(root, kind='RGB'):
+    for name in ('images', 'labels'):
+        (root / name).mkdir(parents=True)
+    picture(kind, root / 'images')
+    Image.fromarray(np.zeros((40, 56), np.uint8)).save(root / 'labels' / '0.png')
+    return root
+
+
+def seen_by_test(config: Config, model) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The input of predict() in a test of the config, and every batch of crops that its backbone gets."""
+    crops, inputs = [], []
+    hook = model.backbone.register_forward_pre_hook(lambda _, arguments: crops.append(arguments[0]))
+    data = model.data_preprocessor(pseudo_collate([build_dataset(config.test_dataloader.dataset)[0]]), False)
+    inputs.append(data['inputs'])
+    with torch.inference_mode():
+        model.predict(**data)
+    hook.remove()
+    return inputs[0], list(torch.cat(crops).split(1))
+
+
+def same(config: Config, root) -> None:
+    """Hold the reader, the windows and a measured batch against a test."""
+    model = build_model(config, None).eval()
+    inputs, crops = seen_by_test(config, model)
+    (file,) = (root / 'images').iterdir()
+    ours = preprocess(model, [PictureReader.of(config).read(file)])['inputs']
+    assert torch.equal(ours, inputs.float())
+    windows = windows_of(model, ours)
+    assert len(windows.anchors) == len(crops)
+    assert all(torch.equal(windows.crop(number), crop) for number, crop in enumerate(crops))
+    batch = load_batch(config, model, str(root / 'images'), (32, 32), 1, 1)
+    assert any(torch.equal(batch, crop) for crop in crops)
+
+
+@pytest.mark.parametrize('pipeline', PIPELINES)
+@pytest.mark.parametrize('preprocessor', PREPROCESSORS)
+def test_the_network_sees_what_test_shows_it(preprocessor, pipeline, tmp_path):
+    root = folder(tmp_path)
+    same(settings(root, preprocessor=PREPROCESSORS[preprocessor], pipeline=PIPELINES[pipeline]), root)
+
+
+@pytest.mark.parametrize('pipeline', ['as it is', 'resized', 'Pillow'])
+@pytest.mark.parametrize('kind', ['L', 'RGBA', 'LA', 'palette', '1', 'grey16', 'exif'])
+def test_pictures_of_every_format_are_read_as_the_dataset_reads_them(kind, pipeline, tmp_path):
+    root = folder(tmp_path, kind)
+    suffix = '.jpg' if kind == 'exif' else '.png'
+    same(settings(root, suffix, pipeline=PIPELINES[pipeline]), root)
+
+
+def test_16_bit_grey_keeps_its_greys(tmp_path):
+    root = folder(tmp_path, 'grey16')
+    loaded = PictureReader.of(settings(root)).load(root / 'images' / '0.png')['img']
+    assert loaded.shape == (40, 56, 3) and len(np.unique(loaded)) > 200
+
+
+@pytest.mark.parametrize(('channels', 'color'), [(1, 'grayscale'), (4, 'unchanged')])
+def test_any_number_of_channels_is_read_and_measured(channels, color, tmp_path):
+    root = folder(tmp_path, 'L' if channels == 1 else 'RGBA')
+    values = dict(mean=[127.5] * channels, std=[127.5] * channels)
+    pipeline = [dict(LOAD, color_type=color), LABELS, PACK]
+    config = settings(root, preprocessor=values, pipeline=pipeline, channels=channels)
+    same(config, root)
+    model = build_model(config, None)
+    pytest.importorskip('skimage')
+    assert load_batch(config, model, None, (32, 48), 3, 2).shape == (3, channels, 32, 48)
+
+
+def test_channels_that_the_network_does_not_take_are_refused_with_both_numbers(tmp_path):
+    root = folder(tmp_path)
+    config = settings(root, preprocessor=dict(), channels=1)
+    with pytest.raises(DatasetError, match=r'1 channels.* 3.*in_chans'):
+        load_batch(config, build_model(config, None), str(root / 'images'), (32, 32), 1, 1)
+
+
+def test_a_preprocessor_beside_the_model_counts_as_in_the_runner(tmp_path):
+    root = folder(tmp_path)
+    config = settings(root)
+    config.data_preprocessor = config.model.pop('data_preprocessor')
+    assert build_model(config, None).data_preprocessor.channel_conversion
+    same(config, root)
+
+
+def test_a_model_that_normalises_nothing_gets_the_pixels(tmp_path):
+    root = folder(tmp_path)
+    config = settings(root)
+    del config.model.data_preprocessor
+    model = build_model(config, None)
+    reader = PictureReader.of(config)
+    seen = preprocess(model, [reader.read(root / 'images' / '0.png')])['inputs']
+    assert torch.equal(
+        seen[0], torch.from_numpy(reader.load(root / 'images' / '0.png')['img']).permute(2, 0, 1).float()
+    )
+
+
+def test_an_array_and_a_pil_image_are_read_like_their_file(tmp_path):
+    root = folder(tmp_path)
+    file = root / 'images' / '0.png'
+    for pipeline in ('as it is', 'resized', 'float'):
+        reader = PictureReader.of(settings(root, pipeline=PIPELINES[pipeline]))
+        expected = reader.read(file)['inputs']
+        assert torch.equal(reader.read(np.asarray(Image.open(file)))['inputs'], expected)
+        assert torch.equal(reader.read(Image.open(file))['inputs'], expected)
+
+
+@pytest.mark.parametrize('damage', ['truncated', 'foreign', 'empty'])
+def test_an_image_that_cannot_be_read_is_named(tmp_path, damage):
+    root = folder(tmp_path)
+    content = (root / 'images' / '0.png').read_bytes()
+    bad = root / 'images' / 'bad.png'
+    bad.write_bytes(dict(truncated=content[: len(content) // 2], foreign=b'no image at all', empty=b'')[damage])
+    with pytest.raises(DatasetError, match=r'bad\.png cannot be read'):
+        PictureReader.of(settings(root)).read(bad)
+
+
+def test_the_embedded_scenes_come_with_a_reader_of_files(tmp_path):
+    pytest.importorskip('skimage')
+    config = load_config('segmenter/segmenter_vit-tiny-p8_photo-mosaic-128x128.py')
+    root = folder(tmp_path)
+    assert PictureReader.of(config).read(root / 'images' / '0.png')['inputs'].shape == (3, 40, 56)
