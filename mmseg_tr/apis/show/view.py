@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmseg_tr.analysis.groups import find_network
 from mmseg_tr.apis.build import build_model, own_shape, prepare_device
 from mmseg_tr.apis.config import load_config, require_sections, use_reduction
-from mmseg_tr.apis.images import normalise
+from mmseg_tr.apis.preprocess import PictureReader, preprocess
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.nn.mit import MixVisionTransformer
 from mmseg_tr.nn.vit import ViT
@@ -60,10 +60,8 @@ class View:
 
     def prepared(self, pixels: np.ndarray) -> Tensor:
         """RGB pixels (H, W, 3) uint8 as the network takes them, (1, 3, H, W) on its device."""
-        statistics = self.config.model.get('data_preprocessor') or {}
-        mean, std = (torch.tensor(statistics.get(key) or [127.5] * 3) for key in ('mean', 'std'))
-        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
-        return normalise(image, mean, std, bgr=not statistics.get('bgr_to_rgb', True)).to(self.device)
+        reader = PictureReader.of(self.config)
+        return preprocess(self.model, [reader.pack(reader.load(pixels), native=True)])['inputs']
 
 
 def step_of(network: ViT | MixVisionTransformer) -> tuple[int, int]:
