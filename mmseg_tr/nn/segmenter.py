@@ -19,10 +19,10 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-5)
 
 
 def check_positive(**values) -> None:
-    """Raise ConfigError unless every value is a whole number from 1 on."""
+    """Raise ConfigError unless every value is a positive integer."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f'{name}={value!r} must be a whole number from 1 on.')
+            raise ConfigError(f'{name} must be a positive integer, got {value!r}.')
 
 
 class LinearDecoder(nn.Module):
@@ -43,8 +43,8 @@ class MaskTransformer(nn.Module):
     """Patches and class embeddings attend to one another; masks are their cosines (Segmenter, section 3.2).
 
     Works on reduced tokens: class scores are restored to the patch grid at the end (ALGM, section 3.3).
-    num_heads: embed_dim // 64 by default. Tokens -> (B, K, h, w) class scores. Raises ConfigError for dimensions that
-    do not divide.
+    num_heads: embed_dim // 64 by default. Tokens -> (B, K, h, w) class scores. Raises ConfigError for a single class
+    and for dimensions that do not divide.
     """
 
     def __init__(
@@ -59,6 +59,11 @@ class MaskTransformer(nn.Module):
         super().__init__()
         num_heads = max(embed_dim // 64, 1) if num_heads is None else num_heads
         check_positive(num_classes=num_classes, embed_dim=embed_dim, depth=depth, num_heads=num_heads)
+        if num_classes == 1:
+            raise ConfigError(
+                'num_classes must be 2 or more for the mask transformer, which normalises its scores over the classes, '
+                'got 1: take two outputs, or the linear decoder.'
+            )
         if embed_dim % num_heads:
             raise ConfigError(f'embed_dim={embed_dim} does not divide into num_heads={num_heads} heads.')
         rates = torch.linspace(0, drop_path, depth, device='cpu').tolist()
@@ -94,7 +99,7 @@ class MaskTransformer(nn.Module):
         return tokens.to_map(self.masks(tokens, joint))
 
     def embed(self, tokens: Tokens) -> Tokens:
-        """Projected patch tokens with the class embeddings behind them, image by image."""
+        """Projected patch tokens with the class embeddings after them, image by image."""
         groups = tokens.groups(self.proj_dec(tokens.x))
         joint = [torch.cat([group, self.cls_emb.expand(group.shape[0], -1, -1).to(group.dtype)], 1) for group in groups]
         lengths = tokens.lengths and tuple(n + self.num_classes for n in tokens.lengths)

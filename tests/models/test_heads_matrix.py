@@ -195,8 +195,3 @@ def test_labels_without_logits_are_those_of_the_logits_whatever_becomes_of_the_i
 def test_a_test_cfg_says_whether_logits_are_wanted():
     with pytest.raises(ConfigError, match="seg_logits='yes' must be True or False"):
         check_test_cfg(dict(mode='whole', seg_logits='yes'))
-
-
-def test_augmentation_at_test_time_gets_the_logits_that_it_averages():
-    model = MODELS.build(dict(type='mmseg_tr.TokenTTAModel', module=build('mask', None)))
-    assert model.module.test_cfg == dict(mode='whole', seg_logits=True)

@@ -4,7 +4,8 @@ from mmseg_tr.models.seg.heads import SegmenterLinearHead, SegmenterMaskHead
 from mmseg_tr.models.seg.oracle import OracleSegmentor
 from mmseg_tr.models.seg.policy_trainer import PolicyClassifier
 from mmseg_tr.models.seg.segformer_head import SegformerHead, SegformerLinearHead
-from mmseg_tr.models.seg.segmentor import TokenSegmentor, TokenTTAModel
+from mmseg_tr.models.seg.segmentor import TokenSegmentor
+from mmseg_tr.models.seg.tta import TokenTTAModel
 
 __all__ = [
     'OracleSegmentor',

@@ -7,7 +7,6 @@ from typing import Any
 
 from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
-from mmseg.models import SegTTAModel
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
@@ -117,16 +116,6 @@ def check_test_cfg(test_cfg: dict) -> dict:
     if test_cfg.get('window_batch', 1) < 1:
         raise ConfigError(f'test_cfg window_batch={test_cfg["window_batch"]!r} must be 1 or more.')
     return test_cfg
-
-
-@MODELS.register_module()
-class TokenTTAModel(SegTTAModel):
-    """mmseg's test-time augmentation, which averages logits and so asks a TokenSegmentor for them."""
-
-    def __init__(self, module: dict | nn.Module, **kwargs) -> None:
-        super().__init__(module, **kwargs)
-        if isinstance(self.module, TokenSegmentor):
-            self.module.test_cfg = ConfigDict(self.module.test_cfg | dict(seg_logits=True))
 
 
 def refuse_tokens_in_front_of_maps(segmentor: EncoderDecoder) -> None:
