@@ -110,7 +110,7 @@ class Sliced(Reduction):
     record: Recorder
     prefix: int = 1
 
-    def embed(self, project, image: Tensor, padded: Tensor, position: Tensor, guide: Tensor | None = None) -> Embedded:
+    def embed(self, project, image: Tensor, padded: Tensor, position: Tensor) -> Embedded:
         height, width = position.shape[-2:]
         wanted = self.record.layers[1].enter[0] - self.prefix
         rows = -(-wanted // width)

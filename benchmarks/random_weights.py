@@ -32,10 +32,9 @@ def with_method(plain: nn.Module, settings: Mapping[str, Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         reduction = build_reduction(dict(settings))
-    reduction.check(len(vit.blocks), vit.grid, vit.num_prefix)
     if isinstance(reduction, nn.Module):
         reduction.to(vit.pos_embed.device)
-    give(vit, reduction)
+    give(vit, vit.fitted(reduction))
     return model.eval()
 
 
@@ -89,7 +88,7 @@ def _algm_records(plain: nn.Module, settings: dict, images: Tensor) -> Callable[
     def records(threshold: float) -> list[Recorder]:
         found = []
         for image in images.split(1):
-            recorder = Recorder(build_reduction(settings | dict(threshold=threshold)))
+            recorder = Recorder(find_vit(plain).fitted(settings | dict(threshold=threshold)))
             vit = find_vit(plain)
             watched = copy.copy(vit)
             watched._modules = dict(vit._modules)

@@ -103,7 +103,7 @@ def reduced(bench: Bench, settings: Numbers) -> Numbers:
     plain, batch = bench.plain(config), settings['batch']
     images = load_batch(config, plain, None, shape, max(bench.images, batch), batch).to(bench.device)
     rule = family_rule(family_of(with_method(plain, method)))
-    adaptive = build_reduction(method).ADAPTIVE
+    adaptive = build_reduction(method).adaptive
     empty = count_macs(on_meta(plain), images[:1].to('meta'))
     whole = bench.profile(Contestant.of(plain), images[:batch])
     once = bench.seconds_of(bench.contestant(plain), images[:batch])

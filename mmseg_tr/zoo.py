@@ -11,15 +11,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn import LinearDecoder, MaskTransformer, Segmenter, ViT
 from mmseg_tr.nn.mit import ARCHS, MixVisionTransformer
 from mmseg_tr.nn.segformer import SegFormer
-from mmseg_tr.nn.segmenter import check_positive
-from mmseg_tr.reduction.defaults import default_method
+from mmseg_tr.reduction.checks import check_positive
 from mmseg_tr.weights import formats, keymap, mit
 from mmseg_tr.weights.fetch import fetch_if_published
 from mmseg_tr.weights.fit import check_tensors, completed
@@ -51,8 +49,8 @@ def create_model(
     name: 'segformer_b0' to 'segformer_b5', or 'segformer' with arch=dict(...) (see nn.mit); 'segmenter_' and a timm
         name or one of ENCODERS ('segmenter_vit-s16'), or 'segmenter' with arch=dict(...) (see nn.vit).
     method: for SegFormer a preset's name ('bsm_hq', ...) or a dict per stage (see reduction.segformerpp_settings); for
-        Segmenter dict(type='ALGM', ...), or a name ('algm', 'cts', 'expedite', 'evit', 'tome', 'act') for the settings
-        of method_defaults. None: the plain model. It adds no weights, but for CTS.
+        Segmenter dict(type=..., ...), or a name of reduction.REDUCTIONS for its defaults, scaled to the network. None:
+        the plain model. It adds no weights, but for methods with a network of their own.
     pretrained: True for the encoder's weights (ImageNet); or a file, a URL or a name of checkpoints.published, of a
         whole model or, for SegFormer, of a backbone in any layout that checkpoints.mit knows. Loaded strictly.
     options: SegFormer: head ('conv', 'linear'; by default that of the weights), channels (256), dropout,
@@ -114,10 +112,6 @@ def _segmenter(rest: str, method: Any, num_classes: int, pretrained: Source, opt
     named = {'decoder_depth': 'depth', 'decoder_dropout': 'dropout'}
     own = {named[key]: options.pop(key) for key in list(options) if key in named and decoder == 'mask'}
     kept = _check_options('segmenter', options, ViT, ('arch', 'reduction', 'out', 'out_indices', 'pretrained'), named)
-    if isinstance(method, str):
-        with torch.device('meta'):
-            plain = ViT(arch, **kept)
-        method = default_method(method, plain.embed_dim, len(plain.blocks), plain.grid)
     encoder = ViT(arch, out='tokens', pretrained=pretrained is True or None, reduction=method, **kept)
     if decoder == 'linear':
         model = Segmenter(encoder, LinearDecoder(num_classes, encoder.embed_dim))

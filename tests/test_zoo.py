@@ -11,8 +11,7 @@ from mmseg_tr import create_model
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.nn import LinearDecoder
 from mmseg_tr.nn.image_transform import ImageTransform
-from mmseg_tr.reduction import REDUCTIONS
-from mmseg_tr.reduction.defaults import NAMES, default_method
+from mmseg_tr.reduction import default_settings, method_names
 from mmseg_tr.weights.published import SEGMENTER
 from tests.clean import OPENMMLAB, ROOT, run_clean
 from tests.nn.networks import image
@@ -128,13 +127,15 @@ def test_whole_segmenters_are_loaded_strictly(tmp_path, decoder, form):
 
 
 @pytest.mark.filterwarnings('ignore:CTS')
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', method_names('ViT'))
 def test_every_method_by_name_runs_on_a_small_vit(name):
     arch = dict(embed_dim=32, depth=6, num_heads=2, patch_size=8)
     torch.manual_seed(0)
-    model = create_model('segmenter', name, arch=arch, img_size=(64, 96), num_classes=3, decoder='linear').eval()
+    model = create_model(
+        'segmenter', name.lower(), arch=arch, img_size=(64, 96), num_classes=3, decoder='linear'
+    ).eval()
     plain = create_model('segmenter', arch=arch, img_size=(64, 96), num_classes=3, decoder='linear').eval()
-    assert type(model.encoder.reduction).__name__ == next(kind for kind in REDUCTIONS if kind.lower() == name)
+    assert model.encoder.reduction.name == name
     plain.load_state_dict({key: value for key, value in model.state_dict().items() if 'reduction' not in key})
     with torch.no_grad():
         logits = model(image(2, 3, 64, 96))
@@ -145,13 +146,13 @@ def test_every_method_by_name_runs_on_a_small_vit(name):
 def test_methods_by_name_have_the_published_settings():
     """Those of the rows in local_configs."""
     grids = dict(small=(384, 12, (32, 32)), large=(1024, 24, (40, 40)))
-    assert default_method('algm', *grids['small']) == dict(type='ALGM', layers=(1, 5), window=(2, 2), threshold=0.88)
-    assert default_method('ALGM', *grids['large']) == dict(type='ALGM', layers=(1, 7), window=(2, 2), threshold=0.95)
+    assert default_settings('algm', *grids['small']) == dict(type='ALGM', layers=(1, 5), window=(2, 2), threshold=0.88)
+    assert default_settings('ALGM', *grids['large']) == dict(type='ALGM', layers=(1, 7), window=(2, 2), threshold=0.95)
     expedite = dict(type='Expedite', layer=10, clusters=(28, 28), k=20)
-    assert default_method('expedite', *grids['large']) == expedite
-    assert default_method('evit', *grids['large']) == dict(type='EViT', keep_rate=0.8, layers=(8, 14, 20))
-    assert default_method('evit', *grids['small'])['layers'] == (4, 7, 10)
-    assert default_method('original', *grids['small']) is None
+    assert default_settings('expedite', *grids['large']) == expedite
+    assert default_settings('evit', *grids['large']) == dict(type='EViT', keep_rate=0.8, layers=(8, 14, 20))
+    assert default_settings('evit', *grids['small'])['layers'] == (4, 7, 10)
+    assert default_settings('original', *grids['small']) is None
 
 
 def test_short_names_are_those_of_the_configs():
@@ -173,11 +174,11 @@ def test_short_names_are_those_of_the_configs():
         (('segformer_b0',), dict(arch=ARCH), 'dimensions once'),
         (('segformer_b0', 'bsm_r2D'), {}, "merging='bsm_r2D' is unknown: it is one of original, bsm_hq"),
         (('segformer_b0',), dict(img_size=512), "no option 'img_size': they take arch, head, channels"),
-        (('segformer_b0',), dict(num_classes=0), 'num_classes=0'),
+        (('segformer_b0',), dict(num_classes=0), 'num_classes must be .*got 0'),
         (('segformer_b0',), dict(pretrained=7), 'pretrained=7'),
         (('segformer',), dict(arch=ARCH, pretrained=True), 'needs an arch by name'),
         (('segmenter_vit_smal_patch16_384',), {}, 'did you mean vit_small_patch16_384'),
-        (('segmenter', 'tomes'), dict(arch=VIT, img_size=32), "'tomes' is unknown for a ViT: it is one of algm"),
+        (('segmenter', 'tomes'), dict(arch=VIT, img_size=32), "got 'tomes': did you mean ToMe"),
         (('segmenter', dict(type='ToMe', s=1)), dict(arch=VIT, img_size=32), "no setting 's'"),
         (('segmenter',), dict(arch=VIT, img_size=32, decoder='fcn'), "decoder='fcn' is unknown"),
         (('segmenter',), dict(arch=VIT, img_size=32, decoder='linear', decoder_depth=2), "no option 'decoder_depth'"),

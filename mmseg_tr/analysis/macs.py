@@ -20,9 +20,8 @@ from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmseg_tr.analysis.mac_rules import OPERATORS, check_rule, units_of, weights_of
-from mmseg_tr.analysis.macs_expedite import closed_forms
 from mmseg_tr.analysis.network import network_of
-from mmseg_tr.analysis.parts import PARTS, PartTracker, track_parts
+from mmseg_tr.analysis.parts import PARTS, PartTracker, find_vit, track_parts
 
 
 @dataclass(frozen=True)
@@ -134,6 +133,15 @@ def count_macs(model: nn.Module, image: Tensor) -> MacCount:
         network.enlarge(scores, image)
     counter.units.update(closed_forms(model, image))
     return counter.count()
+
+
+def closed_forms(model: nn.Module, image: Tensor) -> dict[tuple[str, str], int]:
+    """What the published counter of the model's method adds by formula, by part and kind as in MacCount."""
+    vit = find_vit(model)
+    if vit is None or vit.reduction is None:
+        return {}
+    grid = tuple(-(-side // step) for side, step in zip(image.shape[-2:], vit.step))
+    return {what: len(image) * macs for what, macs in vit.reduction.closed_forms(grid, vit.embed_dim).items()}
 
 
 @contextmanager

@@ -121,7 +121,7 @@ def _settings(model: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _cautions(reduction: Any, checkpoint: str | None, runs: Sequence[Run]) -> Iterator[str]:
     name = None if reduction is None else method_name(reduction)
-    if getattr(reduction, 'ADAPTIVE', False) and checkpoint is None:  # SegFormer++ says how many tokens to merge
+    if getattr(reduction, 'adaptive', False) and checkpoint is None:  # SegFormer++ says how many tokens to merge
         yield (
             f'{name} decides by what the network sees, and without --checkpoint its weights are random: what it '
             'saves here says nothing about the trained model.'

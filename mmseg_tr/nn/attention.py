@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from timm.layers import Attention
 from torch import Tensor
 
-from mmseg_tr.reduction.matching import host_numbers, running_starts
+from mmseg_tr.reduction.ops import host_numbers, running_starts
 from mmseg_tr.reduction.tokens import Tokens
 
 try:  # older torch has none
@@ -78,7 +78,7 @@ class SelfAttention:
         return self.output([self.attend(*qkv) for qkv in self.grouped(q, k, v, tokens)], y, tokens)
 
     def packed_heads(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (..., N, H, d), behind their norms if any."""
+        """Queries, keys and values, each (..., N, H, d), after their norms if any."""
         qkv = self.module.qkv(y).unflatten(-1, (3, self.module.num_heads, self.module.head_dim))
         q, k, v = qkv.unbind(-3)
         return self.module.q_norm(q), self.module.k_norm(k), v
@@ -89,7 +89,7 @@ class SelfAttention:
         return [tuple(part.transpose(1, 2) for part in group) for group in zip(*groups, strict=True)]
 
     def heads(self, y: Tensor, tokens: Tokens) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Queries, keys and values per group of tokens.groups(), each (B, H, N, d), behind their norms if any."""
+        """Queries, keys and values per group of tokens.groups(), each (B, H, N, d), after their norms if any."""
         return self.grouped(*self.packed_heads(y), tokens)
 
     @property

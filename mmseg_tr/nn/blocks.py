@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmseg_tr.nn.attention import SelfAttention
 from mmseg_tr.reduction.base import Reduction
-from mmseg_tr.reduction.matching import host_numbers
+from mmseg_tr.reduction.ops import host_numbers
 from mmseg_tr.reduction.tokens import Tokens
 
 PLAIN = Reduction()
@@ -16,6 +16,7 @@ PLAIN = Reduction()
 
 def run_block(block: Block, tokens: Tokens, layer: int, reduction: Reduction = PLAIN) -> Tokens:
     """x += Attn(LN1 x); x += MLP(LN2 x), LayerScale and stochastic depth included. layer counts from 1."""
+    tokens = reduction.before_block(tokens, layer)
     y = block.norm1(tokens.x)
     y, seen = reduction.attention(SelfAttention(block.attn), y, tokens, layer)
     tokens = tokens.replace(x=tokens.x + drop_path(block.drop_path1, block.ls1(y), tokens))

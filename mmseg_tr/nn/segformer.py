@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.fusion import MultiScaleFusion
 from mmseg_tr.nn.mit import MixVisionTransformer
-from mmseg_tr.nn.segmenter import check_positive, enlarge_scores
+from mmseg_tr.nn.segmenter import enlarge_scores
+from mmseg_tr.reduction.checks import check_positive
 
 
 class SegformerHead(MultiScaleFusion):

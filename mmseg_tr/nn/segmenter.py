@@ -13,16 +13,10 @@ from torch import Tensor, nn
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.blocks import run_block
 from mmseg_tr.nn.vit import ViT
+from mmseg_tr.reduction.checks import check_positive
 from mmseg_tr.reduction.tokens import Tokens
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-5)
-
-
-def check_positive(**values) -> None:
-    """Raise ConfigError unless every value is a positive integer."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f'{name} must be a positive integer, got {value!r}.')
 
 
 class LinearDecoder(nn.Module):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -16,6 +18,7 @@ from mmseg_tr.nn.inference import pad_to_multiple
 from mmseg_tr.nn.pos_embed import check_resize_rule, resize_pos_embed
 from mmseg_tr.nn.pretrained import pretrained_state
 from mmseg_tr.reduction import Reduction, Tokens, build_reduction
+from mmseg_tr.reduction.observe import Merged, Watcher
 
 
 class ViT(nn.Module):
@@ -24,7 +27,8 @@ class ViT(nn.Module):
     arch: timm model name, or dict(embed_dim=, depth=, num_heads=, patch_size=, ...) (see nn.encoders), or a timm model,
     whose modules and weights are used as they are.
     img_size: side or (H, W) in pixels that the position embedding is made for; default: the one in the name.
-    reduction: settings of a token-reduction method, dict(type='ALGM', ...); None for the plain model.
+    reduction: settings of a token-reduction method, dict(type='ALGM', ...), or its name for the defaults of this width,
+    depth and grid; None for the plain model.
     out: 'maps' gives a restored (B, C, h, w) map per level, for any head; 'tokens' gives Tokens, for Segmenter's heads.
     out_indices: blocks (from 0, negative from the end) whose output leaves; the final norm belongs to the last block.
     norm_eps, pos_resize: LayerNorm eps and rule for resizing the position embedding; by default 1e-5 and 'bilinear' for
@@ -40,7 +44,7 @@ class ViT(nn.Module):
         arch: str | dict | VisionTransformer,
         img_size: int | tuple[int, int] | None = None,
         *,
-        reduction: dict | Reduction | None = None,
+        reduction: dict | str | Reduction | None = None,
         out: str = 'maps',
         out_indices: Sequence[int] = (-1,),
         drop_path_rate: float = 0.0,
@@ -84,12 +88,58 @@ class ViT(nn.Module):
         self.pos_resize = check_resize_rule(pos_resize or ('bilinear' if published else 'bicubic_antialias'))
         if norm_eps is not None or published:
             set_norm_eps(self, 1e-5 if norm_eps is None else norm_eps)
-        self.reduction = build_reduction(reduction)
-        if self.reduction is not None:
-            if self.reduction.NEEDS_CLASS_TOKEN and self.cls_token is None:
-                name = type(self.reduction).__name__
-                raise ConfigError(f'reduction {name} needs a class token, which arch={arch!r} does not have.')
-            self.reduction.check(len(self.blocks), self.grid, self.num_prefix)
+        self.reduction = self.fitted(reduction)
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return len(self.blocks)
+
+    @property
+    def step(self) -> tuple[int, int]:
+        """Pixels (h, w) of a cell of the grid: images are filled up to multiples of them."""
+        return self.patch_size
+
+    def extra_repr(self) -> str:
+        """The method and its settings; one that is a module prints itself."""
+        return '' if isinstance(self.reduction, nn.Module) else f'reduction={self.reduction!r}'
+
+    def fitted(self, reduction: dict | str | Reduction | None) -> Reduction | None:
+        """A method fitted to this network; a bare name takes the defaults for its width, depth and grid.
+
+        Raises ConfigError for settings that do not exist or do not fit.
+        """
+        reduction = build_reduction(reduction, self.embed_dim, self.depth, self.grid)
+        if reduction is None:
+            return None
+        if reduction.backbone != 'ViT':
+            raise ConfigError(f'reduction {reduction.name} is for a {reduction.backbone}, not for a ViT.')
+        if reduction.needs_class_token and self.cls_token is None:
+            raise ConfigError(f'reduction {reduction.name} needs a class token: arch={self.arch!r} has none.')
+        return reduction.bind(self.depth, self.grid, self.num_prefix)
+
+    def with_reduction(self, reduction: dict | str | Reduction | None) -> ViT:
+        """The same network under another method: new modules around the same weights, which are not copied."""
+        shared = {id(tensor): tensor for tensor in chain(self.parameters(), self.buffers())}
+        if isinstance(self.reduction, nn.Module):
+            shared[id(self.reduction)] = None
+        other = copy.deepcopy(self, shared)
+        del other.reduction  # a method that is a module has its place among the modules
+        other.reduction = self.fitted(reduction)
+        return other
+
+    def plain(self) -> ViT:
+        """The plain network around the same weights."""
+        return self.with_reduction(None)
+
+    @torch.no_grad()
+    def watch(self, image: Tensor) -> list[Merged]:
+        """What merges in a forward of one image, (1, C, H, W), layer by layer; without a method a group per patch."""
+        if len(image) != 1:
+            raise ValueError(f'{len(image)} images came in: merging is watched one image at a time.')
+        watcher = Watcher(self.reduction or PLAIN)
+        self.forward_tokens(image, reduction=watcher)
+        return watcher.found
 
     def init_weights(self) -> None:
         """Load the weights named by `pretrained`, once, and those of a method that has some.
@@ -105,30 +155,38 @@ class ViT(nn.Module):
             self.load_state_dict(own)
             self.pretrained = None
 
-    def forward(self, image: Tensor, guide: Tensor | None = None) -> tuple[Tensor, ...] | tuple[Tokens, ...]:
-        """guide: what CTS is to share, decided from outside: policy logits, as in reduction.cts."""
-        levels = self.levels(image, guide)
-        restore = (self.reduction or PLAIN).restore
-        return levels if self.out == 'tokens' else tuple(restore(tokens).to_map() for tokens in levels)
+    def forward(
+        self, image: Tensor, reduction: dict | str | Reduction | None = None
+    ) -> tuple[Tensor, ...] | tuple[Tokens, ...]:
+        """reduction: a method for this forward alone, in place of the network's own; plain() is without any."""
+        levels = self.levels(image, reduction)
+        return levels if self.out == 'tokens' else tuple(tokens.to_map() for tokens in levels)
 
-    def forward_tokens(self, image: Tensor, guide: Tensor | None = None) -> Tokens:
-        """Tokens that leave the last block, behind the final norm; prefix tokens included."""
-        tokens = self.embed(image, guide)
-        for layer in range(1, len(self.blocks) + 1):
-            tokens = self.run(tokens, layer)
-        return self.finish(tokens)
+    def forward_tokens(self, image: Tensor, reduction: dict | str | Reduction | None = None) -> Tokens:
+        """Tokens that leave the last block, after the final norm; prefix tokens included."""
+        method = self.method(reduction)
+        tokens = self.embed(image, method)
+        for layer in range(1, self.depth + 1):
+            tokens = self.run(tokens, layer, method)
+        return self.finish(tokens, method)
 
-    def levels(self, image: Tensor, guide: Tensor | None = None) -> tuple[Tokens, ...]:
+    def levels(self, image: Tensor, reduction: dict | str | Reduction | None = None) -> tuple[Tokens, ...]:
         """Tokens of every level of out_indices, in the order of out_indices."""
-        tokens, found, last = self.embed(image, guide), {}, len(self.blocks)
+        method, found = self.method(reduction), {}
+        tokens = self.embed(image, method)
         for layer in range(1, max(self.out_indices) + 2):
-            tokens = self.run(tokens, layer)
+            tokens = self.run(tokens, layer, method)
             if layer - 1 in self.out_indices:
-                found[layer - 1] = self.finish(tokens) if layer == last else tokens
+                found[layer - 1] = self.finish(tokens, method) if layer == self.depth else tokens
         return tuple(found[index] for index in self.out_indices)
 
-    def embed(self, image: Tensor, guide: Tensor | None = None) -> Tokens:
+    def method(self, reduction: dict | str | Reduction | None = None) -> Reduction:
+        """The method of a forward: the one given for it, else the network's own, else none."""
+        return (self.reduction if reduction is None else self.fitted(reduction)) or PLAIN
+
+    def embed(self, image: Tensor, method: Reduction | None = None) -> Tokens:
         """Padded patches, prefix tokens and position embedding: (B, C, H, W) -> Tokens of (B, E + h*w, d)."""
+        method = method or self.method()
         if image.dim() != 4 or image.shape[1] != self.in_chans:
             raise ConfigError(
                 f'an image of shape {tuple(image.shape)} came in: this ViT takes (B, {self.in_chans}, H, W).'
@@ -138,7 +196,7 @@ class ViT(nn.Module):
         pos = resize_pos_embed(self.pos_embed, self.grid, grid, self.pos_embed_prefix, self.pos_resize)
         prefix_pos, grid_pos = pos[:, : self.pos_embed_prefix], pos[:, self.pos_embed_prefix :]
         position = grid_pos.transpose(1, 2).unflatten(2, grid)  # (1, h*w, d) -> (1, d, h, w)
-        patches = (self.reduction or PLAIN).embed(self.project, image, padded, position, guide)
+        patches = method.embed(self.project, image, padded, position)
         x, size = patches.x, patches.size
         prefix = [token for token in (self.cls_token, self.dist_token, self.reg_token) if token is not None]
         if prefix:
@@ -164,16 +222,16 @@ class ViT(nn.Module):
             return features
         return self.patch_embed.norm(features.movedim(1, -1)).movedim(-1, 1)
 
-    def run(self, tokens: Tokens, layer: int) -> Tokens:
+    def run(self, tokens: Tokens, layer: int, method: Reduction | None = None) -> Tokens:
         """One block; layer counts from 1."""
-        block, reduction = self.blocks[layer - 1], self.reduction or PLAIN
+        block, method = self.blocks[layer - 1], method or self.method()
         if self.with_cp and self.training and torch.is_grad_enabled():
-            return checkpoint(run_block, block, tokens, layer, reduction, use_reentrant=False)
-        return run_block(block, tokens, layer, reduction)
+            return checkpoint(run_block, block, tokens, layer, method, use_reentrant=False)
+        return run_block(block, tokens, layer, method)
 
-    def finish(self, tokens: Tokens) -> Tokens:
-        """The final norm, and what the method does behind it."""
-        return (self.reduction or PLAIN).after_norm(tokens.replace(x=self.norm(tokens.x)))
+    def finish(self, tokens: Tokens, method: Reduction | None = None) -> Tokens:
+        """The final norm, and what the method does after it."""
+        return (method or self.method()).after_norm(tokens.replace(x=self.norm(tokens.x)))
 
 
 def check_out_indices(out_indices: Sequence[int], depth: int) -> tuple[int, ...]:

@@ -6,17 +6,19 @@ averages each cluster, cluster_values() gives every query what its cluster got; 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
-from mmseg_tr.errors import ConfigError
-from mmseg_tr.reduction.base import Reduction, check_seed, drawn, seeded_generator
-from mmseg_tr.reduction.matching import decided, exporting, stat_dtype, without_autocast
+from mmseg_tr.reduction.base import Inside, Reduction
+from mmseg_tr.reduction.checks import check_flag, check_integer, check_number
+from mmseg_tr.reduction.ladder import Dial, Grid, Ladder, rungs
+from mmseg_tr.reduction.ops import decided, drawn, exporting, seeded_generator, stat_dtype, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
 MAX_HASHES = 32  # two bits each in a code of 64
@@ -125,6 +127,7 @@ def seeded_hashes(head_dim: int, num_hashes: int, seed: int, layer: int) -> Tens
     return drawn(draw)
 
 
+@dataclass(frozen=True)
 class ACT(Reduction):
     """Attend with the centres of query clusters, in every layer; keys, values and all tokens stay.
 
@@ -135,32 +138,37 @@ class ACT(Reduction):
     Raises ConfigError for settings outside these.
     """
 
-    ADAPTIVE = True  # the image decides how many queries attend
+    q_hashes: int = 32
+    bucket_width: float = 8
+    seed: int = 0
+    redraw: bool = False
+    clusters: int | None = None
 
-    def __init__(
-        self,
-        q_hashes: int = 32,
-        bucket_width: float = 8,
-        seed: int = 0,
-        redraw: bool = False,
-        clusters: int | None = None,
-    ) -> None:
-        if isinstance(q_hashes, bool) or not isinstance(q_hashes, int) or not 1 <= q_hashes <= MAX_HASHES:
-            raise ConfigError(
-                f'q_hashes={q_hashes!r} must be a whole number from 1 to {MAX_HASHES}, two bits each in a code of 64.'
-            )
-        number = isinstance(bucket_width, (int, float)) and not isinstance(bucket_width, bool)
-        if not number or not 0 < bucket_width < math.inf:
-            raise ConfigError(f'bucket_width={bucket_width!r} must be a number above 0: 8 is published.')
-        if not isinstance(redraw, bool):
-            raise ConfigError(f'redraw={redraw!r} must be True (new hashes at every forward) or False.')
-        if clusters is not None and (isinstance(clusters, bool) or not isinstance(clusters, int) or clusters < 1):
-            raise ConfigError(
-                f'clusters={clusters!r} must be a whole number from 1 on, or None for as many as there are.'
-            )
-        self.clusters = clusters
-        self.q_hashes, self.bucket_width = q_hashes, bucket_width
-        self.seed, self.redraw = check_seed(seed), redraw
+    count_rule: ClassVar[str] = 'expedite'
+    dial: ClassVar[Dial] = Dial('bucket_width', 1e-4, 1e4, geometric=True)
+    indexed: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_integer('q_hashes', self.q_hashes, 1, MAX_HASHES)
+        check_number('bucket_width', self.bucket_width, 0, open_below=True)
+        check_integer('seed', self.seed)
+        check_flag('redraw', self.redraw)
+        if self.clusters is not None:
+            check_integer('clusters', self.clusters, 1, hint='or None for as many as there are')
+
+    @property
+    def adaptive(self) -> bool:
+        """The image decides how many queries attend."""
+        return self.clusters is None
+
+    @classmethod
+    def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
+        return dict(q_hashes=32)
+
+    @classmethod
+    def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
+        """Hashes per query, from 32 down to 1."""
+        return [Ladder(cls.name, rungs(own, 'q_hashes', range(MAX_HASHES, 0, -1)))]
 
     def unexportable(self) -> str | None:
         if self.redraw:
@@ -168,9 +176,22 @@ class ACT(Reduction):
         if self.clusters is not None:
             return None
         return (
-            'ACT lets every image decide how many query clusters attend, which no program of fixed shapes can: set '
-            'clusters=N in its reduction.'
+            f'{self.name} lets every image decide how many query clusters attend, which no program of fixed shapes '
+            'can: set clusters=N in its reduction.'
         )
+
+    def inside(self, attend, y: Tensor, tokens: Tokens, layer: int, part: str) -> list[Inside]:
+        """The clusters of every head's queries."""
+        if part != 'attention':
+            return []
+        ((q, _, _),) = attend.heads(y, tokens)
+        # redrawn hashes: what is drawn here is drawn again by the attention itself
+        with torch.random.fork_rng(devices=[]):
+            projection, offset = (numbers.to(q.device) for numbers in self.hashes(layer, q.shape[-1]))
+        scaled = q.to(stat_dtype(q)) * q.shape[-1] ** -0.5
+        ids, _ = cluster_ids(bucket_codes(scaled, projection, offset, self.bucket_width))
+        rows = ids[0, :, tokens.num_prefix :]
+        return [Inside(f'head {head}', row, len(row.unique())) for head, row in enumerate(rows, 1)]
 
     def hashes(self, layer: int, head_dim: int) -> tuple[Tensor, Tensor]:
         """Projection (head_dim, q_hashes) and offset (q_hashes,) of a layer, shared by images and heads."""

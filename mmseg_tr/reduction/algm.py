@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import struct
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,31 +16,23 @@ from torch.linalg import vector_norm
 from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.reduction.base import Reduction, check_batch_rule, check_layers
-from mmseg_tr.reduction.cts.sharing import scaled_count
-from mmseg_tr.reduction.matching import (
-    Merge,
-    best_partners,
-    bipartite_index,
-    bipartite_matching,
-    decided,
-    descending_rank,
-    per_image,
-    unit,
-    without_autocast,
-)
+from mmseg_tr.reduction.base import Reduction
+from mmseg_tr.reduction.checks import BATCH_RULES, check_choice, check_layers, check_number, check_pair, is_integer
+from mmseg_tr.reduction.ladder import Dial, Grid, Ladder, distinct, listed, rungs, scaled_layer
+from mmseg_tr.reduction.matching import Merge, best_partners, bipartite_index, bipartite_matching, descending_rank
+from mmseg_tr.reduction.ops import decided, per_image, scaled_count, unit, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
 
 def window_similarity(x: Tensor, grid: tuple[int, int], window: tuple[int, int], num_prefix: int = 1) -> Tensor:
     """Mean cosine similarity of the n tokens of every window, over all ordered pairs (section 3.1, CLAP).
 
-    x: (B, E + h*w, C), patches in raster order behind E prefix tokens. Windows tile the top-left part of the grid that
+    x: (B, E + h*w, C), patches in raster order after E prefix tokens. Windows tile the top-left part of the grid that
     they fit into. Returns (B, nW) in raster order, float32 at least. Raises ValueError when grid and tokens disagree.
     """
     (h, w), (wh, ww) = grid, window
     if x.shape[1] != num_prefix + h * w:
-        raise ValueError(f'{x.shape[1]} tokens do not fill a grid of {h} x {w} behind {num_prefix} prefix tokens.')
+        raise ValueError(f'{x.shape[1]} tokens do not fill a grid of {h} x {w} after {num_prefix} prefix tokens.')
     n = wh * ww
     if h < wh or w < ww:
         return x.new_zeros(x.shape[0], 0)
@@ -93,7 +88,7 @@ def local_merge(
     alone = place < 0
     place = torch.where(alone, alone.cumsum(1) - 1 + r[:, None], place) + num_prefix
     prefix = torch.arange(num_prefix, device=x.device).expand(x.shape[0], -1)
-    return Merge(torch.cat([prefix, place], 1), lengths, (similarity,))
+    return Merge(torch.cat([prefix, place], 1), lengths, (similarity,), each=wh * ww - 1)
 
 
 def automatic_threshold(score: Tensor, layer: int) -> tuple[Tensor, Tensor]:
@@ -135,6 +130,7 @@ def global_merge(tokens: Tokens, layer: int, batch: str = 'per_image') -> Merge:
     return Merge(tokens.join(index), lengths, tuple(score for score, _ in found))
 
 
+@dataclass(frozen=True)
 class ALGM(Reduction):
     """Merge similar neighbours in an early layer, then similar tokens anywhere in later ones.
 
@@ -148,36 +144,76 @@ class ALGM(Reduction):
     Raises ConfigError for settings outside these.
     """
 
-    ADAPTIVE = True
+    layers: Sequence[int] = (1, 5)
+    window: Sequence[int] = (2, 2)
+    threshold: float = 0.88
+    batch: str = 'per_image'
+    counts: Sequence[int] | None = None
+    grid: Grid | None = field(default=None, init=False, repr=False)  # the one that counts belong to
 
-    def __init__(
-        self, layers=(1, 5), window=(2, 2), threshold: float = 0.88, batch: str = 'per_image', counts=None
-    ) -> None:
-        self.layers = check_layers(layers)
-        self.window = _check_window(window)
-        self.threshold = _check_threshold(threshold)
-        self.batch = check_batch_rule(batch)
-        self.counts = _check_counts(counts, self.layers)
-        self.grid: tuple[int, int] | None = None  # the one that counts belong to, set when the network is built
+    dial: ClassVar[Dial] = Dial('threshold', 1.0, -1.0)
+    # width of the encoder -> local threshold, as published for ADE20K
+    THRESHOLDS: ClassVar[dict[int, float]] = {192: 0.90, 384: 0.88, 768: 0.94, 1024: 0.95}
 
-    def check(self, depth: int, grid: tuple[int, int], num_prefix: int) -> None:
+    def __post_init__(self) -> None:
+        layers = check_layers(self.layers)
+        check_choice('batch', self.batch, BATCH_RULES)
+        threshold, counts = _check_threshold(self.threshold), _check_counts(self.counts, layers)
+        self._settle(layers=layers, window=_check_window(self.window), threshold=threshold, counts=counts)
+
+    @property
+    def adaptive(self) -> bool:
+        return self.counts is None
+
+    @classmethod
+    def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
+        """Layers 1 and 5, of 24 layers 1 and 7; the threshold of the width's ADE20K row, 0.88 without one."""
+        layers = tuple(sorted({1, min(7 if depth >= 24 else 5, depth)}))
+        window = tuple(min(2, side) for side in grid)
+        return dict(layers=layers, window=window, threshold=cls.THRESHOLDS.get(width, 0.88))
+
+    @classmethod
+    def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
+        """Threshold from 0.99 down to 0.3, for several layers of the global merge."""
+        steps = [round(0.99 - 0.01 * step, 2) for step in range(70)]
+        pairs = [(1, scaled_layer(share, depth, least=2)) for share in (3 / 12, 5 / 12, 7 / 12) if depth > 1]
+        layers = distinct([tuple(own['layers'])] if 'layers' in own else [], pairs or [(1,)])
+        return [
+            Ladder(f'{cls.name}, layers {listed(chosen)}', rungs(own, 'threshold', steps, layers=chosen))
+            for chosen in layers
+        ]
+
+    def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
         check_layers(self.layers, depth)
+        grid = tuple(grid)
         if self.window[0] > grid[0] or self.window[1] > grid[1]:
-            raise ConfigError(
-                f'window={self.window} is larger than the patch grid {tuple(grid)}: choose one that fits into it.'
-            )
-        self.grid = tuple(grid)
+            raise ConfigError(f'window must fit into the patch grid {grid}, got {self.window}.')
         windows = (grid[0] // self.window[0]) * (grid[1] // self.window[1])
         if self.counts is not None and self.counts[0] > windows:
-            raise ConfigError(f'counts={self.counts} joins more windows than the {windows} of grid {self.grid}.')
+            raise ConfigError(f'counts must join at most the {windows} windows of grid {grid}, got {self.counts}.')
+        return self._with(grid=grid)
 
     def unexportable(self) -> str | None:
         if self.counts is not None:
             return None
         return (
-            'ALGM lets every image decide how many tokens remain, which no program of fixed shapes can: set counts in '
-            'its reduction, one number per layer, or have them averaged over the dataset with --average-counts N.'
+            f'{self.name} lets every image decide how many tokens remain, which no program of fixed shapes can: set '
+            'counts in its reduction, one number per layer, or average them over the dataset.'
         )
+
+    def fixed_by(self, forwards: Iterable[Tokens]) -> Reduction:
+        if self.counts is not None:
+            return super().fixed_by(forwards)
+        totals, images = dict.fromkeys(self.layers, 0), 0
+        for tokens in forwards:
+            images += tokens.num_images
+            before = (tokens.num_prefix + math.prod(tokens.grid)) * tokens.num_images
+            for step in tokens.steps:
+                after = sum(step.merge.lengths)
+                totals[step.layer] += before - after
+                before = after
+        totals[self.layers[0]] /= math.prod(self.window) - 1
+        return self._with(counts=tuple(round(total / images) for total in totals.values()))
 
     def count(self, layer: int, tokens: Tokens) -> int | None:
         """Windows, or tokens, that a layer merges away by counts; None where the image decides."""
@@ -205,41 +241,33 @@ class ALGM(Reduction):
             return tokens.merge(local_merge(tokens.x, tokens.grid, self.window, self.threshold, **settings), layer)
 
 
-def _check_window(window) -> tuple[int, int]:
-    try:
-        wh, ww = window
-        whole = all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in (wh, ww))
-    except (TypeError, ValueError):
-        whole = False
-    if not whole or wh * ww < 2:
-        raise ConfigError(
-            f'window={window!r} is no window: give (height, width) in patches, holding two patches or more, as (2, 2).'
-        )
-    return wh, ww
+def _check_window(window: Any) -> tuple[int, int]:
+    wanted = '(height, width) in patches that holds two patches or more, such as (2, 2)'
+    window = check_pair('window', window, wanted)
+    if window == (1, 1):
+        raise ConfigError(f'window must be {wanted}, got {window}.')
+    return window
 
 
-def _check_counts(counts, layers: tuple[int, ...]) -> tuple[int, ...] | None:
+def _check_counts(counts: Any, layers: tuple[int, ...]) -> tuple[int, ...] | None:
     if counts is None:
         return None
-    listed = tuple(counts) if isinstance(counts, (list, tuple)) else ()
-    whole = all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in listed)
-    if len(listed) != len(layers) or not whole:
+    wanted = tuple(counts) if isinstance(counts, list | tuple) else ()
+    if len(wanted) != len(layers) or not all(is_integer(count) and count >= 0 for count in wanted):
         raise ConfigError(
-            f'counts={counts!r} must hold a whole number from 0 on for each of layers={layers}: windows to join, then '
-            'tokens to merge.'
+            f'counts must hold a non-negative integer for each of layers={layers}, windows to join and then tokens to '
+            f'merge, got {counts!r}.'
         )
-    if not any(listed):
-        warnings.warn(f'ALGM counts={listed}: nothing merges.', stacklevel=3)
-    return listed
+    if not any(wanted):
+        warnings.warn(f'ALGM counts={wanted}: nothing merges.', stacklevel=5)
+    return wanted
 
 
-def _check_threshold(threshold) -> float:
-    number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
-    if not number or not math.isfinite(threshold) or threshold < -1:
-        raise ConfigError(f'threshold={threshold!r} is no cosine similarity: give a finite number from -1 on, as 0.88.')
+def _check_threshold(threshold: Any) -> float:
+    threshold = float(check_number('threshold', threshold, -1, hint='a cosine similarity such as 0.88'))
     if threshold > 1:
         warnings.warn(
             f'ALGM threshold={threshold} is above 1: no window is that similar, so nothing merges locally.',
-            stacklevel=3,
+            stacklevel=5,
         )
-    return float(threshold)
+    return threshold

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.reduction.matching import exporting, of_one_shape
+from mmseg_tr.reduction.ladder import Dial, Grid, Ladder
 from mmseg_tr.reduction.tokens import Tokens
 
 
@@ -30,49 +29,105 @@ class Embedded:
     memo: Any = None
 
 
-class Reduction:
-    """A token-reduction method, given to a ViT as its `reduction`.
+@dataclass(frozen=True)
+class Inside:
+    """What merges only inside a layer, for one image. part: 'attention', 'mlp', 'head 2'.
 
-    The backbone owns the loop over blocks and calls these methods at fixed points, in this order for every layer
-    (layers count from 1). A strategy holds settings only: whatever belongs to one forward travels in the Tokens.
+    places: (N,) int64, equal for patches that share a token there. tokens: how many tokens stand for the N patches.
+    similarity: mean and lowest similarity of what joined; None where nothing joined or nothing is compared.
     """
 
-    BATCH_RULES: ClassVar[tuple[str, ...]] = ('per_image', 'joint')
-    ADAPTIVE: ClassVar[bool] = False  # whether what an image shows decides how many of its tokens remain
-    NEEDS_CLASS_TOKEN: ClassVar[bool] = False  # the backbone refuses the method where it has none
+    part: str
+    places: Tensor
+    tokens: int
+    similarity: tuple[float, float] | None = None
 
-    def check(self, depth: int, grid: tuple[int, int], num_prefix: int) -> None:
-        """Refuse settings that a backbone of this depth, patch grid and number of prefix tokens cannot follow.
 
-        Raises ConfigError. Called once, when the model is built.
+class Reduction:
+    """A token-reduction method, given to a backbone as its `reduction`.
+
+    The backbone owns the loop over blocks and calls the methods below at fixed points, in this order for every layer
+    (layers count from 1). A strategy is frozen and holds settings only: what belongs to one forward travels in the
+    Tokens. Strategies are frozen dataclasses whose fields are the settings; __post_init__ checks them.
+
+    The facts that the rest of the package asks for:
+    name: in tables and messages. count_rule: the rule of analysis.mac_rules that its papers count by.
+    dial: the setting by which one turns what an adaptive method saves up and down, if there is one.
+    backbone: which one carries it, 'ViT' or 'MiT'. needs_class_token: a backbone without one refuses it.
+    adaptive: whether the image decides how many tokens remain or attend. indexed: whether Tokens.index says which
+    token stands for a patch in the attention of every layer, as attention maps need it.
+    """
+
+    name: ClassVar[str] = ''
+    count_rule: ClassVar[str] = 'segmenter'
+    backbone: ClassVar[str] = 'ViT'
+    dial: ClassVar[Dial | None] = None
+    needs_class_token: ClassVar[bool] = False
+    adaptive: bool = False
+    indexed: bool = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if 'name' not in vars(cls):
+            cls.name = cls.__name__
+
+    @classmethod
+    def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
+        """Settings for a network of this width, depth and patch grid, when the method is asked for by name alone."""
+        return {}
+
+    @classmethod
+    def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
+        """What tune climbs: ladders of settings that reduce more from rung to rung; empty where there is none.
+
+        own: settings to keep, type included; the first ladder holds the layers (or form) that they name.
         """
+        return []
+
+    def settings(self) -> dict[str, Any]:
+        """dict(type=..., ...) from which build_reduction() makes this strategy again."""
+        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+        return dict(type=type(self).__name__, **named)
+
+    def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
+        """The strategy fitted to a backbone of this depth, patch grid and number of prefix tokens.
+
+        Called when the model is built; the strategy itself does not change. Raises ConfigError for settings that such
+        a backbone cannot follow.
+        """
+        return self
 
     def unexportable(self) -> str | None:
         """Why no program of fixed shapes does what these settings say, and what to set instead; None where one can."""
         return None
 
-    def embed(
-        self,
-        project: Callable[[Tensor], Tensor],
-        image: Tensor,
-        padded: Tensor,
-        position: Tensor,
-        guide: Tensor | None = None,
-    ) -> Embedded:
+    def fixed_by(self, forwards: Iterable[Tokens]) -> Reduction:
+        """An adaptive method's form of fixed shapes, in which every number is the mean of what these forwards decided.
+
+        Raises ConfigError for a method that has no such form, or decides nothing.
+        """
+        raise ConfigError(f'{self.name} with these settings has no numbers to average: its images decide nothing.')
+
+    def closed_forms(self, grid: Grid, width: int) -> dict[tuple[str, str], int]:
+        """Multiply-adds of an image that the published counter adds by formula, by (part, kind) as in MacCount."""
+        return {}
+
+    def embed(self, project: Callable[[Tensor], Tensor], image: Tensor, padded: Tensor, position: Tensor) -> Embedded:
         """Patch embedding: project takes pixels (B, 3, H, W) to patch features (B, C, H/ph, W/pw).
 
-        image: as it came, (B, 3, H, W); padded: the same filled up to whole patches; position: (1, C, h, w).
-        guide: what the caller decides in place of the method, for methods that allow it; ConfigError from others.
+        image: unchanged, (B, 3, H, W); padded: the same filled up to whole patches; position: (1, C, h, w).
         """
-        if guide is not None:
-            raise ConfigError("guide decides which superpatches share: only CTS takes it, and not with policy='none'.")
         return Embedded((project(padded) + position).flatten(2).transpose(1, 2))
+
+    def before_block(self, tokens: Tokens, layer: int) -> Tokens:
+        """Before the first norm of a block; layer 1: on the embedded tokens."""
+        return tokens
 
     def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
         """Attention of one block on the normed tokens y, laid out as tokens.x.
 
         attend: nn.attention.SelfAttention, callable as attend(y, tokens) or piece by piece. Returns the branch of the
-        residual, and whatever of queries, keys or class attention after_attention() wants to see.
+        residual, and any of queries, keys or class attention that after_attention() wants to see.
         """
         return attend(y, tokens), None
 
@@ -92,58 +147,24 @@ class Reduction:
         """After the backbone's final norm."""
         return tokens
 
-    def restore(self, tokens: Tokens) -> Tokens:
-        """Tokens that tokens.to_map() can put back on the grid, where the index alone does not say how."""
-        return tokens
+    def inside(self, attend, y: Tensor, tokens: Tokens, layer: int, part: str) -> Sequence[Inside]:
+        """What is about to merge within part 'attention' or 'mlp' of a layer and is undone there, for pictures.
 
+        y: the normed tokens that enter the part, of one image. attend: as in attention(); None for the MLP.
+        """
+        return ()
 
-def check_batch_rule(batch: str) -> str:
-    """Return a batch rule that is one of Reduction.BATCH_RULES. Raises ConfigError."""
-    if batch not in Reduction.BATCH_RULES:
-        raise ConfigError(f'batch={batch!r} is unknown: it is one of {", ".join(map(repr, Reduction.BATCH_RULES))}.')
-    return batch
+    def key_sizes(self, tokens: Tokens) -> Tensor | None:
+        """How often each token counts as a key in attention, laid out as Tokens.size; None for once each."""
+        return None
 
+    def _with(self, **values: Any) -> Reduction:
+        """A copy in which these attributes have other values."""
+        changed = copy.copy(self)
+        changed._settle(**values)
+        return changed
 
-def check_layers(layers, depth: int | None = None) -> tuple[int, ...]:
-    """Return layer numbers (from 1) as an ascending tuple. Raises ConfigError when one is no layer or comes twice."""
-    if isinstance(layers, str) or not isinstance(layers, Iterable):
-        raise ConfigError(f'layers={layers!r} is no list of layer numbers: write for example layers=(1, 5).')
-    layers = tuple(layers)
-    for layer in layers:
-        if isinstance(layer, bool) or not isinstance(layer, int) or layer < 1 or (depth is not None and layer > depth):
-            top = f'1 to {depth}, the depth of the backbone' if depth else '1 or more'
-            raise ConfigError(f'layers={layers} holds {layer!r}: layer numbers are whole numbers from {top}.')
-    if not layers:
-        raise ConfigError('layers=() names no layer: leave reduction=None for the plain model.')
-    if len(set(layers)) < len(layers):
-        raise ConfigError(f'layers={layers} names a layer twice: name each once.')
-    if list(layers) != sorted(layers):
-        raise ConfigError(f'layers={layers} must ascend: write layers={tuple(sorted(layers))}.')
-    return layers
-
-
-def check_seed(seed: int) -> int:
-    """Return a seed that is a whole number from 0 on. Raises ConfigError."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ConfigError(f'seed={seed!r} is no seed: give a whole number from 0 on.')
-    return seed
-
-
-def drawn(draw: Callable[[], Tensor]) -> Tensor:
-    """Random numbers as a constant: a program that is exported would otherwise draw on from call to call."""
-    if not exporting():
-        return draw()
-    with ThreadPoolExecutor(1) as pool:  # tracing follows its own thread alone
-        return torch.tensor(pool.submit(lambda: draw().numpy()).result())
-
-
-def seeded_generator(seed: int, *place: int) -> torch.Generator:
-    """A CPU generator that depends on the seed and the place in the network alone, so that draws repeat anywhere."""
-    digest = hashlib.blake2b(repr((seed, *place)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, 'little'))
-
-
-@torch.compiler.assume_constant_result
-def seeded_uniform(count: int, seed: int, *place: int) -> Tensor:
-    """(1, count) numbers from [0, 1) on the CPU, of seeded_generator(); torch.compile takes them for a constant."""
-    return of_one_shape(drawn(lambda: torch.rand(1, count, generator=seeded_generator(seed, *place))))
+    def _settle(self, **values: Any) -> None:
+        """Set attributes of a strategy that nobody has seen yet: in __post_init__ and in copies."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)

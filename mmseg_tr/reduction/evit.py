@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.reduction.base import Reduction, check_layers
+from mmseg_tr.reduction.base import Reduction
+from mmseg_tr.reduction.checks import check_flag, check_layers, check_number, is_number
 from mmseg_tr.reduction.expedite import (
     Reconstruction,
     check_k,
     check_temperature,
     reconstructed,
+    reconstruction_macs,
     reconstruction_weights,
 )
-from mmseg_tr.reduction.matching import stat_dtype, without_autocast
+from mmseg_tr.reduction.ladder import Grid, Ladder, distinct, listed, rungs, scaled_layer
+from mmseg_tr.reduction.ops import stat_dtype, take, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
 
@@ -45,12 +48,6 @@ def keep_attentive(attention: Tensor, kept: int) -> tuple[Tensor, Tensor]:
     return order[:, :kept], order[:, kept:].sort(-1).values
 
 
-def take(x: Tensor, places: Tensor) -> Tensor:
-    """Rows of every image: x (B, T, C), places (B, n) int64 -> (B, n, C)."""
-    starts = x.shape[1] * torch.arange(x.shape[0], device=x.device)[:, None]
-    return x.flatten(0, 1).index_select(0, (places + starts).flatten()).view(*places.shape, -1)
-
-
 def fused(dropped: Tensor, attention: Tensor) -> Tensor:
     """The sum of dropped tokens by their class attention: (B, n, C), (B, n) -> (B, 1, C); the weights stay as small."""
     with without_autocast(dropped):
@@ -59,7 +56,7 @@ def fused(dropped: Tensor, attention: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Drop:
-    """One layer's drop of tokens: (B, n, V) became the kept ones, and a fused one behind them.
+    """One layer's drop of tokens: (B, n, V) became the kept ones, and a fused one after them.
 
     place: (B, n) int64, where each token is among the kept ones followed by the dropped ones.
     rebuilt: values of the kept tokens to values of the dropped ones. fused: whether a fused token is there.
@@ -71,7 +68,7 @@ class Drop:
     fused: bool = True
 
     def undo(self, values: Tensor) -> Tensor:
-        """(B, kept, V), with or without the fused token behind them -> (B, n, V)."""
+        """(B, kept, V), with or without the fused token after them -> (B, n, V)."""
         values = values[:, : self.kept]
         return take(torch.cat([values, self.rebuilt(values)], 1), self.place)
 
@@ -99,51 +96,82 @@ class Drops:
         return index
 
 
+@dataclass(frozen=True)
 class EViT(Reduction):
-    """Drop the tokens least attended by the class token, fuse them into one, and rebuild them behind the last layer.
+    """Drop the tokens least attended by the class token, fuse them into one, and rebuild them after the last layer.
 
     keep_rate: share of tokens that stay, above 0 and up to 1, a number or one per entry of layers.
-    layers: layer numbers from 1 whose attention decides; tokens drop in front of their MLP (published: 8, 14, 20 of
-        24). fuse_token: leave the sum of the dropped tokens, weighted by their class attention, in their place.
-    k, reconstruct_temperature: each dropped token is rebuilt behind the final norm from its k nearest kept tokens, see
+    layers: layer numbers from 1 whose attention decides; tokens drop before their MLP. None: 8, 14 and 20 of 24 as
+        published, in proportion of the depth. fuse_token: leave the sum of the dropped tokens, weighted by their class
+        attention, in their place.
+    k, reconstruct_temperature: each dropped token is rebuilt after the final norm from its k nearest kept tokens, see
         expedite.reconstruction_weights().
     Needs a class token; distillation and register tokens stay. Raises ConfigError for settings outside these.
     """
 
-    NEEDS_CLASS_TOKEN = True
+    keep_rate: float | Sequence[float] = 0.8
+    layers: Sequence[int] | None = None
+    fuse_token: bool = True
+    k: int = 1
+    reconstruct_temperature: float = 0.005
 
-    def __init__(
-        self,
-        keep_rate: float | Sequence[float] = 0.8,
-        layers=(8, 14, 20),
-        fuse_token: bool = True,
-        k: int = 1,
-        reconstruct_temperature: float = 0.005,
-    ) -> None:
-        self.layers = check_layers(layers)
-        self.keep_rate = _check_keep_rate(keep_rate, self.layers)
-        if not isinstance(fuse_token, bool):
-            raise ConfigError(f'fuse_token={fuse_token!r} must be True or False.')
-        self.fuse_token = fuse_token
-        self.k = check_k(k)
-        self.reconstruct_temperature = check_temperature('reconstruct_temperature', reconstruct_temperature)
+    count_rule: ClassVar[str] = 'expedite'
+    needs_class_token: ClassVar[bool] = True
+    indexed: ClassVar[bool] = False
 
-    def check(self, depth: int, grid: tuple[int, int], num_prefix: int) -> None:
-        check_layers(self.layers, depth)
+    def __post_init__(self) -> None:
+        layers = None if self.layers is None else check_layers(self.layers)
+        self._settle(layers=layers, keep_rate=_check_keep_rate(self.keep_rate, layers))
+        check_flag('fuse_token', self.fuse_token)
+        check_k(self.k)
+        check_temperature('reconstruct_temperature', self.reconstruct_temperature)
+
+    @classmethod
+    def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
+        """80 % kept after layers 8, 14 and 20 of 24 as published, in proportion of the depth."""
+        layers = {min(max(round(layer * depth / 24), 1), depth) for layer in (8, 14, 20)}
+        return dict(keep_rate=0.8, layers=tuple(sorted(layers)))
+
+    @classmethod
+    def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
+        """Keep rate from 0.98 down to 0.3, dropping early, at the published places, or late."""
+        steps = [round(0.98 - 0.02 * step, 2) for step in range(35)]
+        steps = [rate for rate in steps if (1 - rate) * math.prod(grid) >= 2]  # one dropped token is fused into one
+        places = [(4, 10, 16), (8, 14, 20), (12, 16, 20)]
+        spread = [tuple(sorted({scaled_layer(layer / 24, depth) for layer in chosen})) for chosen in places]
+        layers = distinct([tuple(own['layers'])] if own.get('layers') else [], spread)
+        return [
+            Ladder(f'{cls.name}, layers {listed(chosen)}', rungs(own, 'keep_rate', steps, layers=chosen))
+            for chosen in layers
+        ]
+
+    def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
+        layers = check_layers(self.layers or self.defaults(0, depth, grid)['layers'], depth)
+        fitted = self._with(layers=layers, keep_rate=_check_keep_rate(self.keep_rate, layers))
         before = num_tokens = math.prod(grid)
+        for dropped, kept, layer in fitted.drops(num_tokens):
+            if self.k > kept:
+                raise ConfigError(f'k must be at most the {kept} tokens that layer {layer} keeps, got {self.k}.')
+            num_tokens -= dropped
+        if num_tokens == before:
+            fitted._warn_idle(num_tokens)
+        return fitted
+
+    def drops(self, num_tokens: int) -> Iterator[tuple[int, int, int]]:
+        """How many tokens each layer that drops some drops and keeps, prefix left out, and which layer it is."""
         for layer in self.layers:
             kept = self.kept(num_tokens, layer)
             if kept < num_tokens:
-                if self.k > kept:
-                    raise ConfigError(
-                        f'k={self.k} is more than the {kept} tokens that layer {layer} keeps: choose at most as many.'
-                    )
+                yield num_tokens - kept, kept, layer
                 num_tokens = kept + self.fuse_token
-        if num_tokens == before:
-            self._warn_idle(num_tokens)
+
+    def closed_forms(self, grid: Grid, width: int) -> dict[tuple[str, str], int]:
+        drops = self.drops(math.prod(grid))
+        macs = sum(reconstruction_macs(dropped, kept, width, self.k) for dropped, kept, _ in drops)
+        return {('restoring', 'reconstruction'): macs} if macs else {}
 
     def kept(self, num_tokens: int, layer: int) -> int:
-        """How many of num_tokens (prefix left out, a fused one counted) stay behind a layer's attention."""
+        """How many of num_tokens (prefix left out, a fused one counted) stay after a layer's attention."""
         if layer not in self.layers:
             return num_tokens
         return math.ceil(self.keep_rate[self.layers.index(layer)] * num_tokens)
@@ -169,17 +197,15 @@ class EViT(Reduction):
 
     def _dropped(self, tokens: Tokens, attention: Tensor, num_kept: int) -> Tokens:
         """Keep the most attended tokens, and how to rebuild the others. attention: (B, n)."""
-        prefix, x = tokens.x[:, : tokens.num_prefix], tokens.x[:, tokens.num_prefix :]
         keep, drop = keep_attentive(attention.detach(), num_kept)
-        kept, dropped = take(x, keep), take(x, drop)
-        parts = [prefix, kept]
-        if self.fuse_token:
-            parts.append(fused(dropped, attention.gather(1, drop)))
+        left = tokens.keep(keep)
+        kept, dropped = left.patches().x, take(tokens.patches().x, drop)
+        x = torch.cat([left.x, fused(dropped, attention.gather(1, drop))], 1) if self.fuse_token else left.x
         weights = reconstruction_weights(dropped, kept, min(self.k, num_kept), self.reconstruct_temperature)
         place = torch.cat([keep, drop], 1).argsort(-1)
         step = Drop(place, num_kept, Reconstruction(weights), self.fuse_token)
         earlier = tokens.reconstruct.steps if tokens.reconstruct else ()
-        return tokens.replace(x=torch.cat(parts, 1), reconstruct=Drops((*earlier, step)))
+        return left.replace(x=x, reconstruct=Drops((*earlier, step)))
 
     def _warn_where_idle(self, tokens: Tokens, layer: int) -> None:
         """Say so when the first tokens that a layer should drop some of are too few."""
@@ -190,12 +216,13 @@ class EViT(Reduction):
         warnings.warn(f'EViT: keep_rate={self.keep_rate} drops none of {num_tokens} tokens.', stacklevel=2)
 
 
-def _check_keep_rate(keep_rate, layers: tuple[int, ...]) -> tuple[float, ...]:
-    single = isinstance(keep_rate, (int, float)) and not isinstance(keep_rate, bool)
-    rates = (keep_rate,) * len(layers) if single else keep_rate
-    if not isinstance(rates, (list, tuple)) or len(rates) != len(layers):
-        raise ConfigError(f'keep_rate={keep_rate!r} must be a number, or one for each of layers={layers}.')
+def _check_keep_rate(keep_rate: Any, layers: tuple[int, ...] | None) -> float | tuple[float, ...]:
+    """One rate for every layer, a single one where the layers are not known yet."""
+    single = is_number(keep_rate)
+    count = 1 if layers is None else len(layers)
+    rates = (keep_rate,) * count if single else keep_rate
+    if not isinstance(rates, list | tuple) or len(rates) != len(layers or rates):
+        raise ConfigError(f'keep_rate must be a number, or one for each of layers={layers}, got {keep_rate!r}.')
     for rate in rates:
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
-            raise ConfigError(f'keep_rate={keep_rate!r} holds {rate!r}: rates lie above 0 and up to 1.')
-    return tuple(float(rate) for rate in rates)
+        check_number(f'keep_rate={keep_rate!r}: a rate', rate, 0, 1, open_below=True)
+    return float(keep_rate) if single and layers is None else tuple(map(float, rates))

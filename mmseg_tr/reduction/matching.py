@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.reduction.ops import (
+    exporting,
+    host_numbers,
+    length,
+    per_image,
+    running_starts,
+    stat_dtype,
+    unit,
+    without_autocast,
+)
 
 
 @dataclass(frozen=True)
@@ -20,11 +28,13 @@ class Merge:
         included.
     lengths: tokens left in each image, prefix included; one entry per image.
     similarity: what was compared, for reports: (B, windows) or one row per image of best scores.
+    each: how many tokens leave with every entry of similarity that joins.
     """
 
     index: Tensor
     lengths: tuple[int, ...]
     similarity: tuple[Tensor, ...] = ()
+    each: int = 1
 
     @property
     def packed(self) -> bool:
@@ -86,69 +96,13 @@ class Merge:
         return values.flatten(0, 1).index_select(0, self.target(in_lengths)).view(*self.index.shape, -1)
 
 
-def per_image(length: int, batch: int) -> tuple[int, ...]:
-    """A number that is the same for every image of a batch, as the lengths of Merge and Tokens hold it.
-
-    Once per image; a single time while a program for any batch is exported, when the batch is a symbol.
-    """
-    return (length,) if exporting() and isinstance(batch, torch.SymInt) else (length,) * batch
-
-
-def exporting() -> bool:
-    """Whether torch.export traces this forward."""
-    asked = getattr(torch.compiler, 'is_exporting', None)  # torch < 2.7 does not tell export from compilation
-    return asked() if asked else torch.compiler.is_compiling()
-
-
-def host_numbers(numbers: Sequence[int], device: torch.device) -> Tensor:
-    """Whole numbers that the host knows as (n,) int64 on a device, without waiting for it as torch.tensor() would."""
-    return torch.tensor(numbers, dtype=torch.int64).to(device, non_blocking=True)
-
-
-def of_one_shape(constant: Tensor) -> Tensor:
-    """Tell torch.compile that a constant keeps its shape though others of its name have another."""
-    constant._dynamo_static_indices = set(range(constant.dim()))  # torch._dynamo.mark_static() without its import
-    return constant
-
-
-@torch.compiler.disable
-def decided(counts: Tensor) -> list[int]:
-    """What an adaptive method decided, (n,) whole numbers, as shapes need it.
-
-    The one step at which the host waits for the device, and at which torch.compile breaks its graph: on purpose.
-    """
-    return counts.tolist()
-
-
-def running_starts(lengths: tuple[int, ...]) -> list[int]:
-    """Where each image begins in a packed row of images of these lengths."""
-    starts = [0]
-    for length in lengths[:-1]:
-        starts.append(starts[-1] + length)
-    return starts
-
-
-def stat_dtype(x: Tensor) -> torch.dtype:
-    """float32 for similarities and sizes of half-precision tokens, the tokens' own precision otherwise."""
-    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager:
-    """Products keep the precision of their factors inside; x tells the device."""
-    # the meta device, on which multiply-adds are counted, knows no autocast
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
-
-
-def unit(x: Tensor) -> Tensor:
-    """Rows of x divided by their length, in float32 at least; a zero row stays zero, so that its similarity is 0."""
-    x = x.to(stat_dtype(x))
-    return x / length(x)[..., None]
-
-
-def length(x: Tensor) -> Tensor:
-    """Length of every row, (..., C) -> (...); never 0, so that one can divide by it."""
-    # below this length the squares underflow, and what is left of the length would say nothing
-    return x.norm(dim=-1).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
+def joined_similarity(merge: Merge) -> tuple[float, float] | None:
+    """Mean and lowest similarity of what joined in the first image; None where nothing joined or was compared."""
+    joins = (merge.index.shape[1] - merge.lengths[0]) // merge.each
+    if not merge.similarity or not joins:
+        return None
+    best = merge.similarity[0][0].sort(descending=True).values[:joins]
+    return best.mean().item(), best.min().item()
 
 
 def most_similar(sources: Tensor, destinations: Tensor, barred: int = 0) -> tuple[Tensor, Tensor]:
@@ -191,27 +145,43 @@ def descending_rank(score: Tensor) -> Tensor:
     )
 
 
-def bipartite_index(rank: Tensor, partner: Tensor, r: Tensor, num_tokens: int, num_prefix: int) -> Tensor:
-    """Place of every token once the r[b] best-ranked sources have joined their partners.
+def merged_places(
+    sources: Tensor, destinations: Tensor, partner: Tensor, rank: Tensor, r: Tensor | int, num_prefix: int = 0
+) -> Tensor:
+    """Place of every token once the r best-ranked sources of each image have joined their partners.
 
-    rank, partner: (B, ceil(T/2)) int64; r: (B,) int64. The merged order is: prefix, remaining sources, destinations,
-    each in their old order; without a prefix the remaining sources stay as ranked, as published. Returns (B, T) int64.
+    sources: (S,) or (B, S) and destinations: (D,) or (B, D), numbers of all tokens after the prefix. partner: (B, S),
+    numbers among the destinations. rank: (B, S), the order in which sources go. r: (B,), or one number for all images.
+    The merged order is: prefix, remaining sources by rank, destinations as listed. Returns (B, E + S + D) int64.
+    """
+    batch, num_sources = partner.shape
+    num_destinations = destinations.shape[-1]
+    r = r if isinstance(r, int) else r[:, None]
+    of_destination = torch.arange(num_destinations, device=partner.device) + (num_prefix + num_sources - r)
+    of_destination = of_destination.expand(batch, -1)
+    of_source = rank + (num_prefix - r)
+    if num_destinations:
+        of_source = torch.where(rank < r, of_destination.gather(1, partner), of_source)
+    places = partner.new_empty(batch, num_prefix + num_sources + num_destinations)
+    if num_prefix:
+        places[:, :num_prefix] = torch.arange(num_prefix, device=partner.device)
+    places.scatter_(1, sources.expand(batch, -1), of_source)
+    return places.scatter_(1, destinations.expand(batch, -1), of_destination)
+
+
+def bipartite_index(rank: Tensor, partner: Tensor, r: Tensor | int, num_tokens: int, num_prefix: int) -> Tensor:
+    """merged_places() of best_partners(): rank, partner (B, ceil(T/2)) int64 -> (B, T) int64.
+
+    Remaining sources keep their old order after a prefix; without one they stay as ranked, as published.
     """
     protected_a, protected_b = (num_prefix + 1) // 2, num_prefix // 2
-    num_b = num_tokens // 2
-    if not num_b:
-        return torch.zeros_like(rank)
-    merged = rank < r[:, None]  # (B, nA)
-    kept_place = (~merged).cumsum(-1) - 1 if num_prefix else rank - r[:, None]
-    dst_place = torch.arange(num_b, device=rank.device) + (rank.shape[1] - r)[:, None]  # (B, nB)
-    if protected_b:  # with one prefix token, the first source, all places are right already
-        prefix = torch.arange(num_prefix, device=rank.device)
-        kept_place[:, protected_a:] += protected_b
-        kept_place[:, :protected_a] = prefix[::2]
-        dst_place[:, :protected_b] = prefix[1::2]
-    src_place = torch.where(merged, dst_place.gather(1, partner), kept_place)
-    pairs = torch.stack([src_place[:, :num_b], dst_place], 2).flatten(1)
-    return torch.cat([pairs, src_place[:, num_b:]], 1)
+    old = torch.arange(num_tokens, device=rank.device)
+    sources, destinations = old[2 * protected_a :: 2], old[2 * protected_b + 1 :: 2]
+    rank, partner = rank[:, protected_a:], partner[:, protected_a:] - protected_b
+    if num_prefix:
+        stays = rank >= (r if isinstance(r, int) else r[:, None])
+        rank = torch.where(stays, rank.shape[1] + stays.cumsum(1) - stays.sum(1, keepdim=True) - 1, rank)
+    return merged_places(sources, destinations, partner.clamp_min(0), rank, r, num_prefix)
 
 
 @torch.no_grad()
@@ -226,8 +196,7 @@ def bipartite_matching(metric: Tensor, r: int, num_prefix: int = 1) -> Merge:
     if r <= 0:
         return identity(metric)
     score, partner = best_partners(metric, num_prefix)
-    counts = torch.full((batch,), r, device=metric.device)
-    index = bipartite_index(descending_rank(score), partner, counts, num_tokens, num_prefix)
+    index = bipartite_index(descending_rank(score), partner, r, num_tokens, num_prefix)
     return Merge(index, per_image(num_tokens - r, batch), (score,))
 
 
@@ -235,9 +204,8 @@ def bipartite_matching(metric: Tensor, r: int, num_prefix: int = 1) -> Merge:
 def kth_matching(metric: Tensor, k: int, num_prefix: int = 0) -> Merge:
     """In every run of k tokens the first k - 1 are sources, the last is a destination; all sources join.
 
-    metric: (B, T, C). Runs begin behind the prefix. Every source goes to its most similar destination anywhere. Merged
-    order: prefix, destinations, then the T % k tokens that fill no run and remain as they are (the published form
-    loses them).
+    metric: (B, T, C). Runs begin after the prefix. Every source goes to its most similar destination anywhere. Merged
+    order: prefix, destinations, then the T % k tokens that fill no run and stay (the published form loses them).
     """
     batch, num_tokens = metric.shape[:2]
     num_dst = (num_tokens - num_prefix) // max(k, 1)
@@ -246,19 +214,17 @@ def kth_matching(metric: Tensor, k: int, num_prefix: int = 0) -> Merge:
     end = num_prefix + num_dst * k
     runs = metric[:, num_prefix:end].unflatten(1, (num_dst, k))  # (B, n, k, C)
     score, partner = most_similar(runs[:, :, :-1].flatten(1, 2), runs[:, :, -1])
-    place = torch.arange(num_dst, device=metric.device).expand(batch, -1)[..., None]  # of the destinations
-    place = torch.cat([partner.unflatten(1, (num_dst, k - 1)), place], 2).flatten(1) + num_prefix
-    gone = num_dst * (k - 1)
-    old = torch.arange(num_tokens, device=metric.device).expand(batch, -1)
-    index = torch.cat([old[:, :num_prefix], place, old[:, end:] - gone], 1)
-    return Merge(index, per_image(num_tokens - gone, batch), (score,))
+    old = torch.arange(num_tokens, device=metric.device)
+    of_runs = old[num_prefix:end].view(num_dst, k)
+    destinations = torch.cat([of_runs[:, -1], old[end:]])
+    return all_join(of_runs[:, :-1].flatten(), destinations, partner, score, num_prefix)
 
 
 @torch.no_grad()
 def random_matching(metric: Tensor, r: int, numbers: Tensor, num_prefix: int = 0) -> Merge:
     """r random tokens are sources, all others destinations; all sources join.
 
-    metric: (B, T, C). numbers: (B or 1, T - num_prefix) uniform; the tokens behind the prefix in ascending order of
+    metric: (B, T, C). numbers: (B or 1, T - num_prefix) uniform; the tokens after the prefix in ascending order of
     their numbers are first sources, then destinations. Every source goes to its most similar destination. Merged order:
     prefix, destinations in ascending order of their numbers. r is cut so that one destination remains.
     """
@@ -266,13 +232,18 @@ def random_matching(metric: Tensor, r: int, numbers: Tensor, num_prefix: int = 0
     r = min(r, num_tokens - num_prefix - 1)
     if r <= 0:
         return identity(metric)
-    order = numbers.argsort(dim=-1, stable=True).expand(batch, -1)
-    drawn = metric[:, num_prefix:].gather(1, order[..., None].expand(-1, -1, metric.shape[-1]))
+    order = numbers.argsort(dim=-1, stable=True).expand(batch, -1) + num_prefix
+    drawn = metric.gather(1, order[..., None].expand(-1, -1, metric.shape[-1]))
     score, partner = most_similar(drawn[:, :r], drawn[:, r:])
-    place = torch.arange(num_tokens - num_prefix - r, device=metric.device).expand(batch, -1)  # of the destinations
-    place = torch.empty_like(order).scatter_(1, order, torch.cat([partner, place], 1)) + num_prefix
-    prefix = torch.arange(num_prefix, device=metric.device).expand(batch, -1)
-    return Merge(torch.cat([prefix, place], 1), per_image(num_tokens - r, batch), (score,))
+    return all_join(order[:, :r], order[:, r:], partner, score, num_prefix)
+
+
+def all_join(sources: Tensor, destinations: Tensor, partner: Tensor, score: Tensor, num_prefix: int = 0) -> Merge:
+    """The merge in which every source joins its partner; arguments as in merged_places()."""
+    batch, r = partner.shape
+    rank = torch.arange(r, device=partner.device).expand(batch, -1)
+    index = merged_places(sources, destinations, partner, rank, r, num_prefix)
+    return Merge(index, per_image(index.shape[1] - r, batch), (score,))
 
 
 def identity(x: Tensor) -> Merge:

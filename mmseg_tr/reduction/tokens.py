@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from mmseg_tr.reduction.matching import Merge, host_numbers, per_image, running_starts
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.reduction.matching import Merge
+from mmseg_tr.reduction.ops import host_numbers, per_image, running_starts, take
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,13 @@ class Tokens:
     """The tokens of a batch of images, with all that is needed to put them back on the patch grid.
 
     x: (B, E+T, C): E prefix tokens (class, distillation, registers), then T tokens for patches.
-       When images keep different numbers of tokens, x is packed: (1, sum of lengths, C), image behind image.
+       When images keep different numbers of tokens, x is packed: (1, sum of lengths, C), image after image.
     grid: (h, w) of the patch grid, N = h*w patches in raster order.
     lengths: tokens of each image, prefix included, when packed; None otherwise.
     size: (B, E+T) or (1, sum of lengths) float, patches each token stands for; None means one each.
-    index: (B, N) int64, the token (prefix not counted) that stands for each patch; None means the patch's own.
+    index: (B, N) int64, the token (prefix not counted) that stands for each patch, -1 for none; None means the patch's
+       own.
+    gaps: whether some patches have no token.
     image_size, patch_size: (H, W) in pixels before padding and (ph, pw), where known.
     trace: per layer the numbers of tokens that left it, one per image, prefix included.
     steps: the merges so far.
@@ -58,6 +62,7 @@ class Tokens:
     lengths: tuple[int, ...] | None = None
     size: Tensor | None = None
     index: Tensor | None = None
+    gaps: bool = False
     image_size: tuple[int, int] | None = None
     patch_size: tuple[int, int] | None = None
     trace: tuple[tuple[int, ...], ...] = ()
@@ -110,13 +115,36 @@ class Tokens:
         lengths = merge.lengths if merge.packed else None
         return self.replace(x=x, size=size, lengths=lengths, index=index, steps=(*self.steps, step))
 
+    def keep(self, places: Tensor) -> Tokens:
+        """Only these tokens after the prefix, in this order; the other ones are dropped.
+
+        places: (B, k) int64, numbers of tokens, prefix not counted; images are not packed. Patches whose token is
+        dropped have index -1, and restore() gives them zeros.
+        """
+        if self.lengths is not None:
+            raise ConfigError('Tokens.keep() takes images of one length: these keep different numbers of tokens.')
+        whole = torch.arange(self.num_prefix, device=places.device).expand(len(places), -1)
+        whole = torch.cat([whole, places + self.num_prefix], 1)
+        left = torch.full_like(self.x[:, self.num_prefix :, 0], -1, dtype=torch.int64)
+        left = left.scatter(1, places, torch.arange(places.shape[1], device=places.device).expand_as(places))
+        index = left if self.index is None else self._followed(left)
+        size = self.size if self.size is None else self.size.gather(1, whole)
+        return self.replace(x=take(self.x, whole), size=size, index=index, gaps=True)
+
     def _places(self, merge: Merge) -> Tensor:
         """Compose the patches' index with a merge: (B, N) int64."""
         if self.lengths is None:
             new = merge.index[:, self.num_prefix :] - self.num_prefix
-            return new if self.index is None else new.gather(1, self.index)
+            return new if self.index is None else self._followed(new)
         starts = host_numbers(running_starts(self.lengths), merge.index.device)
-        return merge.index[0][self.index + (starts + self.num_prefix)[:, None]] - self.num_prefix
+        new = merge.index[0][self.index.clamp_min(0) + (starts + self.num_prefix)[:, None]] - self.num_prefix
+        return torch.where(self.index < 0, self.index, new) if self.gaps else new
+
+    def _followed(self, places: Tensor) -> Tensor:
+        """The index of the patches once the tokens of every image are at other places, (B, T) -> (B, N)."""
+        if not self.gaps:
+            return places.gather(1, self.index)
+        return torch.where(self.index < 0, self.index, places.gather(1, self.index.clamp_min(0)))
 
     def patches(self) -> Tokens:
         """The same tokens without their prefix."""
@@ -140,14 +168,14 @@ class Tokens:
             return self._copied(values) if self.reconstruct is None else self.reconstruct(values)
 
     def _copied(self, values: Tensor) -> Tensor:
-        index = self.index
+        index = self.index.clamp_min(0) if self.gaps else self.index
         if self.lengths is not None:
             starts = running_starts(tuple(n - self.num_prefix for n in self.lengths))
             index = index + host_numbers(starts, index.device)[:, None]
         else:
             index = index + values.shape[1] * torch.arange(index.shape[0], device=index.device)[:, None]
-        rows = values.flatten(0, 1).index_select(0, index.flatten())
-        return rows.view(*index.shape, values.shape[-1])
+        rows = values.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, values.shape[-1])
+        return rows.masked_fill(self.index[..., None] < 0, 0) if self.gaps else rows
 
     def places(self) -> Tensor:
         """The token (prefix not counted) that stands for each patch, (B, N) int64, for those who want to see it.

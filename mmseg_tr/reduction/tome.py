@@ -6,15 +6,28 @@ random_matching(); Merge.apply(), reduce() and unmerge() carry them out. parse_r
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.reduction.base import Reduction, check_seed, seeded_uniform
-from mmseg_tr.reduction.matching import Merge, bipartite_matching, kth_matching, random_matching, stat_dtype
+from mmseg_tr.reduction.base import Inside, Reduction
+from mmseg_tr.reduction.checks import check_choice, check_flag, check_integer, is_integer, is_number
+from mmseg_tr.reduction.ladder import Grid, Ladder, rungs
+from mmseg_tr.reduction.matching import (
+    Merge,
+    bipartite_matching,
+    identity,
+    joined_similarity,
+    kth_matching,
+    random_matching,
+)
+from mmseg_tr.reduction.ops import seeded_uniform, stat_dtype
 from mmseg_tr.reduction.tokens import Tokens
 
 
@@ -34,66 +47,94 @@ def parse_r(num_layers: int, r: int | list | tuple[int, float]) -> list:
     return [int(first + step * layer) for layer in range(num_layers)]
 
 
+@dataclass(frozen=True)
 class ToMe(Reduction):
     """Merge the most similar tokens in every layer, without any training.
 
-    r: tokens to merge per layer: a whole number, a fraction of the tokens that enter (0 < r < 1), a list of these per
+    r: tokens to merge per layer: an integer, a fraction of the tokens that enter (0 < r < 1), a list of these per
         layer (filled up with zeros), or dict(mean=8, slope=-1.0), the published decreasing schedule (slope from -1 to
-        1). Never more than half of the tokens merge in a layer.
+        1); by default 8, in the dense form 0.3. Never more than half of the tokens merge in a layer.
     form: 'original' merges between attention and MLP, compares keys averaged over heads, and restores at the end;
-        'dense' (published by Expedite for dense prediction) merges and unmerges round attention and round the MLP,
+        'dense' (published by Expedite for dense prediction) merges and unmerges around attention and around the MLP,
         compares the normed tokens themselves, and keeps the length of the residual stream.
     matching: 'bipartite'; 'kth': of every k tokens one remains, r is left out; 'random': sources are drawn, repeatably
         by seed, and all but one token may merge. Class, distillation and register tokens never merge.
     prop_attn: a token counts in attention as often as it has patches; None is the published choice, True in the
         original form and False in the dense one, which forgets sizes.
-    k: for matching='kth': a whole number from 1 on, or a list per layer (filled up with ones); 2 by default.
+    k: for matching='kth': a positive integer, or a list per layer (filled up with ones); 2 by default.
     Raises ConfigError for settings outside these.
     """
 
-    FORMS = ('original', 'dense')
-    MATCHINGS = ('bipartite', 'kth', 'random')
+    r: Any = None
+    form: str = 'original'
+    matching: str = 'bipartite'
+    prop_attn: bool | None = None
+    seed: int = 0
+    k: Any = None
+    # of dict(mean=, slope=), once the depth is known
+    schedule: tuple[int, ...] | None = field(default=None, init=False, repr=False)
 
-    def __init__(
-        self,
-        r=None,
-        form: str = 'original',
-        matching: str = 'bipartite',
-        prop_attn: bool | None = None,
-        seed: int = 0,
-        k=None,
-    ) -> None:
-        if form not in self.FORMS:
-            raise ConfigError(f'form={form!r} is unknown: it is one of {", ".join(map(repr, self.FORMS))}.')
-        if matching not in self.MATCHINGS:
-            raise ConfigError(f'matching={matching!r} is unknown: it is one of {", ".join(map(repr, self.MATCHINGS))}.')
-        if not (prop_attn is None or isinstance(prop_attn, bool)):
-            raise ConfigError(f'prop_attn={prop_attn!r} must be True, False, or None for the published choice.')
-        if prop_attn and form == 'dense':
-            raise ConfigError("prop_attn=True needs sizes, which form='dense' forgets: leave it out.")
-        if matching == 'kth' and r is not None:
-            raise ConfigError(f"matching='kth' merges as k says: leave r={r!r} out.")
-        if matching != 'kth' and k is not None:
-            raise ConfigError(f"k={k!r} belongs to matching='kth': leave it out for {matching!r}.")
-        self.form, self.matching = form, matching
-        self.prop_attn = form == 'original' if prop_attn is None else bool(prop_attn)
-        self.seed = check_seed(seed)
-        self.k = _check_k(2 if k is None else k)
-        self.r = None if matching == 'kth' else _check_r(r)
-        self.schedule: tuple[int, ...] | None = None  # of dict(mean=, slope=), once the depth is known
+    count_rule: ClassVar[str] = 'expedite'
+    FORMS: ClassVar[tuple[str, ...]] = ('original', 'dense')
+    MATCHINGS: ClassVar[tuple[str, ...]] = ('bipartite', 'kth', 'random')
 
-    def check(self, depth: int, grid: tuple[int, int], num_prefix: int) -> None:
+    def __post_init__(self) -> None:
+        dense, kth = self.form == 'dense', self.matching == 'kth'
+        check_choice('form', self.form, self.FORMS)
+        check_choice('matching', self.matching, self.MATCHINGS)
+        if self.prop_attn is not None:
+            check_flag('prop_attn', self.prop_attn)
+        if self.prop_attn and dense:
+            raise ConfigError("prop_attn must be left out with form='dense', which forgets sizes, got True.")
+        if kth and self.r is not None:
+            raise ConfigError(f"r must be left out with matching='kth', which merges as k says, got {self.r!r}.")
+        if not kth and self.k is not None:
+            raise ConfigError(f'k must be left out with matching={self.matching!r}, got {self.k!r}.')
+        check_integer('seed', self.seed)
+        k = _check_k(2 if self.k is None else self.k) if kth else None
+        r = None if kth else _check_r((0.3 if dense else 8) if self.r is None else self.r)
+        self._settle(r=r, k=k, prop_attn=not dense if self.prop_attn is None else self.prop_attn)
+
+    @property
+    def indexed(self) -> bool:
+        return self.form == 'original'
+
+    @classmethod
+    def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
+        """The dense form, 30 % of the tokens in every layer."""
+        return dict(form='dense', r=0.3)
+
+    @classmethod
+    def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
+        """Tokens to merge per layer: a number where the settings have one (or a schedule's mean), else a fraction."""
+        form, r = own.get('form', 'original'), own.get('r')
+        name = f'{cls.name}, {form} form'
+        if own.get('matching') == 'kth':
+            return [Ladder(f'{name}, one of k remains', rungs(own, 'k', range(2, 17)))]
+        most = max(7 * math.prod(grid) // (8 * depth), 1)  # an eighth of the tokens is left at the end
+        if isinstance(r, Mapping):
+            steps = [dict(r, mean=mean) for mean in range(1, most + 1)]
+        elif isinstance(r, Sequence):
+            raise ConfigError(f'r must be one number for every layer to be tuned, such as r=8, got {r!r}.')
+        elif isinstance(r, float) or (r is None and form == 'dense'):
+            steps = [round(0.02 * step, 2) for step in range(1, 26)]
+        else:
+            steps = range(1, most + 1)
+        return [Ladder(name, rungs(own, 'r', steps))]
+
+    def settings(self) -> dict[str, Any]:
+        """r of each layer is a list, as a tuple could be a published pair."""
+        return super().settings() | dict(r=list(self.r) if isinstance(self.r, tuple) else self.r)
+
+    def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
         for name, setting in (('r', self.r), ('k', self.k)):
             if isinstance(setting, tuple) and len(setting) > depth:
-                raise ConfigError(f'{name} lists {len(setting)} layers, but the backbone has {depth}: shorten it.')
+                raise ConfigError(f'{name} must list at most {depth} layers, the depth of the backbone, got {setting}.')
+        fitted = self
         if isinstance(self.r, dict):
-            if self.schedule is not None and len(self.schedule) != depth:
-                raise ConfigError(
-                    f'this ToMe spreads r={self.r} over {len(self.schedule)} layers, and now meets {depth}: '
-                    'give every backbone a reduction of its own.'
-                )
-            self.schedule = tuple(parse_r(depth, (self.r['mean'], self.r['slope'])))
-        self._warn_if_idle(num_prefix + grid[0] * grid[1], num_prefix)
+            fitted = self._with(schedule=tuple(parse_r(depth, (self.r['mean'], self.r['slope']))))
+        fitted._warn_if_idle(num_prefix + math.prod(grid), num_prefix)
+        return fitted
 
     def amount(self, layer: int, num_tokens: int, num_prefix: int) -> int:
         """How many of these tokens, prefix included, a layer merges away."""
@@ -108,7 +149,7 @@ class ToMe(Reduction):
         if self.matching == 'kth':
             return self.k
         if isinstance(self.r, dict) and self.schedule is None:
-            raise ConfigError(f'r={self.r} needs the depth of the backbone: call check() first.')
+            raise ConfigError(f'r={self.r} must be spread over the layers first: call bind().')
         return self.r if self.schedule is None else self.schedule
 
     def _of_layer(self, layer: int) -> int | float:
@@ -139,17 +180,27 @@ class ToMe(Reduction):
         numbers = seeded_uniform(num_tokens - num_prefix, self.seed, layer, call)
         return random_matching(metric, r, numbers.to(metric.device, non_blocking=True), num_prefix)
 
+    def inside(self, attend, y: Tensor, tokens: Tokens, layer: int, part: str) -> Sequence[Inside]:
+        """The matching that the dense form is about to make, on the same tokens."""
+        if self.form == 'original':
+            return ()
+        merge = self.matched(y, tokens, layer, int(part == 'mlp')) or identity(y)
+        places = merge.index[0, tokens.num_prefix :] - tokens.num_prefix
+        return [Inside(part, places, merge.lengths[0] - tokens.num_prefix, joined_similarity(merge))]
+
+    def key_sizes(self, tokens: Tokens) -> Tensor | None:
+        return tokens.size if self.prop_attn else None
+
     def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Tensor | None]:
         if layer == 1:
             self._warn_if_idle(y.shape[1], tokens.num_prefix)
         if self.form == 'dense':
             return self._shortened(attend, y, tokens, layer, 0), None
         merges = self.amount(layer, y.shape[1], tokens.num_prefix) > 0
-        sized = self.prop_attn and tokens.size is not None
-        if not sized and not merges:
+        size = self.key_sizes(tokens)
+        if size is None and not merges:
             return attend(y, tokens), None
         ((q, k, v),) = attend.heads(y, tokens)
-        size = tokens.size if sized else None
         return attend.output([attend.attend(q, k, v, size)], y, tokens), k if merges else None
 
     def after_attention(self, tokens: Tokens, layer: int, seen: Tensor | None) -> Tokens:
@@ -180,38 +231,29 @@ def _listed(setting) -> tuple:
     return tuple(setting) if isinstance(setting, (list, tuple)) else (setting,)
 
 
-def _whole(value, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _check_k(k) -> int | tuple[int, ...]:
+def _check_k(k: Any) -> int | tuple[int, ...]:
     entries = _listed(k)
-    if not entries or not all(_whole(entry, 1) for entry in entries):
-        raise ConfigError(f'k={k!r} must be a whole number from 1 on, or a list of them, one per layer.')
-    return entries if isinstance(k, (list, tuple)) else k
+    if not entries or not all(is_integer(entry) and entry >= 1 for entry in entries):
+        raise ConfigError(f'k must be a positive integer, or a list of them, one per layer, got {k!r}.')
+    return entries if isinstance(k, list | tuple) else k
 
 
-def _check_r(r) -> int | float | tuple | dict:
+def _check_r(r: Any) -> int | float | tuple | dict:
     if isinstance(r, tuple):
-        raise ConfigError(
-            f'r={r!r} could be a list per layer or a published pair: write r={list(r)} or r=dict(mean=..., slope=...).'
-        )
+        raise ConfigError(f'r must be a list per layer, {list(r)}, or dict(mean=..., slope=...), got the tuple {r!r}.')
     if isinstance(r, dict):
-        slope = r.get('slope')
-        number = isinstance(slope, (int, float)) and not isinstance(slope, bool) and -1 <= slope <= 1
-        if set(r) != {'mean', 'slope'} or not _whole(r['mean'], 0) or not number:
+        mean, slope = r.get('mean'), r.get('slope')
+        if set(r) != {'mean', 'slope'} or not is_integer(mean) or mean < 0 or not is_number(slope) or abs(slope) > 1:
             raise ConfigError(
-                f'r={dict(r)} is no schedule: write dict(mean=8, slope=-1.0), a whole mean from 0 on and a slope '
-                'from -1 to 1.'
+                'r must be a schedule such as dict(mean=8, slope=-1.0), with a non-negative integer as mean and a '
+                f'slope from -1 to 1, got {dict(r)}.'
             )
         return dict(r)
     entries = _listed(r)
-    for entry in entries:
-        if not _whole(entry, 0) and not (isinstance(entry, float) and 0 < entry < 1):
-            raise ConfigError(
-                f'r={r!r} must be a whole number from 0 on, a fraction between 0 and 1, a list of these, or '
-                'dict(mean=, slope=).'
-            )
-    if not entries:
-        raise ConfigError('r=[] names no layer: leave reduction=None for the plain model.')
+    fits = [is_integer(entry) and entry >= 0 or isinstance(entry, float) and 0 < entry < 1 for entry in entries]
+    if not entries or not all(fits):
+        raise ConfigError(
+            'r must be a non-negative integer, a fraction between 0 and 1, a list of these, one per layer, or '
+            f'dict(mean=, slope=), got {r!r}.'
+        )
     return entries if isinstance(r, list) else r

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from mmseg_tr.analysis.macs import count_macs
-from mmseg_tr.analysis.macs_expedite import closed_forms, clustering_macs, reconstruction_macs
+from mmseg_tr.analysis.macs import closed_forms, count_macs
 from mmseg_tr.nn import LinearDecoder, MaskTransformer, Segmenter, ViT
 from mmseg_tr.reduction import act
+from mmseg_tr.reduction.expedite import clustering_macs, reconstruction_macs
 from tests.networks import pictures, small
 from tests.parity.harness import golden_root
 

@@ -13,9 +13,10 @@ pytest.importorskip('mmseg')
 
 from mmseg_tr.apis.tune import as_code, find, nested_options
 from mmseg_tr.apis.tune.search import Budget, Point, search
-from mmseg_tr.apis.tune.spaces import SPACES, Ladder, identity, mit_space, space
+from mmseg_tr.apis.tune.spaces import identity, mit_space, space
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.reduction import build_reduction
+from mmseg_tr.reduction import build_reduction, method_names
+from mmseg_tr.reduction.ladder import Ladder
 from mmseg_tr.reduction.segformerpp.settings import parse_merging
 
 OWN = dict(
@@ -112,8 +113,8 @@ def test_every_rung_is_a_setting_that_the_network_takes(own, depth, grid):
         for ladder in space(own, depth, grid):
             for settings in (ladder.rungs[0], ladder.rungs[-1]):
                 assert settings['type'] == own['type']
-                build_reduction(settings).check(depth, grid, 1)
-    assert set(OWN) == set(SPACES)
+                build_reduction(settings).bind(depth, grid, 1)
+    assert set(OWN) == set(method_names('ViT'))
 
 
 def test_the_first_ladder_keeps_the_layers_of_the_config():
@@ -133,8 +134,8 @@ def test_every_merging_of_a_mit_is_one_that_it_takes():
 @pytest.mark.parametrize(
     ('own', 'said'),
     [
-        (dict(type='Other'), "the method 'Other' cannot be tuned"),
-        (dict(type='ToMe', r=[8, 4]), 'r=[8, 4] is a number for every layer'),
+        (dict(type='Other'), "got 'Other'"),
+        (dict(type='ToMe', r=[8, 4]), 'such as r=8, got [8, 4]'),
         (dict(type='CTS', policy='none'), "policy='none' shares nothing"),
         (dict(type='Expedite', k=999), 'Expedite has no setting to try'),
     ],

@@ -46,7 +46,8 @@ def test_whole_images_share_by_their_labels():
     model, image = build(), torch.randn(1, 3, 32, 32)
     labels, sample = picture(32, 32)
     with torch.no_grad():
-        expected = model.decode_head((model.backbone.forward_tokens(image, oracle_logits(labels, (4, 4))),))
+        method = model.backbone.reduction.guided(oracle_logits(labels, (4, 4)))
+        expected = model.decode_head((model.backbone.forward_tokens(image, method),))
         torch.testing.assert_close(model(image, [sample], mode='tensor'), expected)
         tokens = model.extract_feat(torch.cat([image, labels[None].float()], 1))[0]
     assert tokens.memo.superpatches[0, :2, :2].all() and tokens.memo.superpatches.sum() == 4

@@ -86,12 +86,12 @@ def test_keys_of_the_decoders_are_the_published_ones():
 @pytest.mark.parametrize(
     ('build', 'said'),
     [
-        (lambda: MaskTransformer(0, 64), 'num_classes=0'),
-        (lambda: MaskTransformer(5, 64, depth=0), 'depth=0'),
-        (lambda: MaskTransformer(5, 64, depth=1.0), 'depth=1.0'),
-        (lambda: MaskTransformer(True, 64), 'num_classes=True'),
+        (lambda: MaskTransformer(0, 64), 'num_classes must be .*got 0'),
+        (lambda: MaskTransformer(5, 64, depth=0), 'depth must be .*got 0'),
+        (lambda: MaskTransformer(5, 64, depth=1.0), 'depth must be .*got 1.0'),
+        (lambda: MaskTransformer(True, 64), 'num_classes must be .*got True'),
         (lambda: MaskTransformer(5, 100, num_heads=3), 'embed_dim=100 does not divide into num_heads=3'),
-        (lambda: LinearDecoder(5, -1), 'embed_dim=-1'),
+        (lambda: LinearDecoder(5, -1), 'embed_dim must be .*got -1'),
         (lambda: Segmenter(ViT(TINY, img_size=16), LinearDecoder(5, 16)), "set out='tokens'"),
     ],
 )

@@ -163,14 +163,15 @@ def network(case: Case) -> None:
 def intermediates(model: Segmenter, image: Tensor, guide: Tensor | None = None) -> dict[str, Tensor]:
     """What leaves every stage of the network, by the golden data's names."""
     encoder = model.encoder
-    tokens = encoder.embed(image, guide)
+    method = encoder.reduction if guide is None else encoder.reduction.guided(guide)
+    tokens = encoder.embed(image, method)
     sharing = tokens.memo
     values = dict(
         tokens_embed=tokens.x,
         kept_mask=kept_patches(sharing.superpatches, tokens.grid),
         shared_mask=sharing.superpatches,
     )
-    tokens = encoder.forward_tokens(image, guide)
+    tokens = encoder.forward_tokens(image, method)
     scores = model.decoder(tokens)
     logits = enlarge_scores(scores, tuple(image.shape[-2:]), encoder.patch_size)
     if guide is None:

@@ -34,15 +34,15 @@ def hashes(dim: int, number: int, seed: int = 0) -> tuple[torch.Tensor, torch.Te
 @pytest.mark.parametrize(
     ('setting', 'said'),
     [
-        (dict(q_hashes=0), 'q_hashes=0 must be a whole number from 1 to 32'),
-        (dict(q_hashes=33), 'q_hashes=33 must be'),
-        (dict(q_hashes=8.0), 'q_hashes=8.0 must be'),
-        (dict(q_hashes=True), 'q_hashes=True must be'),
-        (dict(bucket_width=0), 'bucket_width=0 must be a number above 0'),
-        (dict(bucket_width=float('nan')), 'bucket_width=nan must be'),
-        (dict(bucket_width='8'), "bucket_width='8' must be"),
-        (dict(seed=-1), 'seed=-1 is no seed'),
-        (dict(redraw=1), 'redraw=1 must be True'),
+        (dict(q_hashes=0), 'q_hashes must be .*got 0'),
+        (dict(q_hashes=33), 'q_hashes must be .*got 33'),
+        (dict(q_hashes=8.0), 'q_hashes must be .*got 8.0'),
+        (dict(q_hashes=True), 'q_hashes must be .*got True'),
+        (dict(bucket_width=0), 'bucket_width must be .*got 0'),
+        (dict(bucket_width=float('nan')), 'bucket_width must be .*got nan'),
+        (dict(bucket_width='8'), "bucket_width must be .*got '8'"),
+        (dict(seed=-1), 'seed must be .*got -1'),
+        (dict(redraw=1), 'redraw must be .*got 1'),
         (dict(k_hashes=8), "no setting 'k_hashes'"),
     ],
     ids=str,
@@ -176,5 +176,5 @@ def test_room_for_more_clusters_changes_nothing_and_too_little_joins_the_last():
     free, roomy, tight = (tiny_vit(dict(settings, clusters=number))(image)[0] for number in (None, 65, 2))
     torch.testing.assert_close(roomy, free, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(tight, free, atol=1e-3)
-    with pytest.raises(ConfigError, match='clusters=0 must be a whole number'):
+    with pytest.raises(ConfigError, match='clusters must be .*got 0'):
         tiny_vit(dict(settings, clusters=0))

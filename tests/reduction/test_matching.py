@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmseg_tr.reduction.matching import Merge, best_partners, bipartite_index, descending_rank, running_starts, unit
+from mmseg_tr.reduction.matching import Merge, best_partners, bipartite_index, descending_rank
+from mmseg_tr.reduction.ops import running_starts, unit
 
 few = settings(derandomize=True, deadline=None, max_examples=30)
 

@@ -34,7 +34,8 @@ class OracleSegmentor(TokenSegmentor):
     def extract_feat(self, inputs: Tensor) -> Sequence:
         """inputs: (B, 4, H, W), the image and its label map."""
         image, labels = inputs[:, :-1], inputs[:, -1].round().long()
-        features = self.backbone(image, guide=oracle_logits(labels, self.backbone.patch_size))
+        logits = oracle_logits(labels, self.backbone.patch_size)
+        features = self.backbone(image, reduction=self.backbone.reduction.guided(logits))
         return self.neck(features) if self.with_neck else features
 
     def loss(self, inputs: Tensor, data_samples: list[SegDataSample]) -> dict:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import FrozenInstanceError
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +14,12 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.reduction.base import Embedded, Reduction
+from mmseg_tr.reduction.checks import check_choice, check_integer, check_number, is_integer
+from mmseg_tr.reduction.cts.policy import PolicyNet, policy_state
 from mmseg_tr.reduction.cts.sharing import (
     Sharing,
     policy_scores,
     random_scores,
-    scaled_count,
     select_superpatches,
     share_pixels,
     share_positions,
@@ -24,7 +27,8 @@ from mmseg_tr.reduction.cts.sharing import (
     superpatch_grid,
     superpatch_logits,
 )
-from mmseg_tr.reduction.matching import without_autocast
+from mmseg_tr.reduction.ladder import Grid, Ladder, rungs
+from mmseg_tr.reduction.ops import scaled_count, without_autocast
 
 POLICIES = ('network', 'none', 'random', 'oracle')
 BATCH_NORMS = ('eval', 'drift')
@@ -39,9 +43,10 @@ class CTS(nn.Module, Reduction):
 
     shared: number S of superpatches that share a token (published: 103 for 512 x 512 pixels and patches of 16). On
         another grid than the one the network is built for, S follows the number of superpatches, rounded half up.
-    share: instead, the fraction of tokens to save, 0 to 0.75: S = ceil(share * N / 3) on a grid of N patches.
+    share: instead, the fraction of tokens to save, 0 to 0.75: S = ceil(share * N / 3) on a grid of N patches; 0.3
+        without either.
     policy: who decides: 'network' (published), 'none' (every patch keeps its token), 'random' (an image draws the
-        same superpatches whenever it comes, by `seed`), 'oracle' (labels, given with each forward as `guide`).
+        same superpatches whenever it comes, by `seed`), 'oracle' (labels: see guided()).
     policy_checkpoint: file of a trained policy network. Its weights become part of the backbone's state dict, under
         reduction.policy.*. The rule for loading: weights in a checkpoint win; a checkpoint without any, such as that
         of the plain model, is completed from policy_checkpoint, and refused where none is given. Under another
@@ -55,6 +60,10 @@ class CTS(nn.Module, Reduction):
     Raises ConfigError for settings outside these.
     """
 
+    SETTINGS: ClassVar[tuple[str, ...]] = (
+        *('shared', 'share', 'policy', 'policy_checkpoint', 'policy_batch_norm', 'odd_grid', 'normalization', 'seed'),
+    )
+
     def __init__(
         self,
         shared: int | None = None,
@@ -67,35 +76,66 @@ class CTS(nn.Module, Reduction):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.decides = _check_choice('policy', policy, POLICIES)
-        self.policy_batch_norm = _check_choice('policy_batch_norm', policy_batch_norm, BATCH_NORMS)
-        self.odd_grid = _check_choice('odd_grid', odd_grid, ('alone', None))
-        self.normalization = _check_choice('normalization', normalization, ('vit', 'deit'))
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise ConfigError(f'seed={seed!r} is no whole number.')
+        self.decides = check_choice('policy', policy, POLICIES)
+        self.policy_batch_norm = check_choice('policy_batch_norm', policy_batch_norm, BATCH_NORMS)
+        self.odd_grid = check_choice('odd_grid', odd_grid, ('alone', None))
+        self.normalization = check_choice('normalization', normalization, ('vit', 'deit'))
+        if not is_integer(seed):
+            raise ConfigError(f'seed must be an integer, got {seed!r}.')
         self.seed, self.policy_checkpoint, self.unread = seed, policy_checkpoint, policy_checkpoint
         self.shared, self.share = (None, None) if policy == 'none' else _check_amount(shared, share)
-        self.grid: tuple[int, int] | None = None  # the one that `shared` counts on, set when the network is built
-        self.policy = None
-        if policy == 'network':
-            from mmseg_tr.reduction.cts.policy import PolicyNet  # here, not above: the networks' room imports this one
-
-            self.policy = PolicyNet().requires_grad_(False)
+        self.grid: Grid | None = None  # the one that `shared` counts on, known to bind()
+        self.guide: Tensor | None = None
+        self.policy = PolicyNet().requires_grad_(False) if policy == 'network' else None
         self.train()
 
-    def check(self, depth: int, grid: tuple[int, int], num_prefix: int) -> None:
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Settings stay; weights, modes and what a module keeps of them do not."""
+        if name in vars(self) and name in (*self.SETTINGS, 'decides', 'grid', 'guide'):
+            raise FrozenInstanceError(f'cannot change {name}: a strategy is frozen, build another one.')
+        super().__setattr__(name, value)
+
+    @classmethod
+    def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
+        """30 % of the tokens, by a policy network whose weights come with the model's or from policy_checkpoint."""
+        return dict(share=0.3)
+
+    @classmethod
+    def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
+        """How many superpatches share a token, as a number where the settings have one, else as the share saved."""
+        if own.get('policy') == 'none':
+            raise ConfigError("policy='none' shares nothing that could be tuned: leave it out, or take 'random'.")
+        if own.get('shared') is not None:
+            return [Ladder(cls.name, rungs(own, 'shared', range(1, math.prod(superpatch_grid(grid)) + 1)))]
+        return [Ladder(cls.name, rungs(own, 'share', [round(0.025 * step, 3) for step in range(1, 31)]))]
+
+    def settings(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in self.SETTINGS} | dict(policy=self.decides)
+        return dict(type=type(self).__name__, **values)
+
+    def extra_repr(self) -> str:
+        return ', '.join(f'{key}={value!r}' for key, value in self.settings().items() if key != 'type')
+
+    def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
         grid = tuple(grid)
-        if self.grid not in (None, grid):
-            raise ConfigError(f'this CTS belongs to a network of grid {self.grid}: give the network its own settings.')
         self._refuse_odd(grid)
         count = math.prod(superpatch_grid(grid))
         if self.shared is not None and self.shared > count:
-            raise ConfigError(f'shared={self.shared} exceeds the {count} superpatches of the patch grid {grid}.')
-        self.grid = grid
+            raise ConfigError(f'shared must be at most the {count} superpatches of the grid {grid}, got {self.shared}.')
+        return self._with(grid=grid)
 
     def unexportable(self) -> str | None:
         chance = self.decides in ('random', 'oracle')
         return f"CTS with policy={self.decides!r} cannot be exported: set policy='network'." if chance else None
+
+    def guided(self, logits: Tensor) -> CTS:
+        """The same method for forwards in which these logits decide, (B, 2, h//2, w//2), two for each superpatch.
+
+        vit(image, reduction=vit.reduction.guided(oracle_logits(labels, vit.patch_size)))
+        """
+        if self.decides == 'none':
+            raise ConfigError("logits decide which superpatches share, and with policy='none' none does.")
+        return self._with(guide=logits)
 
     def init_weights(self) -> None:
         """Load policy_checkpoint, once. Raises CheckpointError when that cannot be done."""
@@ -134,28 +174,18 @@ class CTS(nn.Module, Reduction):
                 'the checkpoint holds no policy network for CTS: name a trained one with policy_checkpoint, or set '
                 "policy='none' or 'random'."
             )
-        from mmseg_tr.reduction.cts.policy import policy_state
-
         state.update({prefix + key: value for key, value in policy_state(self.policy_checkpoint).items()})
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
         self.fit_state(state_dict, prefix)  # torch's place for what a module knows about its own entries
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def embed(
-        self,
-        project: Callable[[Tensor], Tensor],
-        image: Tensor,
-        padded: Tensor,
-        position: Tensor,
-        guide: Tensor | None = None,
-    ) -> Embedded:
-        """Pixels and positions shared as the policy decides. guide: policy logits (B, 2, h//2, w//2) from outside."""
+    def embed(self, project: Callable[[Tensor], Tensor], image: Tensor, padded: Tensor, position: Tensor) -> Embedded:
         grid = tuple(position.shape[-2:])
         if self.decides == 'none':
-            return super().embed(project, image, padded, position, guide)
+            return super().embed(project, image, padded, position)
         patch = tuple(side // cells for side, cells in zip(padded.shape[-2:], grid, strict=True))
-        sharing = self.decide(image, grid, patch, guide)
+        sharing = self.decide(image, grid, patch)
         if sharing is None:
             return super().embed(project, image, padded, position)
         with record_function('mmseg_tr::merge'):
@@ -164,9 +194,7 @@ class CTS(nn.Module, Reduction):
         tokens = project(strip).flatten(2).transpose(1, 2) + position  # (B, C, 1, T) -> (B, T, C)
         return Embedded(tokens, sharing.index, sharing.size, memo=sharing)
 
-    def decide(
-        self, image: Tensor, grid: tuple[int, int], patch: tuple[int, int], guide: Tensor | None = None
-    ) -> Sharing | None:
+    def decide(self, image: Tensor, grid: Grid, patch: tuple[int, int]) -> Sharing | None:
         """Which superpatches of each image share; None where none does. image: (B, 3, H, W) before padding."""
         self._refuse_odd(grid)
         count = self.count(grid)
@@ -174,11 +202,11 @@ class CTS(nn.Module, Reduction):
             if 1 in grid:
                 warnings.warn(f'CTS: no 2 x 2 window fits grid {grid}: nothing is shared.', stacklevel=2)
             return None
-        scores = self.scores(image, superpatch_grid(grid), patch, guide)
+        scores = self.scores(image, superpatch_grid(grid), patch)
         with record_function('mmseg_tr::merge'):
             return sharing_of(select_superpatches(scores, count), grid, count)
 
-    def count(self, grid: tuple[int, int]) -> int:
+    def count(self, grid: Grid) -> int:
         """S on a patch grid."""
         superpatches = math.prod(superpatch_grid(grid))
         if self.shared is None:
@@ -189,21 +217,17 @@ class CTS(nn.Module, Reduction):
         return scaled_count(self.shared, math.prod(superpatch_grid(self.grid)), superpatches)
 
     @torch.no_grad()
-    def scores(
-        self, image: Tensor, supergrid: tuple[int, int], patch: tuple[int, int], guide: Tensor | None = None
-    ) -> Tensor:
+    def scores(self, image: Tensor, supergrid: Grid, patch: tuple[int, int]) -> Tensor:
         """How willingly each superpatch shares, (B, h//2, w//2) float32."""
-        if guide is not None:
-            if tuple(guide.shape) != (len(image), 2, *supergrid):
-                raise ConfigError(
-                    f'guide has shape {tuple(guide.shape)}: CTS takes policy logits of shape '
-                    f'{(len(image), 2, *supergrid)} here, two for each superpatch.'
-                )
-            return policy_scores(guide)
+        if self.guide is not None:
+            shape = (len(image), 2, *supergrid)
+            if tuple(self.guide.shape) != shape:
+                raise ConfigError(f'logits must have shape {shape} here, got {tuple(self.guide.shape)}.')
+            return policy_scores(self.guide)
         if self.decides == 'oracle':
             raise ConfigError(
-                "policy='oracle' needs labels with every forward: use mmseg_tr.OracleSegmentor, or call "
-                'vit(image, guide=oracle_logits(labels, patch_size)).'
+                "policy='oracle' needs labels with every forward: use mmseg_tr.OracleSegmentor, or give the forward "
+                'reduction=vit.reduction.guided(oracle_logits(labels, vit.patch_size)).'
             )
         if self.decides == 'random':
             return random_scores(image, supergrid, self.seed)
@@ -219,7 +243,7 @@ class CTS(nn.Module, Reduction):
                 image = (image * std + mean - 127.5) / 127.5
             return self.policy(image)
 
-    def _refuse_odd(self, grid: tuple[int, int]) -> None:
+    def _refuse_odd(self, grid: Grid) -> None:
         if self.odd_grid is None and self.decides != 'none' and any(side % 2 for side in grid):
             raise ConfigError(
                 f"the patch grid {tuple(grid)} is odd and odd_grid=None: set odd_grid='alone' to leave its last row or "
@@ -227,24 +251,18 @@ class CTS(nn.Module, Reduction):
             )
 
 
-def _check_choice(name: str, value, allowed: tuple):
-    if value not in allowed:
-        raise ConfigError(f'{name}={value!r} is unknown: it is one of {", ".join(map(repr, allowed))}.')
-    return value
-
-
-def _check_amount(shared: int | None, share: float | None) -> tuple[int | None, float | None]:
-    """shared and share, exactly one of them a number in its range. Raises ConfigError."""
-    if (shared is None) == (share is None):
+def _check_amount(shared: Any, share: Any) -> tuple[int | None, float | None]:
+    """shared and share, at most one of them given. Raises ConfigError."""
+    if shared is not None and share is not None:
         raise ConfigError(
-            'CTS needs one of shared, the number of superpatches that share a token, and share, the fraction of tokens '
-            f'to save: got shared={shared!r}, share={share!r}.'
+            'one of shared, the number of superpatches that share a token, and share, the fraction of tokens to save, '
+            f'must be given, got shared={shared!r}, share={share!r}.'
         )
-    if shared is not None and (isinstance(shared, bool) or not isinstance(shared, int) or shared < 0):
-        raise ConfigError(f'shared={shared!r} is no number of superpatches: give a whole number from 0 on.')
-    number = isinstance(share, (int, float)) and not isinstance(share, bool)
-    if share is not None and (not number or not 0 <= share <= 0.75):
-        raise ConfigError(f'share={share!r} is no fraction of tokens to save: give a number from 0 to 0.75.')
+    if shared is not None:
+        check_integer('shared', shared)
+    share = 0.3 if shared is None and share is None else share
+    if share is not None:
+        check_number('share', share, 0, 0.75)
     if not (shared or share):
         warnings.warn('CTS: no superpatch is to share, so nothing is reduced.', stacklevel=4)
     return shared, share

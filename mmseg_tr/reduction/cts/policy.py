@@ -10,8 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mmseg_tr.compat import ensure_torchvision
 from mmseg_tr.errors import CheckpointError
-from mmseg_tr.nn.encoders import timm
+from mmseg_tr.weights.io import read_file
+
+ensure_torchvision()  # timm imports torchvision
+
+import timm  # noqa: E402
+import timm.layers  # noqa: E402
 
 ARCH, FEATURES = 'efficientnet_lite0', 320
 PIXELS_AT_ONCE = 2 * 512 * 512  # of a batch, in eval mode on a CPU
@@ -108,12 +114,7 @@ def policy_state(path: str | os.PathLike) -> dict[str, Tensor]:
             f'There is no policy checkpoint {path}: train one with a config local_configs/cts/cts-policy_*.py, or '
             'name another with policy_checkpoint.'
         )
-    try:
-        payload = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch reports a damaged file as one of half a dozen types
-        raise CheckpointError(
-            f'{path} is damaged, unsafe or no file of torch.save ({type(error).__name__}).'
-        ) from error
+    payload = read_file(path)
     payload = payload if isinstance(payload, Mapping) else {}
     state = next((payload[key] for key in ('state_dict', 'model') if isinstance(payload.get(key), Mapping)), payload)
     prefixes = [str(key)[: -len(FIRST)] for key in state if str(key).endswith(FIRST)]

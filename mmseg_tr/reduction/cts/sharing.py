@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmseg_tr.reduction.ops import take
+
 STRIDE = 32  # pixels of a cell of the policy network
 IGNORE = 255
 
@@ -33,13 +35,6 @@ class Sharing:
 def superpatch_grid(grid: tuple[int, int]) -> tuple[int, int]:
     """How many superpatches, 2 x 2 patches aligned to even rows and columns, a patch grid holds."""
     return grid[0] // 2, grid[1] // 2
-
-
-def scaled_count(shared: int, superpatches: int, others: int) -> int:
-    """S for a grid of `others` superpatches, in proportion to `shared` of `superpatches`, rounded half up."""
-    if others == superpatches:
-        return shared
-    return (2 * shared * others + superpatches) // (2 * superpatches) if superpatches else 0
 
 
 def token_counts(patches: int, shared: int) -> tuple[int, int, float]:
@@ -135,8 +130,8 @@ def share_pixels(image: Tensor, sharing: Sharing, patch: tuple[int, int]) -> Ten
     h, w = sharing.superpatches.shape[1:]
     ph, pw = patch
     halved = F.avg_pool2d(image[..., : 2 * h * ph, : 2 * w * pw], 2)
-    kept = _take(_patches(image, patch), sharing.kept)
-    shared = _take(_patches(halved, patch), sharing.shared)
+    kept = take(_patches(image, patch), sharing.kept)
+    shared = take(_patches(halved, patch), sharing.shared)
     return torch.cat([kept, shared], 1).permute(0, 2, 3, 1, 4).flatten(3)  # (B, T, C, ph, pw) -> (B, C, ph, T * pw)
 
 
@@ -144,7 +139,7 @@ def share_positions(position: Tensor, sharing: Sharing) -> Tensor:
     """Position embedding of every token, (1, C, h, w) -> (B, T, C): a shared token has the mean of its four cells."""
     own = position.flatten(2).transpose(1, 2).expand(sharing.kept.shape[0], -1, -1)  # (1, C, h, w) -> (B, N, C)
     mean = F.avg_pool2d(position, 2).flatten(2).transpose(1, 2).expand(sharing.shared.shape[0], -1, -1)
-    return torch.cat([_take(own, sharing.kept), _take(mean, sharing.shared)], 1)
+    return torch.cat([take(own, sharing.kept), take(mean, sharing.shared)], 1)
 
 
 def oracle_mask(labels: Tensor, side: tuple[int, int]) -> Tensor:
@@ -159,7 +154,7 @@ def oracle_mask(labels: Tensor, side: tuple[int, int]) -> Tensor:
 
 
 def oracle_logits(labels: Tensor, patch: tuple[int, int], grid: tuple[int, int] | None = None) -> Tensor:
-    """Policy logits that put superpatches of one label first, as ViT(..., guide=): (B, H, W) -> (B, 2, h//2, w//2).
+    """Logits for CTS.guided() that put superpatches of one label first, (B, H, W) -> (B, 2, h//2, w//2).
 
     labels: at the resolution of the image. grid: the patch grid; by default what the padded image gives.
     """
@@ -182,9 +177,3 @@ def _patches(image: Tensor, patch: tuple[int, int]) -> Tensor:
     """(B, C, H, W) -> (B, N, C, ph, pw) in raster order."""
     blocks = image.unflatten(3, (-1, patch[1])).unflatten(2, (-1, patch[0]))  # (B, C, h, ph, w, pw)
     return blocks.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
-
-
-def _take(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of each image by number: (B, N, ...), (B, M) -> (B, M, ...)."""
-    rows = index + values.shape[1] * torch.arange(index.shape[0], device=index.device)[:, None]
-    return values.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, index.shape)

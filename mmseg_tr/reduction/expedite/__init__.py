@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,8 +14,10 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction
+from mmseg_tr.reduction.checks import check_choice, check_integer, check_layer, check_number, check_pair, is_integer
 from mmseg_tr.reduction.expedite.clustering import cluster_patches, scaled_distances
-from mmseg_tr.reduction.matching import stat_dtype, without_autocast
+from mmseg_tr.reduction.ladder import Grid, Ladder, distinct, rungs, scaled_layer
+from mmseg_tr.reduction.ops import stat_dtype, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
 WEIGHTINGS = ('l2', 'sum')
@@ -25,7 +29,7 @@ def reconstruction_weights(
 ) -> Tensor:
     """How much of every remaining token a patch is made of (token reconstruction layer).
 
-    before: (B, N, C), patches that were reduced; after: (B, K, C), what they were reduced to, right behind that step.
+    before: (B, N, C), patches that were reduced; after: (B, K, C), what they were reduced to, right after that step.
     Weights are exp(-temperature * squared distance); of a patch's weights those below the k-th largest are dropped, so
     that more than k remain where some tie with it (k=-1: all remain). weighting: 'l2' divides them by their Euclidean
     length, as published, which makes m equal values sqrt(m) times their mean; patches whose weights all underflow get
@@ -77,64 +81,123 @@ class Reconstruction:
         return self.weights.argmax(-1)
 
 
+def clustering_macs(patches: int, clusters: int, width: int, iterations: int, window: int) -> int:
+    """What the published counter adds for soft k-means of an image: N, K, C of the paper."""
+    near = min(window**2, clusters)
+    step = 3 * near * patches * width + 3 * near * patches + clusters * width
+    return patches * width + 2 * (patches + clusters) + iterations * step
+
+
+def reconstruction_macs(patches: int, tokens: int, width: int, k: int) -> int:
+    """What the published counter adds for patches from their k nearest tokens, all of them for k < 0.
+
+    It counts at the width of features, for scores too.
+    """
+    nearest = tokens if k < 0 else min(k, tokens)
+    distances = (patches + tokens) * width + patches * tokens * (width + 1)
+    return distances + patches * nearest * (width + 3)
+
+
+@dataclass(frozen=True)
 class Expedite(Reduction):
     """Full resolution for the first layers, clusters of patches for the others; class scores are reconstructed.
 
-    layer: number of layers at full resolution (alpha of the paper); clustering comes behind the last of them.
-    clusters: (rows, columns) that remain. iterations, window, temperature: of the clustering, see cluster_patches().
+    layer: number of layers at full resolution (alpha of the paper); clustering comes after the last of them.
+    clusters: (rows, columns) that remain; None: (28, 28), or 70 % of the sides of a grid with fewer
+    patches. iterations, window, temperature: of the clustering, see cluster_patches().
     k, reconstruct_temperature, weighting: of the reconstruction, see reconstruction_weights().
     reconstruct: what is brought back to the full grid: 'scores', the class scores of a head on tokens (published; with
-        out='maps' the features that leave the backbone); 'backbone', the features behind the last layer and its norm;
-        or the number of a layer behind which the full grid goes on.
+        out='maps' the features that leave the backbone); 'backbone', the features after the last layer and its norm;
+        or the number of a layer after which the full grid goes on.
     Class and other prefix tokens bypass it. In training too, losses see the full grid, while the published training
     took them from the clusters' map. An image with fewer patches than clusters is not reduced, with a warning.
     Raises ConfigError for settings outside these.
     """
 
-    def __init__(
-        self,
-        layer: int = 10,
-        clusters=(28, 28),
-        iterations: int = 5,
-        window: int = 5,
-        temperature: float = 0.02,
-        k: int = 20,
-        reconstruct_temperature: float = 0.02,
-        reconstruct: str | int = 'scores',
-        weighting: str = 'l2',
-    ) -> None:
-        self.layer = _check_whole('layer', layer, 1)
-        self.clusters = _check_clusters(clusters)
-        self.iterations = _check_whole('iterations', iterations, 0)
-        self.window = _check_window(window)
-        self.temperature = check_temperature('temperature', temperature)
-        self.k = check_k(k)
-        self.reconstruct_temperature = check_temperature('reconstruct_temperature', reconstruct_temperature)
-        self.reconstruct = _check_reconstruct(reconstruct, self.layer)
-        self.weighting = check_weighting(weighting)
-        rows, columns = self.clusters
-        if self.k > rows * columns:
-            raise ConfigError(
-                f'k={k} is more than the {rows * columns} clusters of {self.clusters}: choose at most as many, or -1.'
-            )
+    layer: int = 10
+    clusters: Sequence[int] | None = None
+    iterations: int = 5
+    window: int = 5
+    temperature: float = 0.02
+    k: int = 20
+    reconstruct_temperature: float = 0.02
+    reconstruct: str | int = 'scores'
+    weighting: str = 'l2'
 
-    def check(self, depth: int, grid: tuple[int, int], num_prefix: int) -> None:
-        for name, layer in (('layer', self.layer), ('reconstruct', self.reconstruct)):
-            if isinstance(layer, int) and layer > depth:
-                raise ConfigError(f'{name}={layer} must be a layer from 1 to {depth}, the depth of the backbone.')
+    count_rule: ClassVar[str] = 'expedite'
+    indexed: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_integer('layer', self.layer, 1)
+        check_integer('iterations', self.iterations)
+        _check_window(self.window)
+        check_temperature('temperature', self.temperature)
+        check_temperature('reconstruct_temperature', self.reconstruct_temperature)
+        check_k(self.k)
+        _check_reconstruct(self.reconstruct, self.layer)
+        check_choice('weighting', self.weighting, WEIGHTINGS)
+        if self.clusters is not None:
+            self._settle(clusters=check_pair('clusters', self.clusters, '(rows, columns), such as (28, 28)'))
+            if self.k > math.prod(self.clusters):
+                raise ConfigError(
+                    f'k must be at most the {math.prod(self.clusters)} clusters of {self.clusters}, or -1 for all, got '
+                    f'{self.k}.'
+                )
+
+    @classmethod
+    def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
+        """As published for 24 layers and a grid of 40x40: 28x28 clusters after layer 10, in proportion."""
+        clusters = _in_proportion(grid)
+        layer = min(max(round(depth * 10 / 24), 1), depth)
+        return dict(layer=layer, clusters=clusters, k=min(20, math.prod(clusters)))
+
+    @classmethod
+    def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
+        """Clusters in the shape of the grid down to a quarter of its sides, after several layers."""
+        side, k = max(grid), own.get('k', 20)
+        sizes = [(max(round(grid[0] * n / side), 1), max(round(grid[1] * n / side), 1)) for n in range(side - 1, 0, -1)]
+        sizes = [size for size in sizes if math.prod(size) >= k and 4 * max(size) >= side]
+        alphas = [scaled_layer(share, depth) for share in (1 / 6, 1 / 3, 1 / 2, 2 / 3)]
+        last = own.get('reconstruct') if isinstance(own.get('reconstruct'), int) else depth
+        layers = [layer for layer in distinct([own['layer']] if 'layer' in own else [], alphas) if layer < last]
+        return [Ladder(f'{cls.name}, layer {layer}', rungs(own, 'clusters', sizes, layer=layer)) for layer in layers]
+
+    def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
+        check_layer('layer', self.layer, depth)
+        if isinstance(self.reconstruct, int):
+            check_layer('reconstruct', self.reconstruct, depth)
         if self.reconstruct == depth:
             raise ConfigError(
-                f"reconstruct={depth} is the last layer: write 'backbone' to reconstruct behind it and its norm."
+                f"reconstruct must be 'backbone' to reconstruct after the last layer and its norm, got {depth}."
             )
-        num_clusters, num_patches = math.prod(self.clusters), math.prod(grid)
+        num_patches = math.prod(grid)
+        fitted = self if self.clusters else self._fitting(grid)
+        num_clusters = math.prod(fitted.clusters)
         if num_clusters > num_patches:
             raise ConfigError(
-                f'clusters={self.clusters} are more than the {num_patches} patches of grid {tuple(grid)}: choose fewer.'
+                f'clusters must be at most the {num_patches} patches of grid {tuple(grid)}, got {self.clusters}.'
             )
         if num_clusters == num_patches:
-            warnings.warn(f'Expedite: clusters={self.clusters} are as many as patches: nothing is saved.', stacklevel=2)
+            warnings.warn(
+                f'Expedite: clusters={fitted.clusters} are as many as patches: nothing is saved.', stacklevel=2
+            )
         if self.layer == depth and self.reconstruct == 'backbone':
             warnings.warn(f'Expedite: no layer runs on clusters between layer={depth} and the end.', stacklevel=2)
+        return fitted
+
+    def _fitting(self, grid: Grid) -> Expedite:
+        """With the default number of clusters for a grid."""
+        clusters = (28, 28) if math.prod(grid) > 28 * 28 else _in_proportion(grid)
+        return self._with(clusters=clusters, k=min(self.k, math.prod(clusters)))
+
+    def closed_forms(self, grid: Grid, width: int) -> dict[tuple[str, str], int]:
+        patches, clusters = math.prod(grid), math.prod(self.clusters)
+        if clusters > patches:
+            return {}
+        return {
+            ('merging', 'clustering'): clustering_macs(patches, clusters, width, self.iterations, self.window),
+            ('restoring', 'reconstruction'): reconstruction_macs(patches, clusters, width, self.k),
+        }
 
     def after_block(self, tokens: Tokens, layer: int) -> Tokens:
         if layer == self.layer:
@@ -145,7 +208,7 @@ class Expedite(Reduction):
         return reconstructed(tokens) if self.reconstruct == 'backbone' else tokens
 
     def _clustered(self, tokens: Tokens) -> Tokens:
-        """Clusters behind the prefix, and how to come back from them."""
+        """Clusters after the prefix, and how to come back from them."""
         if math.prod(self.clusters) > math.prod(tokens.grid):
             warnings.warn(
                 f'Expedite: grid {tokens.grid} has fewer patches than clusters={self.clusters}: no clustering.',
@@ -163,62 +226,37 @@ class Expedite(Reduction):
 
 
 def reconstructed(tokens: Tokens) -> Tokens:
-    """Tokens with one for every patch again, behind their prefix."""
+    """Tokens with one for every patch again, after their prefix."""
     if tokens.reconstruct is None:
         return tokens
     x = torch.cat([tokens.x[:, : tokens.num_prefix], tokens.restore(tokens.patches().x)], 1)
-    return tokens.replace(x=x, reconstruct=None)
+    return tokens.replace(x=x, index=None, gaps=False, reconstruct=None)
 
 
-def _check_whole(name: str, value, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f'{name}={value!r} must be a whole number from {least} on.')
-    return value
+def _in_proportion(grid: Grid) -> Grid:
+    """Seven tenths of the sides of a grid, as 28x28 clusters are of 40x40 patches."""
+    return tuple(max(round(0.7 * side), 1) for side in grid)
 
 
-def check_temperature(name: str, value) -> float:
+def check_temperature(name: str, value: Any) -> float:
     """Return a finite number above 0. Raises ConfigError."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
-        raise ConfigError(f'{name}={value!r} must be a number above 0.')
-    return float(value)
+    return check_number(name, value, 0, open_below=True)
 
 
-def check_k(k) -> int:
-    """Return how many nearest tokens reconstruct a patch: a whole number from 1 on, or -1. Raises ConfigError."""
-    if isinstance(k, bool) or not isinstance(k, int) or (k < 1 and k != -1):
-        raise ConfigError(f'k={k!r} must be a whole number from 1 on, or -1 for all.')
-    return k
+def check_k(k: Any) -> int:
+    """Return how many nearest tokens reconstruct a patch: a positive integer, or -1. Raises ConfigError."""
+    return k if is_integer(k) and k == -1 else check_integer('k', k, 1, hint='or -1 for all')
 
 
-def check_weighting(weighting) -> str:
-    """Return one of WEIGHTINGS. Raises ConfigError."""
-    if weighting not in WEIGHTINGS:
-        raise ConfigError(f'weighting={weighting!r} is unknown: it is one of {", ".join(map(repr, WEIGHTINGS))}.')
-    return weighting
-
-
-def _check_clusters(clusters) -> tuple[int, int]:
-    try:
-        rows, columns = clusters
-        whole = all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in (rows, columns))
-    except (TypeError, ValueError):
-        whole = False
-    if not whole:
-        raise ConfigError(f'clusters={clusters!r} must be (rows, columns), two whole numbers from 1 on, as (28, 28).')
-    return rows, columns
-
-
-def _check_window(window) -> int:
-    if _check_whole('window', window, 1) % 2 == 0:
-        raise ConfigError(f'window={window} must be odd, for it reaches equally far to both sides: 5 is published.')
+def _check_window(window: Any) -> int:
+    if check_integer('window', window, 1) % 2 == 0:
+        raise ConfigError(f'window must be odd, as it reaches equally far to both sides, got {window}.')
     return window
 
 
-def _check_reconstruct(reconstruct, layer: int) -> str | int:
-    number = isinstance(reconstruct, int) and not isinstance(reconstruct, bool)
+def _check_reconstruct(reconstruct: Any, layer: int) -> None:
+    number = is_integer(reconstruct)
     if not number and reconstruct not in ('scores', 'backbone'):
-        raise ConfigError(f"reconstruct={reconstruct!r} is unknown: it is 'scores', 'backbone' or a layer's number.")
+        raise ConfigError(f"reconstruct must be 'scores', 'backbone' or the number of a layer, got {reconstruct!r}.")
     if number and reconstruct <= layer:
-        raise ConfigError(f'reconstruct={reconstruct} must be a layer behind layer={layer}, where clustering is.')
-    return reconstruct
+        raise ConfigError(f'reconstruct must be a layer after layer={layer}, the one of clustering, got {reconstruct}.')

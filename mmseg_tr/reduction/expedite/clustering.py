@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmseg_tr.reduction.matching import host_numbers, stat_dtype, without_autocast
+from mmseg_tr.reduction.ops import host_numbers, stat_dtype, without_autocast
 
 
 def start_clusters(x: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
-from mmseg_tr.reduction.matching import Merge, descending_rank, identity, most_similar, of_one_shape, per_image
+from mmseg_tr.reduction.matching import Merge, descending_rank, identity, merged_places, most_similar
+from mmseg_tr.reduction.ops import of_one_shape, per_image
 from mmseg_tr.reduction.tokens import as_map, as_tokens
 
 Grid = tuple[int, int]
@@ -80,11 +81,7 @@ def grid_matching(metric: Tensor, grid: Grid, stride: Grid, r: int, offset: Tens
     if r <= 0:
         return identity(metric)
     score, partner = most_similar(metric.index_select(1, src), metric.index_select(1, dst))  # (B, sources)
-    rank = descending_rank(score)
-    kept = len(src) - r
-    index = rank.new_empty(batch, num_tokens)
-    index[:, src] = torch.where(rank < r, kept + partner, rank - r)
-    index[:, dst] = kept + torch.arange(len(dst), device=metric.device)
+    index = merged_places(src, dst, partner, descending_rank(score), r)
     return Merge(index, per_image(num_tokens - r, batch), (score,))
 
 

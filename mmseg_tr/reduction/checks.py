@@ -1,0 +1,99 @@
+"""Checks of arguments: each returns the value it was given, or raises ConfigError: "X must be ..., got ..."."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mmseg_tr.errors import ConfigError
+
+BATCH_RULES = ('per_image', 'joint')
+_WORDS = {0: 'a non-negative integer', 1: 'a positive integer'}
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is an int; True and False are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite int or float; True and False are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_integer(name: str, value: Any, least: int = 0, most: int | None = None, hint: str = '') -> int:
+    """Return an integer from `least` to `most`. hint: how the message goes on, such as 'or None for all'."""
+    if is_integer(value) and value >= least and (most is None or value <= most):
+        return value
+    what = _WORDS.get(least, f'an integer of {least} or more') if most is None else f'an integer from {least} to {most}'
+    raise ConfigError(f'{name} must be {what}{hint and f", {hint}"}, got {value!r}.')
+
+
+def check_positive(**values: Any) -> None:
+    """Raise ConfigError unless every value is a positive integer."""
+    for name, value in values.items():
+        check_integer(name, value, 1)
+
+
+def check_number(
+    name: str,
+    value: Any,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    open_below: bool = False,
+    open_above: bool = False,
+    hint: str = '',
+) -> float:
+    """Return a finite number from `least` to `most`; open_below, open_above: the limit itself is not allowed."""
+    fits = is_number(value) and least <= value <= most
+    if fits and not (open_below and value == least) and not (open_above and value == most):
+        return value
+    limits = [f'above {least}' if open_below else f'at least {least}'] if least > -math.inf else []
+    limits += [f'below {most}' if open_above else f'at most {most}'] if most < math.inf else []
+    what = ' '.join(['a number', ' and '.join(limits)]).strip()
+    raise ConfigError(f'{name} must be {what}{hint and f", {hint}"}, got {value!r}.')
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
+    """Return one of the allowed values."""
+    if value not in allowed:
+        raise ConfigError(f'{name} must be one of {", ".join(map(repr, allowed))}, got {value!r}.')
+    return value
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Return True or False."""
+    if not isinstance(value, bool):
+        raise ConfigError(f'{name} must be True or False, got {value!r}.')
+    return value
+
+
+def check_pair(name: str, value: Any, what: str, least: int = 1) -> tuple[int, int]:
+    """Return two integers of `least` or more as a tuple. what: the pair in words, '(rows, columns), such as (2, 2)'."""
+    pair = tuple(value) if isinstance(value, list | tuple) else ()
+    if len(pair) != 2 or not all(is_integer(side) and side >= least for side in pair):
+        raise ConfigError(f'{name} must be {what}, got {value!r}.')
+    return pair
+
+
+def check_layers(layers: Any, depth: int | None = None) -> tuple[int, ...]:
+    """Return layer numbers (from 1) in ascending order as a tuple. Each is a layer of the backbone and comes once."""
+    if isinstance(layers, str) or not isinstance(layers, Iterable):
+        raise ConfigError(f'layers must be a list of layer numbers such as (1, 5), got {layers!r}.')
+    layers = tuple(layers)
+    for layer in layers:
+        check_layer(f'layers={layers}: a layer', layer, depth)
+    if not layers:
+        raise ConfigError('layers must name at least one layer, got (): reduction=None is the plain model.')
+    if len(set(layers)) < len(layers):
+        raise ConfigError(f'layers must name each layer once, got {layers}.')
+    if list(layers) != sorted(layers):
+        raise ConfigError(f'layers must ascend, such as {tuple(sorted(layers))}, got {layers}.')
+    return layers
+
+
+def check_layer(name: str, layer: Any, depth: int | None = None) -> int:
+    """Return the number of a layer, from 1 to the depth of the backbone."""
+    return check_integer(name, layer, 1, depth, hint=f'as the backbone has {depth} layers' if depth else '')

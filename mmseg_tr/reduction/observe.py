@@ -1,0 +1,106 @@
+"""Look on while a method works in one forward: what stands for what, layer by layer, for every method.
+
+An observer is a strategy around another one, given for one forward: `backbone(image, reduction=Observer(method))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mmseg_tr.reduction.base import Embedded, Inside, Reduction
+from mmseg_tr.reduction.matching import joined_similarity
+from mmseg_tr.reduction.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What stands for what at one place of a network, for one image.
+
+    layer: number from 1, through all stages. name: 'layer 3', or 'stage 2, block 1'. part: where within the layer, for
+    methods that merge inside it ('attention', 'mlp', 'head 2', 'queries', 'keys'), else ''.
+    groups: (h, w) int64, equal for patches that share a token; -1 for patches that have none.
+    tokens: how many tokens stand for the h*w patches (class and other prefix tokens left out).
+    similarity: mean and lowest similarity of what joined here, where the method compares; None where nothing joined.
+    """
+
+    layer: int
+    name: str
+    part: str
+    groups: np.ndarray
+    tokens: int
+    similarity: tuple[float, float] | None = None
+
+    @property
+    def patches(self) -> int:
+        return self.groups.size
+
+    @property
+    def largest(self) -> int:
+        """Patches of the largest group."""
+        return int(np.unique(self.groups[self.groups >= 0], return_counts=True)[1].max())
+
+
+@dataclass
+class Observer(Reduction):
+    """Another method at work, unchanged. Subclasses look on at the points of the contract they are interested in."""
+
+    method: Reduction
+
+    def embed(self, project: Callable[[Tensor], Tensor], image: Tensor, padded: Tensor, position: Tensor) -> Embedded:
+        return self.method.embed(project, image, padded, position)
+
+    def before_block(self, tokens: Tokens, layer: int) -> Tokens:
+        return self.method.before_block(tokens, layer)
+
+    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
+        return self.method.attention(attend, y, tokens, layer)
+
+    def after_attention(self, tokens: Tokens, layer: int, seen: Any) -> Tokens:
+        return self.method.after_attention(tokens, layer, seen)
+
+    def mlp(self, mlp: Callable[[Tensor], Tensor], y: Tensor, tokens: Tokens, layer: int) -> Tensor:
+        return self.method.mlp(mlp, y, tokens, layer)
+
+    def after_block(self, tokens: Tokens, layer: int) -> Tokens:
+        return self.method.after_block(tokens, layer)
+
+    def after_norm(self, tokens: Tokens) -> Tokens:
+        return self.method.after_norm(tokens)
+
+    def key_sizes(self, tokens: Tokens) -> Tensor | None:
+        return self.method.key_sizes(tokens)
+
+
+@dataclass
+class Watcher(Observer):
+    """Notes per layer the groups that leave it, or those inside its parts, for methods that merge there."""
+
+    found: list[Merged] = field(default_factory=list)
+
+    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
+        self._note(self.method.inside(attend, y, tokens, layer, 'attention'), tokens, layer)
+        return super().attention(attend, y, tokens, layer)
+
+    def mlp(self, mlp: Callable[[Tensor], Tensor], y: Tensor, tokens: Tokens, layer: int) -> Tensor:
+        self._note(self.method.inside(None, y, tokens, layer, 'mlp'), tokens, layer)
+        return super().mlp(mlp, y, tokens, layer)
+
+    def after_block(self, tokens: Tokens, layer: int) -> Tokens:
+        tokens = super().after_block(tokens, layer)
+        if not self.found or self.found[-1].layer < layer:
+            joined = [step.merge for step in tokens.steps if step.layer == layer]
+            similarity = joined_similarity(joined[-1]) if joined else None
+            groups = tokens.places()[0].view(tokens.grid).cpu().numpy()
+            count = tokens.patches().counts[0]
+            self.found.append(Merged(layer, f'layer {layer}', '', groups, count, similarity))
+        return tokens
+
+    def _note(self, parts: tuple[Inside, ...], tokens: Tokens, layer: int) -> None:
+        for part in parts:
+            groups = part.places.cpu().view(tokens.grid).numpy()
+            self.found.append(Merged(layer, f'layer {layer}', part.part, groups, part.tokens, part.similarity))

@@ -1,0 +1,109 @@
+"""Small tensor operations that methods share: precision, packing, rows by number, draws that repeat."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def per_image(length: int, batch: int) -> tuple[int, ...]:
+    """A number that is the same for every image of a batch, as the lengths of Merge and Tokens hold it.
+
+    Once per image; a single time while a program for any batch is exported, when the batch is a symbol.
+    """
+    return (length,) if exporting() and isinstance(batch, torch.SymInt) else (length,) * batch
+
+
+def exporting() -> bool:
+    """Whether torch.export traces this forward."""
+    asked = getattr(torch.compiler, 'is_exporting', None)  # torch < 2.7 does not tell export from compilation
+    return asked() if asked else torch.compiler.is_compiling()
+
+
+def host_numbers(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Integers that the host knows as (n,) int64 on a device, without waiting for it as torch.tensor() would."""
+    return torch.tensor(numbers, dtype=torch.int64).to(device, non_blocking=True)
+
+
+def of_one_shape(constant: Tensor) -> Tensor:
+    """Tell torch.compile that a constant keeps its shape though others of its name have another."""
+    constant._dynamo_static_indices = set(range(constant.dim()))  # torch._dynamo.mark_static() without its import
+    return constant
+
+
+@torch.compiler.disable
+def decided(counts: Tensor) -> list[int]:
+    """What an adaptive method decided, (n,) integers, as shapes need it.
+
+    The one step at which the host waits for the device, and at which torch.compile breaks its graph: on purpose.
+    """
+    return counts.tolist()
+
+
+def running_starts(lengths: tuple[int, ...]) -> list[int]:
+    """Where each image begins in a packed row of images of these lengths."""
+    starts = [0]
+    for length in lengths[:-1]:
+        starts.append(starts[-1] + length)
+    return starts
+
+
+def scaled_count(count: int, total: int, other: int) -> int:
+    """A count out of `total` in proportion for `other`, rounded half up."""
+    if other == total:
+        return count
+    return (2 * count * other + total) // (2 * total) if total else 0
+
+
+def stat_dtype(x: Tensor) -> torch.dtype:
+    """float32 for similarities and sizes of half-precision tokens, the tokens' own precision otherwise."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Products keep the precision of their factors inside; x tells the device."""
+    # the meta device, on which multiply-adds are counted, knows no autocast
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows of x divided by their length, in float32 at least; a zero row stays zero, so that its similarity is 0."""
+    x = x.to(stat_dtype(x))
+    return x / length(x)[..., None]
+
+
+def length(x: Tensor) -> Tensor:
+    """Length of every row, (..., C) -> (...); never 0, so that one can divide by it."""
+    # below this length the squares underflow, and what is left of the length would say nothing
+    return x.norm(dim=-1).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
+
+
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of every image by number: (B, N, ...), (B, M) int64 -> (B, M, ...)."""
+    rows = index + values.shape[1] * torch.arange(index.shape[0], device=index.device)[:, None]
+    return values.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, index.shape)
+
+
+def drawn(draw: Callable[[], Tensor]) -> Tensor:
+    """Draw once and return a constant, so that an exported program gives the same result on every call."""
+    if not exporting():
+        return draw()
+    with ThreadPoolExecutor(1) as pool:  # tracing follows its own thread alone
+        return torch.tensor(pool.submit(lambda: draw().numpy()).result())
+
+
+def seeded_generator(seed: int, *place: int) -> torch.Generator:
+    """A CPU generator that depends on the seed and the place in the network alone, so that draws repeat anywhere."""
+    digest = hashlib.blake2b(repr((seed, *place)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, 'little'))
+
+
+@torch.compiler.assume_constant_result
+def seeded_uniform(count: int, seed: int, *place: int) -> Tensor:
+    """(1, count) numbers from [0, 1) on the CPU, of seeded_generator(); torch.compile takes them for a constant."""
+    return of_one_shape(drawn(lambda: torch.rand(1, count, generator=seeded_generator(seed, *place))))
