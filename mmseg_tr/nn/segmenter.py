@@ -11,8 +11,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.nn.blocks import run_block
+from mmseg_tr.nn.blocks import PLAIN, run_block
 from mmseg_tr.nn.vit import ViT
+from mmseg_tr.reduction.base import Reduction
 from mmseg_tr.reduction.checks import check_positive
 from mmseg_tr.reduction.tokens import Tokens
 
@@ -87,10 +88,14 @@ class MaskTransformer(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         tokens = tokens.patches()
+        return tokens.to_map(self.masks(tokens, self.decode(tokens)))
+
+    def decode(self, tokens: Tokens, observer: Reduction = PLAIN) -> Tokens:
+        """Patch tokens and class embeddings after the decoder's blocks. observer: looks on at the blocks."""
         joint = self.embed(tokens)
         for layer, block in enumerate(self.blocks, 1):
-            joint = run_block(block, joint, layer)
-        return tokens.to_map(self.masks(tokens, joint))
+            joint = run_block(block, joint, layer, observer)
+        return joint
 
     def embed(self, tokens: Tokens) -> Tokens:
         """Projected patch tokens with the class embeddings after them, image by image."""

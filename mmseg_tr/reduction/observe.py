@@ -77,6 +77,20 @@ class Observer(Reduction):
 
 
 @dataclass
+class AttentionInput(Observer):
+    """Keeps what enters the attention of one layer. layer: counts from 1."""
+
+    layer: int
+    tokens: Tokens | None = None  # that enter the block
+    y: Tensor | None = None  # the same after the first norm
+
+    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
+        if layer == self.layer:
+            self.tokens, self.y = tokens, y
+        return super().attention(attend, y, tokens, layer)
+
+
+@dataclass
 class Watcher(Observer):
     """Notes per layer the groups that leave it, or those inside its parts, for methods that merge there."""
 

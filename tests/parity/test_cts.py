@@ -17,7 +17,6 @@ from mmseg_tr.checkpoints import load_official
 from mmseg_tr.checkpoints.official_cts import cts_reduction
 from mmseg_tr.datasets.policy_labels import policy_labels
 from mmseg_tr.nn import MaskTransformer, Segmenter
-from mmseg_tr.nn.blocks import run_block
 from mmseg_tr.nn.inference import predict_views, window_anchors
 from mmseg_tr.nn.segmenter import enlarge_scores
 from mmseg_tr.reduction import Tokens
@@ -186,10 +185,7 @@ def token_logits(model: Segmenter, tokens: Tokens) -> Tensor:
     tokens, decoder = tokens.patches(), model.decoder
     if not isinstance(decoder, MaskTransformer):
         return decoder.head(tokens.x)
-    joint = decoder.embed(tokens)
-    for layer, block in enumerate(decoder.blocks, 1):
-        joint = run_block(block, joint, layer)
-    return decoder.masks(tokens, joint)
+    return decoder.masks(tokens, decoder.decode(tokens))
 
 
 def sliding_window(case: Case) -> None:

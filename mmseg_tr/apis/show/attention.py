@@ -16,12 +16,12 @@ from mmseg_tr.checkpoints import load_official
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.nn import MaskTransformer, ViT
 from mmseg_tr.nn.attention import attention_probabilities
-from mmseg_tr.nn.blocks import run_block
+from mmseg_tr.nn.blocks import PLAIN
+from mmseg_tr.reduction.observe import AttentionInput
 from mmseg_tr.reduction.tokens import Tokens
 from mmseg_tr.weights.formats import checkpoint_path
 from mmseg_tr.weights.variant import normalization, read_variant, section, whole
 
-SUPPORTED = ('ALGM', 'CTS', 'ToMe')  # their tokens know the patches that they stand for
 STATISTICS = {
     'vit': ((127.5,) * 3, (127.5,) * 3),
     # not rounded as for training: the published command does not do so either
@@ -80,12 +80,10 @@ def _viewed(encoder: nn.Module | None, decoder: nn.Module | None, mean, std, siz
     if not isinstance(encoder, ViT):
         raise ConfigError(f'{name} has no ViT: attention maps are drawn for networks on mmseg_tr.ViT.')
     reduction = encoder.reduction
-    method = type(reduction).__name__
-    if reduction is not None and (method not in SUPPORTED or getattr(reduction, 'form', None) == 'dense'):
-        form = ' in its dense form' if method in SUPPORTED else ''
+    if reduction is not None and not reduction.indexed:
         raise ConfigError(
-            f'{method}{form} keeps no index of the patches that a token stands for: attention maps are drawn for '
-            f'{", ".join(SUPPORTED)} and the plain network.'
+            f'{reduction.name} with these settings keeps no index of the patches that a token stands for in attention: '
+            'attention maps are drawn for the methods that do, and for the plain network.'
         )
     return Viewed(encoder, decoder if isinstance(decoder, MaskTransformer) else None, mean, std, size)
 
@@ -161,22 +159,18 @@ def _look(viewed: Viewed, pixels: np.ndarray, layer: int, decoder: bool) -> tupl
     """The patch tokens that enter a layer, all that enter it, and its attention (1, heads, T, T)."""
     image = (torch.tensor(pixels).float() - torch.tensor(viewed.mean)) / torch.tensor(viewed.std)
     encoder = viewed.encoder
-    tokens = encoder.embed(image.permute(2, 0, 1)[None])
-    for number in range(1, (len(encoder.blocks) if decoder else layer) + 1):
-        tokens = encoder.run(tokens, number)
+    image, method = image.permute(2, 0, 1)[None], encoder.method()
     if not decoder:
-        block = encoder.blocks[layer]
-        probabilities = attention_probabilities(block.attn, block.norm1(tokens.x))
-        if getattr(encoder.reduction, 'prop_attn', False) and tokens.size is not None:
-            weighted = probabilities * tokens.size[:, None, None]  # softmax(s + log size)
+        look = AttentionInput(method, layer + 1)
+        encoder.forward_tokens(image, reduction=look)
+        probabilities, size = attention_probabilities(encoder.blocks[layer].attn, look.y), method.key_sizes(look.tokens)
+        if size is not None:
+            weighted = probabilities * size[:, None, None]  # softmax(s + log size)
             probabilities = weighted / weighted.sum(-1, keepdim=True)
-        return tokens.patches(), tokens, probabilities
-    patches = encoder.finish(tokens).patches()
-    joint = viewed.decoder.embed(patches)
-    for number, block in enumerate(viewed.decoder.blocks[:layer], 1):
-        joint = run_block(block, joint, number)
-    block = viewed.decoder.blocks[layer]
-    return patches, joint, attention_probabilities(block.attn, block.norm1(joint.x))
+        return look.tokens.patches(), look.tokens, probabilities
+    patches, look = encoder.forward_tokens(image).patches(), AttentionInput(PLAIN, layer + 1)
+    viewed.decoder.decode(patches, look)
+    return patches, look.tokens, attention_probabilities(viewed.decoder.blocks[layer].attn, look.y)
 
 
 def file_names(maps: Maps, *, decoder: bool, classes: bool, layer: int, patch: tuple[int, int]) -> list[list[str]]:
