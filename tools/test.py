@@ -35,6 +35,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--scores', metavar='FILE', help='.yml or .json (default: scores_ss.yml, with --tta scores_ms.yml, in work dir)'
     )
+    parser.add_argument('--no-check-data', action='store_true', help='do not compare labels with pictures and classes')
     common_arguments(parser)
     return parser.parse_args(argv)
 
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         scores=args.scores,
         cfg_options=args.cfg_options,
         launcher=args.launcher,
+        check_data=False if args.no_check_data else None,
     )
 
 

@@ -24,6 +24,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--load-from', metavar='CHECKPOINT', help='start from these weights; the head may differ')
     parser.add_argument('--seed', type=int, help='seed of everything random (default: the one in the config)')
+    parser.add_argument('--no-check-data', action='store_true', help='do not compare labels with pictures and classes')
     common_arguments(parser)
     args = parser.parse_args(argv)
     if args.resume and args.load_from:
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         seed=args.seed,
         cfg_options=args.cfg_options,
         launcher=args.launcher,
+        check_data=False if args.no_check_data else None,
     )
 
 

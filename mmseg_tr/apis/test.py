@@ -14,6 +14,7 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from mmseg_tr.apis.config import check_autocast, fit_to_run, load_config, require_checkpoint, require_sections
+from mmseg_tr.engine.data_checks import check_run_data
 from mmseg_tr.engine.distributed import process_group
 from mmseg_tr.engine.plain import to_plain
 from mmseg_tr.engine.pose_checks import is_pose_config
@@ -40,6 +41,7 @@ class EvaluateOptions:
     tta: the config's tta_model and tta_pipeline (several scales and flips).
     amp: mixed precision. fraction: the share of the images to test on, evenly spread.
     scores: the file, .yml or .json; by default scores_ss.yml, or scores_ms.yml with `tta`, in the work dir.
+    check_data: compare labels with pictures and classes first; None for what the config says (True).
     cfg_options: settings that replace those of the config. launcher: what started the processes, see TrainOptions.
     """
 
@@ -56,6 +58,7 @@ class EvaluateOptions:
     scores: str | None = None
     cfg_options: Mapping[str, Any] | None = None
     launcher: str = 'none'
+    check_data: bool | None = None
 
 
 def evaluate(
@@ -96,6 +99,8 @@ def apply_options(config: Config, options: EvaluateOptions) -> None:
         use_tta(config)
     if options.format_only:
         config.test_dataloader.dataset = without_labels(config.test_dataloader.dataset)
+    if options.check_data is not None:
+        config.check_data = options.check_data
     if options.amp:
         check_autocast()
         config.test_cfg.fp16 = True  # mmengine's name for autocast; a CPU takes bfloat16
@@ -105,6 +110,8 @@ def apply_options(config: Config, options: EvaluateOptions) -> None:
 
 def _run(config: Config, checkpoint: str, path: str) -> dict[str, Any]:
     runner = build_runner(config, 'test')
+    if config.get('check_data', True):
+        check_run_data(runner, 'test')
     # mmengine skips tensors that do not fit. It loads again by itself, so that its hooks see the file.
     load_strictly(bare_model(runner), checkpoint)
     metrics = runner.test()

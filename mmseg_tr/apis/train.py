@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmseg_tr.apis.config import fit_to_run, load_config, require_sections, use_amp_for_training
+from mmseg_tr.engine.data_checks import check_run_data
 from mmseg_tr.engine.distributed import process_group
 from mmseg_tr.engine.runner import bare_model, build_runner, config_mistakes
 from mmseg_tr.engine.start import check_resumable, check_start, find_checkpoint
@@ -25,6 +26,7 @@ class TrainOptions:
     load_from: start from these weights; the backbone must fit, a head may differ.
     amp: mixed precision, float16 on a GPU and bfloat16 on a CPU. seed: of everything random, over the config's.
     cfg_options: settings that replace those of the config, 'train_cfg.max_iters': 100.
+    check_data: compare labels with pictures and classes first; None for what the config says (True).
     launcher: 'none' for one process, or what started the processes: 'pytorch' (torchrun), 'slurm', 'mpi'.
     """
 
@@ -35,6 +37,7 @@ class TrainOptions:
     seed: int | None = None
     cfg_options: Mapping[str, Any] | None = None
     launcher: str = 'none'
+    check_data: bool | None = None
 
 
 def train(config: str | Config, options: TrainOptions | None = None, **settings: Any) -> Runner:
@@ -57,6 +60,8 @@ def train(config: str | Config, options: TrainOptions | None = None, **settings:
     config.load_from, config.resume = start, bool(resume)
     with process_group(options.launcher):
         runner = build_runner(config, 'train')
+        if config.get('check_data', True) if options.check_data is None else options.check_data:
+            check_run_data(runner, *(('train', 'val') if config.get('val_cfg') else ('train',)))
         if resume:
             check_resumable(bare_model(runner), start)
         elif start:

@@ -12,6 +12,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DATASETS
 from PIL import Image
 
+from mmseg_tr.datasets.metainfo_checks import check_metainfo
 from mmseg_tr.errors import ConfigError, DatasetError
 
 UNSET = re.compile(r'unset:(\w+)')  # what our configs say for {{$DATASET}} where the variable is not set
@@ -26,6 +27,7 @@ def build_dataset(config: Mapping[str, Any], fraction: float = 1.0) -> Any:
     """
     kind = str(config.get('type'))
     check_folders(config)
+    check_metainfo(config)
     try:
         dataset = DATASETS.build(config)
         if hasattr(dataset, 'full_init'):
