@@ -84,7 +84,8 @@ def test_resume_continues_the_last_training_of_the_work_dir(place, tmp_path):
 
 def test_load_from_takes_a_backbone_and_lets_the_head_differ(place, checkpoint, tmp_path, capfd):
     config = write_config(tmp_path, place / 'data', "model['decode_head'].update(num_classes=5)")
-    arguments = ['--work-dir', tmp_path / 'work', '--load-from', checkpoint, '--cfg-options', 'train_cfg.max_iters=1']
+    arguments = ['--work-dir', tmp_path / 'work', '--load-from', checkpoint, '--no-check-data', '--cfg-options',
+                 'train_cfg.max_iters=1']  # fmt: skip
     call('train', config, *arguments, 'optim_wrapper.optimizer.lr=0.', 'val_cfg=None', 'val_dataloader=None',
          'val_evaluator=None')  # fmt: skip
     assert 'start anew: decode_head.' in capfd.readouterr().out
@@ -128,7 +129,8 @@ def test_scores_agree_with_the_prediction_files(place, tmp_path):
 def test_json_says_null_where_a_class_is_nowhere(place, tmp_path):
     more = "test_dataloader['dataset']['metainfo'] = dict(classes=('a', 'b', 'c', 'none'), palette=[[0] * 3] * 4)"
     config = write_config(tmp_path, place / 'data', more)
-    run_test(place, tmp_path, '--scores', tmp_path / 'scores.json', '--eval', 'mDice', config=config)
+    arguments = ['--scores', tmp_path / 'scores.json', '--eval', 'mDice', '--no-check-data']
+    run_test(place, tmp_path, *arguments, config=config)
     scores = json.loads((tmp_path / 'scores.json').read_text())
     assert scores['cat_iou'][3] is None
     assert 0 < scores['mean_iou'] < 100
@@ -174,7 +176,7 @@ def test_cityscapes_files_hold_label_ids(place, tmp_path):
 test_dataloader['dataset'].update(metainfo=dict(classes={CITYSCAPES_CLASSES!r}, palette=[[0] * 3] * 19))
 """
     config = write_config(tmp_path, place / 'data', more)
-    run_test(place, tmp_path, '--out', tmp_path / 'out', config=config)
+    run_test(place, tmp_path, '--out', tmp_path / 'out', '--no-check-data', config=config)
     run_test(place, tmp_path, '--out', tmp_path / 'plain')
     expected = np.array(CITYSCAPES_LABEL_IDS)[read_image(tmp_path / 'plain' / '03.png')]
     np.testing.assert_array_equal(read_image(tmp_path / 'out' / '03.png'), expected)
