@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     found, out = find_logs(args.logs), Path(args.out)
     if args.plot and out.suffix.lower() != '.png':
-        raise ConfigError(f'--out {out} does not end in .png: name a PNG file.')
+        raise ConfigError(f'--out must be a file that ends in .png, got {out}.')
     if args.plot and out.exists() and not args.force:
-        raise ConfigError(f'{out} exists already: name another file with --out, or add --force.')
+        raise ConfigError(f'{out} exists: choose another file with --out, or add --force to replace it.')
     logs = {}
     for name, path in found.paths.items():
         rows = read_log(path)

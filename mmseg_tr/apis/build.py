@@ -98,6 +98,11 @@ def pick_precision(amp: str | None, device: str | None) -> torch.dtype | None:
     return PRECISIONS[amp]
 
 
+def precision_name(dtype: torch.dtype | None) -> str:
+    """The name in PRECISIONS of an autocast type, 'fp32' for None."""
+    return next((name for name, kind in PRECISIONS.items() if kind == dtype), 'fp32')
+
+
 def own_shape(config: Config) -> tuple[int, int]:
     """The size that a config trains or tests at: its window, its crop, its img_size, a codec's, else 512 x 512."""
     model = config.model
@@ -151,17 +156,25 @@ def _from_folder(config: Config, model: nn.Module, folder: str) -> Iterator[Tens
 
 def _photographs(config: Config, model: nn.Module, shape: tuple[int, int], count: int) -> Iterator[Tensor]:
     """The bundled photographs as large as they enter the network, normalised by the model, (1, C, *shape)."""
-    reader, channels = PictureReader.of(config), input_channels(model)
     for pixels in photograph_batch(count, shape):
-        loaded = reader.load(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-        img = np.atleast_3d(loaded['img'])
-        if channels is not None and img.shape[2] != channels:  # they are there to be measured, not to be looked at
-            img = img[..., [number % img.shape[2] for number in range(channels)]]
-        if reader.pose:
-            item = dict(inputs=torch.from_numpy(img.transpose(2, 0, 1).copy()), data_samples=BaseDataElement())
-        else:
-            item = reader.pack(dict(loaded, img=img), native=True)
-        yield preprocess(model, [item])['inputs']
+        yield network_input(config, model, np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+
+def network_input(config: Config, model: nn.Module, pixels: np.ndarray) -> Tensor:
+    """An RGB picture (H, W, 3) as the network takes it, at its own size: (1, C, H, W).
+
+    A network that takes other channels gets the picture's again and again: it is measured, not looked at.
+    """
+    reader, channels = PictureReader.of(config), input_channels(model)
+    loaded = reader.load(pixels)
+    img = np.atleast_3d(loaded['img'])
+    if channels is not None and img.shape[2] != channels:
+        img = img[..., [number % img.shape[2] for number in range(channels)]]
+    if reader.pose:
+        item = dict(inputs=torch.from_numpy(img.transpose(2, 0, 1).copy()), data_samples=BaseDataElement())
+    else:
+        item = reader.pack(dict(loaded, img=img), native=True)
+    return preprocess(model, [item])['inputs']
 
 
 def fit_to(image: Tensor, model: nn.Module, shape: tuple[int, int]) -> Tensor:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmseg_tr.errors import ConfigError, require_extra
+from mmseg_tr.files import write_atomically
 
 X_KEYS = ('epoch', 'step', 'iter')
 # the first of these sets that a log has a key of is drawn when none is asked for
@@ -45,7 +48,7 @@ def find_logs(inputs: Sequence[str]) -> LogList:
     lists = [text for text in inputs if Path(text).suffix in ('.yml', '.yaml')]
     if lists:
         if len(inputs) > 1:
-            raise ConfigError(f'{lists[0]} is a list of logs by itself: give it alone.')
+            raise ConfigError(f'{lists[0]} is a list of logs: give it alone.')
         return read_list(Path(lists[0]))
     paths: dict[str, Path] = {}
     for text in inputs:
@@ -53,7 +56,7 @@ def find_logs(inputs: Sequence[str]) -> LogList:
         if not equals or Path(text).exists():
             name, path = _name(Path(text)), text
         if name in paths:
-            raise ConfigError(f'two logs are called {name}: name them, as in first={paths[name]} second={path}.')
+            raise ConfigError(f'two logs are called {name}: name them, such as first={paths[name]} second={path}.')
         paths[name] = Path(path)
     return LogList(paths)
 
@@ -79,15 +82,19 @@ def read_list(path: Path) -> LogList:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except OSError as error:
         raise ConfigError(f'the list of logs {path} cannot be read ({error.strerror}): check the path.') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f'{path} is not YAML: {" ".join(str(error).split())}') from error
+    except RecursionError as error:
+        raise ConfigError(f'the list of logs {path} is nested too deeply to be read.') from error
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError) as error:  # also of tags such as !!int
+        raise ConfigError(f'the list of logs {path} is not valid YAML: {" ".join(str(error).split())}') from error
     logs = content.get('logs') if isinstance(content, Mapping) else None
     if not isinstance(logs, Mapping) or not logs or not all(isinstance(value, str) for value in logs.values()):
         raise ConfigError(f'{path} lists no logs: it needs an entry logs with a path for every name.')
     limits = {key: content[key] for key in ('vmin', 'vmax', 'epochs') if content.get(key) is not None}
     for key, value in limits.items():
-        if isinstance(value, bool) or not isinstance(value, int if key == 'epochs' else int | float):
-            raise ConfigError(f'{path} has {key}: {value!r}, which is no number: give one or leave it out.')
+        if not _is_number(value) or (key == 'epochs' and not isinstance(value, int)):
+            raise ConfigError(
+                f'{key} in {path} must be {"an integer" if key == "epochs" else "a number"}, got {value!r}.'
+            )
     root = path.parent / str(content.get('root') or '')
     return LogList({str(name): root / value for name, value in logs.items()}, **limits)
 
@@ -105,9 +112,9 @@ def read_log(path: Path) -> list[dict[str, Any]] | None:
     for file in files:
         part = _read_rows(file)
         count = 'epoch' if any('epoch' in row for row in part) else 'step'
-        start = min((row[count] for row in part if count in row), default=None)
+        start = min((row[count] for row in part if _is_number(row.get(count))), default=None)
         if start is not None:
-            rows = [row for row in rows if row.get(count, start) < start]
+            rows = [row for row in rows if not _is_number(row.get(count)) or row[count] < start]
         rows += part
     return rows if files else None
 
@@ -146,9 +153,11 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             if number == len(lines) > 1:  # a training that is running, or was killed while it wrote
                 break
-            raise ConfigError(f'{path} is no training log: line {number} is not JSON ({error.msg}).') from error
+            raise ConfigError(f'{path} is not a training log: line {number} is not JSON ({error.msg}).') from error
+        except (RecursionError, ValueError) as error:  # thousands of brackets, or of digits
+            raise ConfigError(f'{path} is not a training log: line {number} cannot be read.') from error
         if not isinstance(row, dict):
-            raise ConfigError(f'{path} is no training log: line {number} is {line[:40]}, not a JSON object.')
+            raise ConfigError(f'{path} is not a training log: line {number} is {line[:40]}, not a JSON object.')
         rows.append(row)
     return _with_epochs(rows)
 
@@ -160,7 +169,17 @@ def value_of(row: Mapping[str, Any], key: str) -> float | None:
         value = row
         for part in key.split('/'):
             value = value.get(part) if isinstance(value, Mapping) else None
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return value if _is_number(value, finite=False) else None
+
+
+def _is_number(value: Any, finite: bool = True) -> bool:
+    """Whether a value is a number that a float can hold, neither True nor False. finite: NaN and infinity are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value) or not finite
+    except OverflowError:
+        return False
 
 
 def read_curve(
@@ -214,5 +233,6 @@ def draw_curves(
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(frameon=False, fontsize='small')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format='png', dpi=300)
+    file = io.BytesIO()
+    figure.savefig(file, format='png', dpi=300)
+    write_atomically(file.getvalue(), path)

@@ -48,7 +48,7 @@ def test_both_kinds_of_logs_in_one_picture(published, work_dir, tmp_path, capsys
         colors = image.convert('RGB').getcolors(2**24)
     assert len(colors) > 2
     said = mistake(capsys, 'plot_logs', work_dir, '-o', out)
-    assert said == f'{out} exists already: name another file with --out, or add --force.'
+    assert said.startswith(str(out)) and '--force' in said
     assert call('plot_logs', work_dir, '-o', out, '--force', '-s', 'tight') == 0
     with Image.open(out) as image:
         assert image.size == (1440, 960)
@@ -128,13 +128,69 @@ def test_mistakes_are_one_sentence(published, tmp_path, capsys):
     assert 'lists no logs' in mistake(capsys, 'plot_logs', write(tmp_path / 'a.yml', [dict(root='.')]), *out)
     assert 'cannot be read' in mistake(capsys, 'plot_logs', tmp_path / 'gone.yml', *out)
     (tmp_path / 'b.yml').write_text('logs: [')
-    assert 'is not YAML' in mistake(capsys, 'plot_logs', tmp_path / 'b.yml', *out)
+    assert 'b.yml' in mistake(capsys, 'plot_logs', tmp_path / 'b.yml', *out)
     write(tmp_path / 'c.yml', [dict(logs=dict(a='x'), vmin='low')])
-    assert "vmin: 'low', which is no number" in mistake(capsys, 'plot_logs', tmp_path / 'c.yml', *out)
+    assert "'low'" in mistake(capsys, 'plot_logs', tmp_path / 'c.yml', *out)
     (tmp_path / 'bad.txt').write_text('Epoch 1\nEpoch 2\n')
     assert 'line 1 is not JSON' in mistake(capsys, 'plot_logs', tmp_path / 'bad.txt', *out)
     said = mistake(capsys, 'plot_logs', published, '--y-key', 'mAP', *out)
     assert said.startswith('the log seg has no mAP over epoch or step or iter: it has epoch, num_updates, train_loss,')
     assert 'two logs are called seg' in mistake(capsys, 'plot_logs', published, published, *out)
-    assert 'give it alone' in mistake(capsys, 'plot_logs', tmp_path / 'b.yml', published, *out)
-    assert 'does not end in .png' in mistake(capsys, 'plot_logs', published, '-o', tmp_path / 'c.jpg')
+    assert 'b.yml' in mistake(capsys, 'plot_logs', tmp_path / 'b.yml', published, *out)
+    assert 'c.jpg' in mistake(capsys, 'plot_logs', published, '-o', tmp_path / 'c.jpg')
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_earlier_one(published, tmp_path, capsys, monkeypatch):
+    """A full disk, or a kill while the picture is drawn."""
+    out = tmp_path / 'c.png'
+    out.write_bytes(b'earlier')
+
+    def full(*_, **__):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('os.fsync', full)
+    assert 'c.png' in mistake(capsys, 'plot_logs', published, '-o', out, '--force')
+    assert out.read_bytes() == b'earlier' and sorted(path.name for path in tmp_path.iterdir()) == ['c.png', 'seg']
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '!!int abc',
+        '!!float x',
+        '!!timestamp x',
+        '2001-13-45',
+        '{a: ' * 3000,
+        'logs: {a: x}\nvmin: .nan',
+        'logs: {a: x}\nvmax: .inf',
+        'logs: {a: x}\nepochs: 1.5',
+        'logs: 5',
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_list_of_logs_that_is_not_one_is_refused(text, tmp_path, capsys):
+    (tmp_path / 'a.yml').write_text(text)
+    assert 'a.yml' in mistake(capsys, 'plot_logs', tmp_path / 'a.yml', '-o', tmp_path / 'c.png')
+
+
+@pytest.mark.parametrize(
+    'line',
+    ['[' * 100_000, '9' * 5000, '{"loss": ' + '9' * 5000 + '}', '3', '"a"'],
+    ids=['deep', 'digits', 'loss', '3', 'a'],
+)
+def test_a_line_that_is_not_a_row_is_refused(line, tmp_path, capsys):
+    (tmp_path / 'log.txt').write_text(f'{line}\n{line}\n')
+    assert 'log.txt' in mistake(capsys, 'plot_logs', tmp_path / 'log.txt', '-o', tmp_path / 'c.png')
+
+
+def test_numbers_that_no_float_holds_and_steps_of_mixed_types_are_left_out(tmp_path):
+    rows = [
+        dict(step=1, loss=1.0),
+        dict(step='two', loss=2.0),
+        dict(step=10**400, loss=4.0),
+        dict(step=3, loss=10**400),
+    ]
+    for number in (1, 2):
+        write(tmp_path / str(number) / 'vis_data' / 'scalars.json', rows)
+    curve = read_curve('a', read_log(tmp_path))
+    assert (curve.x, curve.y) == ((1,), (1,))

@@ -20,6 +20,7 @@ from mmseg_tr.apis.build import build_model, load_batch, own_shape
 from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections, use_reduction
 from mmseg_tr.apis.export.check import write_checked
 from mmseg_tr.apis.export.counts import fixed_settings
+from mmseg_tr.apis.export.description import describe
 from mmseg_tr.apis.export.onnx import require_onnx
 from mmseg_tr.apis.export.program import OUTPUTS, Whole
 from mmseg_tr.errors import ConfigError
@@ -124,7 +125,10 @@ def export(
     count = max(2, *options.batch_sizes)
     batch = load_batch(config, model, options.images, shape, count, count)
     whole = Whole(model, options.output).eval()
-    difference = write_checked(whole, batch, out, options.form, options.batch_sizes, replace=options.force)
+    about = describe(config, model, shape, options.output)
+    difference = write_checked(
+        whole, batch, out, options.form, options.batch_sizes, description=about, replace=options.force
+    )
     settings = (config.model.get('backbone') or {}).get('reduction')
     return Exported(out, options.form, options.output, shape, difference, dict(settings) if settings else None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,10 +17,18 @@ TOLERANCE = 1e-4
 
 
 def write_checked(
-    whole: Whole, batch: Tensor, out: Path, form: str, batch_sizes: Sequence[int] = (1, 3), *, replace: bool = True
+    whole: Whole,
+    batch: Tensor,
+    out: Path,
+    form: str,
+    batch_sizes: Sequence[int] = (1, 3),
+    *,
+    description: Mapping[str, str] | None = None,
+    replace: bool = True,
 ) -> dict[int, float]:
     """Export `whole` to `out` and compare the file with it on the first images of `batch`, which holds two or more.
 
+    description: metadata of the file.
     replace: whether a file that is there, or that another process writes meanwhile, may be replaced.
     Returns the largest difference per batch size. Raises ExportError or WriteError; then `out` is unchanged.
     """
@@ -29,7 +37,7 @@ def write_checked(
         require_onnx()
     program = trace(whole, batch[:2])
     with atomic_path(out, replace=replace) as unfinished:
-        write(program, unfinished)
+        write(program, unfinished, description or {})
         return differences(whole, read(unfinished), batch, batch_sizes)
 
 

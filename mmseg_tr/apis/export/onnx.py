@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -20,8 +21,8 @@ def require_onnx() -> None:
         require_extra('export', module, 'to export a network as ONNX')
 
 
-def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Translate a program to ONNX, weights included. Raises ExportError."""
+def write_onnx(program: torch.export.ExportedProgram, path: Path, description: Mapping[str, str] | None = None) -> None:
+    """Translate a program to ONNX, weights included, with its description as metadata. Raises ExportError."""
     names = dict(input_names=['image'], output_names=['output'])
     try:
         with warnings.catch_warnings():
@@ -36,7 +37,20 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
             )
     except Exception as error:
         raise ExportError(f'this network cannot be translated to ONNX: {first_line(error)}') from error
+    name_batch(translated.model)
+    translated.model.metadata_props.update(description or {})
     translated.save(path)
+
+
+def name_batch(model) -> None:
+    """Call the axis of any length 'batch' in every shape of an ONNX model, which the exporter numbers."""
+    (image,) = model.graph.inputs
+    numbered = re.compile(rf'\b{re.escape(str(image.shape[0]))}\b')
+    values = [image, *model.graph.outputs, *(value for node in model.graph for value in node.outputs)]
+    for value in values:
+        for place, length in enumerate(value.shape or ()):
+            if not isinstance(length, int) and length.value is not None:
+                value.shape[place] = numbered.sub('batch', length.value)
 
 
 def translations() -> dict[object, Callable]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmseg_tr.analysis.network import network_of
 from mmseg_tr.errors import ExportError
 
 OUTPUTS = ('logits', 'labels')
+DESCRIPTION = 'description.json'
 Program = Callable[[Tensor], Tensor]
 
 
@@ -44,13 +46,15 @@ def trace(whole: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
         raise ExportError(f'torch.export cannot trace this network: {first_line(error)}') from error
 
 
-def write_torch(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Save a program as torch.export.load() reads it.
+def write_torch(
+    program: torch.export.ExportedProgram, path: Path, description: Mapping[str, str] | None = None
+) -> None:
+    """Save a program as torch.export.load() reads it, with its description as the extra file DESCRIPTION.
 
     It is packed in memory: torch's own writer aborts the process when the disk is full, an open file raises OSError.
     """
     packed = io.BytesIO()
-    torch.export.save(program, packed)
+    torch.export.save(program, packed, extra_files={DESCRIPTION: json.dumps(dict(description or {}))})
     path.write_bytes(packed.getbuffer())
 
 
