@@ -15,13 +15,12 @@ from mmseg_tr.analysis.parts import find_vit
 from mmseg_tr.analysis.speed import Contestant
 from mmseg_tr.apis.build import load_batch
 from mmseg_tr.apis.export import refuse_adaptive
-from mmseg_tr.apis.export.counts import average_settings
+from mmseg_tr.apis.export.counts import fixed_settings
 from mmseg_tr.apis.export.onnx import read_onnx, write_onnx
 from mmseg_tr.apis.export.program import Program, trace
 from mmseg_tr.errors import require_extra
-from mmseg_tr.reduction import ALGM
 
-EXAMPLES = 4  # photographs that ALGM's fixed counts are the mean of
+EXAMPLES = 4  # photographs that the fixed numbers of an adaptive method are the mean of
 
 
 class Scores(nn.Module):
@@ -42,8 +41,8 @@ def exported(bench: Bench, settings: Numbers) -> Numbers:
     plain = bench.plain(config)
     images = load_batch(config, plain, None, shape, EXAMPLES, EXAMPLES)
     model = with_method(plain, method)
-    if isinstance(find_vit(model).reduction, ALGM):
-        method = method | average_settings(model, find_vit(model).reduction, images.split(1))
+    if find_vit(model).reduction.unexportable():
+        method = fixed_settings(model, images.split(1))
         model = with_method(plain, method)
     refuse_adaptive(model)
     contestants = dict(

@@ -19,7 +19,7 @@ from mmseg_tr.analysis.network import reduction_of
 from mmseg_tr.apis.build import build_model, load_batch, own_shape
 from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections, use_reduction
 from mmseg_tr.apis.export.check import write_checked
-from mmseg_tr.apis.export.counts import fixed_settings
+from mmseg_tr.apis.export.counts import average_settings
 from mmseg_tr.apis.export.description import describe
 from mmseg_tr.apis.export.onnx import require_onnx
 from mmseg_tr.apis.export.program import OUTPUTS, Whole
@@ -113,7 +113,7 @@ def export(
         use_reduction(config, options.reduction)
     model = build_model(config, checkpoint).eval()
     if options.average is not None:
-        config.model.backbone.reduction = fixed_settings(config, model, options.average)
+        config.model.backbone.reduction = average_settings(config, model, options.average)
         model = build_model(config, checkpoint).eval()
     refuse_adaptive(model)
     if options.output == 'labels' and not hasattr(model, 'decode_head'):
