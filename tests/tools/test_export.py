@@ -1,5 +1,8 @@
 """tools/export.py: a config and a checkpoint to one checked file, and one sentence for every mistake."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 
@@ -72,3 +75,35 @@ def test_existing_file_stays_without_force(checkpoint, tmp_path, capsys):
 def test_mistakes_are_one_sentence(config, name, more, said, checkpoint, tmp_path, capsys):
     assert said in mistake(capsys, 'export', config, checkpoint, tmp_path / name, *SMALL, *more)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_says_how_to_prepare_pictures_and_what_its_numbers_mean(checkpoint, tmp_path):
+    """A user with ONNX Runtime alone segments a picture as test does."""
+    import onnxruntime
+
+    from mmseg_tr.apis.build import build_model, network_input
+    from mmseg_tr.apis.config import load_config
+
+    config = tmp_path / 'bgr.py'
+    config.write_text(
+        f"_base_ = {PLAIN!r}\nmodel = dict(data_preprocessor=dict(_delete_=True, type='SegDataPreProcessor', "
+        'mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395], size=(128, 128)))\n'
+    )
+    for name, base, order, mean in (
+        ('bgr', config, 'BGR', [103.53, 116.28, 123.675]),
+        ('rgb', PLAIN, 'RGB', [127.5] * 3),
+    ):
+        out = tmp_path / f'{name}.onnx'
+        assert call('export', base, checkpoint, out, *SMALL) == 0
+        session = onnxruntime.InferenceSession(str(out), providers=['CPUExecutionProvider'])
+        about = dict(session.get_modelmeta().custom_metadata_map)
+        assert about['color_order'] == order and about['output'] == 'logits'
+        assert [json.loads(about[key]) for key in ('mean', 'size', 'channels')] == [mean, [64, 64], 3]
+        assert json.loads(about['classes'])[:2] == ['brick', 'grass'] and len(json.loads(about['classes'])) == 11
+        assert [side.shape[0] for side in (*session.get_inputs(), *session.get_outputs())] == ['batch'] * 2
+        picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+        ordered = picture if order == 'RGB' else picture[..., ::-1]
+        ready = (ordered.astype(np.float32) - mean) / json.loads(about['std'])
+        ready = ready.transpose(2, 0, 1)[None].astype(np.float32)
+        model = build_model(load_config(str(base)), str(checkpoint)).eval()
+        np.testing.assert_allclose(ready, network_input(load_config(str(base)), model, picture), atol=1e-5)
