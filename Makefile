@@ -59,7 +59,7 @@ $(POSE_WORK)/iter_600.pth: | $(STAMP)
 		$(if $(wildcard $(POSE_WORK)/last_checkpoint),--resume)
 
 test: lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 docs: $(STAMP)
 	$(VENV)/bin/python -m sphinx -W --keep-going -b html docs docs/_build

@@ -75,13 +75,15 @@ def narrow(model, width=16):
         vit = ViT(**backbone)
     arch = dict(embed_dim=width, depth=len(vit.blocks), num_heads=1)
     arch |= dict(patch_size=vit.patch_size[0], distilled=vit.dist_token is not None)
-    model = with_channels(model.to_dict(), vit.embed_dim, width)
-    model['backbone'] |= dict(arch=arch, pretrained=None)
-    return model
+    parts = ('neck', 'decode_head', 'auxiliary_head')
+    ours = {
+        part: with_channels(value, vit.embed_dim, width) for part, value in model.to_dict().items() if part in parts
+    }
+    return model.to_dict() | ours | dict(backbone=dict(model.backbone, arch=arch, pretrained=None))
 
 
 def with_channels(settings, encoder, width):
-    """Settings in which everything that takes or gives the encoder's channels, or has channels of its own, is narrow."""
+    """Settings in which every number of the encoder's channels and every `channels` is the given width."""
     if isinstance(settings, dict):
         return {
             key: width if key == 'channels' else with_channels(value, encoder, width) for key, value in settings.items()
