@@ -14,7 +14,6 @@ from mmseg_tr.engine.data_checks import check_run_data
 from mmseg_tr.engine.distributed import process_group
 from mmseg_tr.engine.runner import bare_model, build_runner, config_mistakes
 from mmseg_tr.engine.start import check_resumable, check_start, find_checkpoint
-from mmseg_tr.weights.io import few
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,8 @@ def train(config: str | Config, options: TrainOptions | None = None, **settings:
         if resume:
             check_resumable(bare_model(runner), start)
         elif start:
-            fresh = check_start(bare_model(runner), start)
-            if fresh:
-                runner.logger.warning(f'{start} does not hold these weights, which start anew: {few(fresh)}')
+            for remark in check_start(bare_model(runner), start):
+                runner.logger.warning(remark)
         with config_mistakes(config):  # the optimiser and its schedule are built in here
             runner.train()
     return runner

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from mmseg_tr.checkpoints.converted import Converted
-from mmseg_tr.checkpoints.official_segmenter import needed_shapes
+from mmseg_tr.checkpoints.official_segmenter import needed_tensors
 from mmseg_tr.checkpoints.segmenter_config import EXPEDITE, segmenter_config
 from mmseg_tr.errors import CheckpointError
 from mmseg_tr.nn.pos_embed import infer_square_grid
@@ -104,7 +104,7 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
     described = net_kwargs(payload['state_dict'], str(path))
     net = Network.from_net_kwargs(described)
     state, dropped = expedite_to_segmenter(payload['state_dict'])
-    found = fit.difference(state, needed_shapes(described))
+    found = fit.difference(state, needed_tensors(described))
     if found:
         raise CheckpointError(f'{path} does not fit a Segmenter of its width and depth: {found}.')
     side = net.image_size[0]

@@ -17,7 +17,7 @@ from mmseg_tr.checkpoints.config_text import read_config
 from mmseg_tr.checkpoints.converted import Converted
 from mmseg_tr.checkpoints.expedite import BLOCK
 from mmseg_tr.checkpoints.mmseg_settings import config_of, read_settings
-from mmseg_tr.checkpoints.official_segmenter import needed_shapes
+from mmseg_tr.checkpoints.official_segmenter import needed_tensors
 from mmseg_tr.errors import CheckpointError
 from mmseg_tr.weights import fit, formats, io, keymap
 from mmseg_tr.weights.keymap import Prefixes
@@ -91,7 +91,7 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
         raise CheckpointError(f'{path} has no LayerNorm behind its last layer (final_norm=False), and ours needs one.')
     settings = read_settings(theirs, read_config(formats.config_inside(payload)), str(path))
     state, net = mmseg_to_segmenter(theirs), Network.from_net_kwargs(settings.net_kwargs)
-    found = fit.difference(state, needed_shapes(settings.net_kwargs))
+    found = fit.difference(state, needed_tensors(settings.net_kwargs))
     if found:
         raise CheckpointError(f'{path} does not fit a Segmenter of its width and depth: {found}.')
     config = config_of(settings)

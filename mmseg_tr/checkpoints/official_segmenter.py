@@ -46,11 +46,11 @@ def build_segmenter(net_kwargs: Mapping[str, Any], reduction: Mapping[str, Any] 
     return Segmenter(encoder, decoder)
 
 
-def needed_shapes(net_kwargs: Mapping[str, Any]) -> dict[str, fit.Shape]:
-    """Key and shape of every tensor of the network that net_kwargs describe, without allocating it."""
+def needed_tensors(net_kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of the network that net_kwargs describe, without memory for their values."""
     try:
         with torch.device('meta'):
-            return fit.shapes(build_segmenter(net_kwargs))
+            return build_segmenter(net_kwargs).state_dict()
     except ConfigError as error:
         raise CheckpointError(f'net_kwargs of variant.yml describe no network that can be built: {error}') from error
 
@@ -66,7 +66,7 @@ def official_to_segmenter(
     """
     fit.check_tensors(model_state, where)
     kept, dropped = keymap.split(model_state, formats.UNUSED_IN_RELEASES)
-    found = fit.difference(kept, needed_shapes(net_kwargs))
+    found = fit.difference(kept, needed_tensors(net_kwargs))
     if found:
         raise CheckpointError(f'{where} does not fit the network that its variant.yml describes: {found}.')
     return io.contiguous(kept), dropped

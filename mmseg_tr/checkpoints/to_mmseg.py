@@ -12,7 +12,7 @@ from mmseg_tr.checkpoints import mmengine_file
 from mmseg_tr.checkpoints.config_text import pretty_text, read_config, require_openmmlab, section
 from mmseg_tr.checkpoints.converted import Converted
 from mmseg_tr.checkpoints.mmseg_segmenter import PATCH_BIAS, segmenter_to_mmseg
-from mmseg_tr.checkpoints.official_segmenter import needed_shapes
+from mmseg_tr.checkpoints.official_segmenter import needed_tensors
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.nn import ViT
 from mmseg_tr.weights import fit, keymap
@@ -49,7 +49,7 @@ def to_mmseg(converted: Converted) -> Converted:
     described, grid = _net_kwargs(vit, backbone, head), vit.grid
     rest, policy = keymap.split(converted.state_dict, ('backbone.reduction.',))
     state = keymap.rename(rest, keymap.backwards(keymap.SEGMENTER_TO_SEGMENTOR))
-    found = fit.difference(state, needed_shapes(described))
+    found = fit.difference(state, needed_tensors(described))
     if found:
         raise CheckpointError(f'the weights are no plain Segmenter, the only one that mmsegmentation has: {found}.')
     content = {'default_scope': 'mmseg', 'default_hooks': _HOOKS}

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from mmseg_tr.checkpoints import load_into
+from mmseg_tr.checkpoints.loader import local_file
 from mmseg_tr.errors import CheckpointError
-from mmseg_tr.weights.fit import completed, difference, shapes
+from mmseg_tr.weights.fit import check_tensors, completed, difference, load_into, resize_positions
 from mmseg_tr.weights.io import few, read_file
 
 NUMBERED = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
@@ -70,23 +70,29 @@ def check_resumable(model: nn.Module, path: str) -> None:
     load_strictly(model, path)
 
 
-def check_start(model: nn.Module, path: str) -> tuple[str, ...]:
+def check_start(model: nn.Module, path: str) -> list[str]:
     """Check that the backbone of `model` can start from the weights in `path`; heads may differ, as their classes do.
 
-    Returns the keys of the model that the file does not give. Remote files are not looked into.
+    path: a file, a URL or a hub name. Position embeddings of another image size are resized when the run loads them.
+    Returns what a user should know, one sentence each: what is resized, and which weights the file does not hold.
     Raises CheckpointError when a tensor of the backbone is missing or has another shape.
     """
-    if '://' in path:
-        return ()
-    content = read(path)
+    content = read(str(local_file(path)))
     state = content.get('state_dict', content) if isinstance(content, dict) else {}
-    state = {str(key).removeprefix('module.'): value for key, value in state.items() if hasattr(value, 'shape')}
-    found = difference(completed(model, state), shapes(model))
-    absent = (*found.missing, *(text.split()[0] for text in found.reshaped))
-    wrong = [key for key in absent if key.startswith('backbone.')]
+    state = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    check_tensors(state, path)
+    remarks = [f'{words}, from {path}.' for words in resize_positions(model, state)]
+    found = difference(completed(model, state), model.state_dict())
+    wrong = [key for key in found.missing if key.startswith('backbone.')]
+    misfits = [text for text in (*found.reshaped, *found.retyped) if text.startswith('backbone.')]
+    if misfits:
+        raise CheckpointError(f'{path} is the checkpoint of another model: {few(misfits)}.')
+    absent = (*found.missing, *(text.split()[0] for text in (*found.reshaped, *found.retyped)))
     if wrong or len(absent) == len(model.state_dict()):
-        raise CheckpointError(f'{path} is the checkpoint of another model: it does not give {few(wrong or absent)}')
-    return absent
+        raise CheckpointError(f'{path} is the checkpoint of another model: it does not give {few(wrong or absent)}.')
+    if absent:
+        remarks.append(f'{path} does not hold these weights, which start anew: {few(absent)}.')
+    return remarks
 
 
 def _with_way_out(error: CheckpointError, path: str) -> CheckpointError:

@@ -16,7 +16,7 @@ from mmseg_tr.nn.blocks import PLAIN, run_block
 from mmseg_tr.nn.encoders import SEGMENTER_ENCODERS, build_encoder
 from mmseg_tr.nn.inference import pad_to_multiple
 from mmseg_tr.nn.pos_embed import check_resize_rule, resize_pos_embed
-from mmseg_tr.nn.pretrained import pretrained_state
+from mmseg_tr.nn.pretrained import check_pretrained, pretrained_state, resize_stored
 from mmseg_tr.reduction import Reduction, Tokens, build_reduction
 from mmseg_tr.reduction.observe import Merged, Watcher
 
@@ -60,6 +60,7 @@ class ViT(nn.Module):
             raise ConfigError(f"out={out!r} is unknown: it is 'maps' or 'tokens'.")
         if pretrained is True and isinstance(arch, dict):
             raise ConfigError('pretrained=True needs an arch by name: give a weights file for an arch by dimensions.')
+        check_pretrained(pretrained)
         given = isinstance(arch, nn.Module)
         if given and (img_size is not None or pretrained):
             raise ConfigError('img_size and pretrained belong to an arch by name: a timm model has its own already.')
@@ -154,6 +155,19 @@ class ViT(nn.Module):
             own.update({key: value for key, value in state.items() if key in own})
             self.load_state_dict(own)
             self.pretrained = None
+
+    def fit_positions(self, state: dict[str, Tensor], prefix: str) -> str | None:
+        """Resize the position embedding in a state dict to this image size, in place; return what was done, in words.
+
+        prefix: of this module's keys. Raises CheckpointError for an embedding whose grid is not square.
+        """
+        stored = state.get(key := f'{prefix}pos_embed')
+        if stored is None or stored.shape == self.pos_embed.shape:
+            return None
+        state[key] = resize_stored(stored, self.grid, self.pos_embed_prefix, self.pos_resize)
+        return (
+            f'{key} was resized from {tuple(stored.shape)} to the {self.grid[0]} x {self.grid[1]} patches of img_size'
+        )
 
     def forward(
         self, image: Tensor, reduction: dict | str | Reduction | None = None

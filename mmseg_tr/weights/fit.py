@@ -13,6 +13,7 @@ from mmseg_tr.weights.formats import describe
 from mmseg_tr.weights.io import few, read_file
 
 Shape = tuple[int, ...]
+Needed = Mapping[str, Shape | Tensor]  # what a network needs by key: shapes, or tensors whose dtype counts too
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,10 @@ class Difference:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     reshaped: tuple[str, ...]  # 'decoder.cls_emb is 1x150x192 instead of 1x7x192'
+    retyped: tuple[str, ...] = ()  # 'encoder.norm.weight is int64 instead of float32'
 
     def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.reshaped)
+        return bool(self.missing or self.unexpected or self.reshaped or self.retyped)
 
     def __str__(self) -> str:
         parts = []
@@ -34,6 +36,8 @@ class Difference:
             parts.append(f'{_count(self.unexpected, "unexpected key")} ({few(self.unexpected)})')
         if self.reshaped:
             parts.append(f'{_count(self.reshaped, "tensor")} of another shape ({few(self.reshaped)})')
+        if self.retyped:
+            parts.append(f'{_count(self.retyped, "tensor")} of another kind ({few(self.retyped)})')
         return ', '.join(parts)
 
 
@@ -45,31 +49,54 @@ def _times(shape: Shape) -> str:
     return 'x'.join(map(str, shape)) or 'a single number'
 
 
-def difference(state: Mapping[str, Any], needed: Mapping[str, Shape]) -> Difference:
-    """Compare tensors by key with the shapes that are needed, both ways."""
+def difference(state: Mapping[str, Any], needed: Needed) -> Difference:
+    """Compare tensors by key with what is needed, both ways."""
+    present = {key: form for key, form in needed.items() if key in state}
+    shapes = {key: tuple(form.shape) if isinstance(form, Tensor) else tuple(form) for key, form in present.items()}
+    floats = {key: form.dtype for key, form in present.items() if isinstance(form, Tensor) and form.is_floating_point()}
     return Difference(
         missing=tuple(key for key in needed if key not in state),
         unexpected=tuple(key for key in state if key not in needed),
         reshaped=tuple(
             f'{key} is {_times(tuple(state[key].shape))} instead of {_times(shape)}'
-            for key, shape in needed.items()
-            if key in state and tuple(state[key].shape) != shape
+            for key, shape in shapes.items()
+            if tuple(state[key].shape) != shape
+        ),
+        retyped=tuple(
+            f'{key} is {_name(state[key].dtype)} instead of {_name(dtype)}'
+            for key, dtype in floats.items()
+            if not state[key].dtype.is_floating_point
         ),
     )
 
 
-def shapes(model: nn.Module) -> dict[str, Shape]:
-    """The shape of every tensor in the state dict of `model`."""
-    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix('torch.')
 
 
 def check_tensors(state: Any, where: str) -> None:
-    """Raise CheckpointError unless `state` maps names to tensors."""
+    """Raise CheckpointError unless `state` maps names to dense, real tensors that hold their values."""
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f'{where} holds no tensors.')
     wrong = [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if wrong:
         raise CheckpointError(f'{where} holds things that are not tensors: {few(wrong)}.')
+    odd = [f'{key} is {kind}' for key, value in state.items() if (kind := _odd_kind(value))]
+    if odd:
+        raise CheckpointError(f'{where} holds tensors that cannot be loaded as weights: {few(odd)}.')
+
+
+def _odd_kind(tensor: Tensor) -> str | None:
+    """What makes a tensor something else than dense real numbers, in a word; None for an ordinary one."""
+    if tensor.is_quantized:
+        return 'quantized'
+    if tensor.is_nested:
+        return 'nested'
+    if tensor.layout != torch.strided:
+        return 'sparse'
+    if tensor.device.type == 'meta':
+        return 'without values (on the meta device)'
+    return 'complex' if tensor.is_complex() else None
 
 
 def completed(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,6 +109,28 @@ def completed(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
         if hasattr(module, 'fit_state'):
             module.fit_state(state, f'{name}.' if name else '')
     return state
+
+
+def resize_positions(model: nn.Module, state: dict[str, Any]) -> list[str]:
+    """Fit the position embeddings of `state` to the image size of `model`, in place; return what was resized, in words.
+
+    Modules with positions do it themselves: `fit_positions(state, prefix)` returns the words, or None.
+    Raises CheckpointError for an embedding that cannot be resized.
+    """
+    modules = ((f'{name}.' if name else '', module) for name, module in model.named_modules())
+    done = (module.fit_positions(state, prefix) for prefix, module in modules if hasattr(module, 'fit_positions'))
+    return [words for words in done if words]
+
+
+def _misfit(found: Difference) -> str:
+    """Why a checkpoint does not fit, and what to do."""
+    only = not (found.missing or found.unexpected or found.retyped)
+    if only and all('pos_embed' in text for text in found.reshaped):
+        return (
+            f'was made for another image size: {few(found.reshaped)}; give the img_size it was made with, or start a '
+            'training from it with load_from, which resizes the position embedding'
+        )
+    return f'is the checkpoint of another model: {found}; give the config it was made with'
 
 
 def load_into(model: nn.Module, path: str | os.PathLike, *, trust: bool = False) -> dict[str, Any]:
@@ -102,9 +151,9 @@ def load_into(model: nn.Module, path: str | os.PathLike, *, trust: bool = False)
         state = completed(model, state)
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from error
-    found = difference(state, shapes(model))
+    found = difference(state, model.state_dict())
     if found:
-        raise CheckpointError(f'{path} is the checkpoint of another model: {found}; give the config it was made with.')
+        raise CheckpointError(f'{path} {_misfit(found)}.')
     with torch.no_grad():
         model.load_state_dict(state, strict=True)
     meta = payload.get('meta')

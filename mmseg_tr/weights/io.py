@@ -14,6 +14,7 @@ from safetensors.torch import load_file  # a requirement of timm
 from torch import Tensor
 
 from mmseg_tr.errors import CheckpointError
+from mmseg_tr.weights.checks import Skipped, check_archive, check_payload
 
 _ZIP_START = b'PK\x03\x04'
 _PICKLE_START = b'\x80'
@@ -31,7 +32,7 @@ _PARTS_OF_CURVES = (
 
 def few(names: Iterable[object], limit: int = 3) -> str:
     """The first names of a long list, and how many more there are: ``'a, b, c and 40 more'``."""
-    names = [str(name) for name in names]
+    names = [name if isinstance(name, str) and name.isprintable() else ascii(name) for name in names]
     shown = ', '.join(names[:limit])
     return shown if len(names) <= limit else f'{shown} and {len(names) - limit} more'
 
@@ -42,7 +43,8 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
     trust: unpickle freely, which runs whatever code the file asks for. Without it only tensors and plain values are
     read; the training curves that mmengine keeps beside them are skipped, and a file that needs more is refused by
     naming what it asks for. Keys are those of the model itself, also where it was saved from inside a wrapper.
-    Raises CheckpointError for a missing, empty, truncated or foreign file and for blocked globals.
+    Raises CheckpointError for a missing, empty, truncated, damaged or foreign file, for blocked globals, and for one
+    that claims far more memory than its size.
     """
     path = Path(path)
     if path.is_dir():
@@ -53,10 +55,14 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
         check_kind(path)
         if path.suffix == SAFETENSORS:
             return _unwrapped(load_file(path))
+        if zipfile.is_zipfile(path):
+            check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', UserWarning)  # of the unpickler, about files that it goes on to refuse
             with nullcontext() if trust else _curves_skipped(path):
-                return _unwrapped(torch.load(path, map_location='cpu', weights_only=not trust))
+                payload = torch.load(path, map_location='cpu', weights_only=not trust)
+        check_payload(payload, path)
+        return _unwrapped(payload)
     except CheckpointError:
         raise
     except OSError as error:
@@ -79,16 +85,6 @@ def _stripped(state: Mapping) -> Mapping:
         if state and all(isinstance(key, str) and key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
-
-
-class Skipped:
-    """Stands for an object of a file that is not read: takes whatever it is given and keeps nothing."""
-
-    def __init__(self, *args: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
 
 
 def _curves_skipped(path: Path) -> AbstractContextManager:

@@ -75,7 +75,7 @@ def load_backbone(model: nn.Module, source: str | os.PathLike) -> Weights:
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Load every tensor of `state`, or raise CheckpointError and load nothing."""
-    found = fit.difference(state, fit.shapes(model))
+    found = fit.difference(state, model.state_dict())
     if found:
         raise CheckpointError(f'{where} holds the weights of another network: {found}.')
     model.load_state_dict(state, strict=True)

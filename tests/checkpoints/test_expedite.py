@@ -5,7 +5,7 @@ import torch
 
 from mmseg_tr.checkpoints import build_segmenter, convert, convert_file, load_into
 from mmseg_tr.checkpoints import expedite as layout
-from mmseg_tr.checkpoints.official_segmenter import needed_shapes
+from mmseg_tr.checkpoints.official_segmenter import needed_tensors
 from mmseg_tr.errors import CheckpointError
 from mmseg_tr.weights.formats import EXPEDITE
 from mmseg_tr.weights.keymap import SEGMENTER_TO_SEGMENTOR, backwards, rename
@@ -116,7 +116,7 @@ def test_numbers_of_classes_choose_the_repositorys_test_settings(tmp_path, num_c
 
 def test_a_network_of_width_1024_has_the_repositorys_norm_eps(tmp_path):
     pytest.importorskip('mmseg')
-    needed = needed_shapes(net_kwargs(d_model=1024, n_layers=1, n_heads=16, image_size=(32, 32)))
+    needed = needed_tensors(net_kwargs(d_model=1024, n_layers=1, n_heads=16, image_size=(32, 32)))
     state = {key: torch.zeros(1).expand(shape) for key, shape in needed.items()}  # a single number in memory
     torch.save({'state_dict': layout.segmenter_to_expedite(state)}, tmp_path / 'large.pth')
     assert 'norm_eps=1e-06' in convert(tmp_path / 'large.pth').config

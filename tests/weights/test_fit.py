@@ -4,6 +4,7 @@ from torch import nn
 
 from mmseg_tr.checkpoints import load_into
 from mmseg_tr.errors import CheckpointError
+from mmseg_tr.nn import ViT
 from mmseg_tr.weights.fit import difference
 from tests.releases import write_release
 
@@ -87,3 +88,41 @@ def test_numbers_without_shape_are_compared():
     found = difference({'n': torch.zeros(2)}, {'n': ()})
     assert 'n is 2 instead of a single number' in str(found)
     assert not difference({'n': torch.tensor(1)}, {'n': ()})
+
+
+ODD = {
+    'sparse': lambda tensor: tensor.to_sparse(),
+    'sparse rows': lambda tensor: tensor.to_sparse_csr() if tensor.dim() == 2 else tensor.to_sparse(),
+    'quantized': lambda tensor: torch.quantize_per_tensor(tensor.float(), 0.1, 0, torch.qint8),
+    'complex': lambda tensor: tensor.to(torch.complex64),
+    'int64': lambda tensor: tensor.long(),
+    'uint8': lambda tensor: tensor.abs().byte(),
+    'bool': lambda tensor: tensor > 0,
+    'meta': lambda tensor: tensor.to('meta'),
+}
+
+
+@pytest.mark.parametrize('kind', ODD)
+@pytest.mark.parametrize('key', ['0.weight', '1.bias'])
+def test_tensors_that_are_no_real_numbers_are_named(model, tmp_path, kind, key):
+    state = model.state_dict()
+    refused(model, saved(tmp_path, {**state, key: ODD[kind](state[key])}), key, kind.split()[0])
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_numbers_are_loaded(model, tmp_path, dtype):
+    state = {key: tensor.to(dtype) for key, tensor in other_weights(model).items()}
+    load_into(model, saved(tmp_path, state))
+    assert torch.equal(model[0].weight, state['0.weight'].float())
+
+
+def test_counters_may_be_whole_numbers(tmp_path):
+    norm = nn.BatchNorm1d(3)
+    load_into(norm, saved(tmp_path, norm.state_dict()))
+
+
+def test_another_image_size_is_told_as_such(tmp_path):
+    def network(size):
+        return ViT(dict(embed_dim=16, depth=1, num_heads=2, patch_size=4), img_size=size)
+
+    refused(network(24), saved(tmp_path, network(16).state_dict()), 'another image size', 'pos_embed', 'load_from')

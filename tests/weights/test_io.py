@@ -1,5 +1,7 @@
 import os
 import pickle
+import random
+import struct
 import zipfile
 
 import pytest
@@ -128,6 +130,137 @@ def test_overlapping_views_get_memory_of_their_own():
     assert torch.equal(copy, view)
     copy[0, 1] = 100
     assert copy[1, 0] == 1
+
+
+def rewritten(path, content, *, pickle_as=None, compress=zipfile.ZIP_STORED):
+    """A file of torch.save whose pickle is `pickle_as`, or whose records are compressed."""
+    torch.save(content, path)
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, 'w', compress) as archive:
+        for name, record in records.items():
+            archive.writestr(name, pickle_as if pickle_as and name.endswith('data.pkl') else record)
+    return path
+
+
+def test_every_flipped_bit_that_changes_something_is_noticed(tmp_path):
+    path, chance = tmp_path / 'model.pth', random.Random(0)
+    torch.manual_seed(0)
+    want = {'state_dict': {'a': torch.rand(40), 'b': torch.rand(3, 5)}, 'meta': {'cfg': 'x = 1', 'epoch': 3}}
+    torch.save(want, path)
+    content, unchanged = path.read_bytes(), 0
+    for _ in range(400):
+        damaged = bytearray(content)
+        damaged[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            got = read_file(path)
+        except CheckpointError as error:
+            assert '\n' not in str(error)
+            continue
+        unchanged += 1
+        assert got['meta'] == want['meta'] and got['state_dict'].keys() == want['state_dict'].keys()
+        assert all(torch.equal(got['state_dict'][key], value) for key, value in want['state_dict'].items())
+    assert unchanged < 400
+
+
+def test_file_saved_without_checksums_is_read(tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({'a': torch.arange(3)}, tmp_path / 'model.pth')
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert read_file(tmp_path / 'model.pth')['a'].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    'prefix', ['module.', '_orig_mod.', 'module._orig_mod.', '_orig_mod.module.', 'module.module.']
+)
+@pytest.mark.parametrize('place', [None, 'state_dict', 'model'])
+def test_keys_are_those_of_the_model_without_its_wrappers(tmp_path, prefix, place):
+    state = {f'{prefix}{key}': torch.ones(1) for key in ('a', 'b')}
+    torch.save({place: state, 'epoch': 3} if place else state, tmp_path / 'model.pth')
+    got = read_file(tmp_path / 'model.pth')
+    assert list(got[place] if place else got) == ['a', 'b']
+
+
+def test_a_prefix_of_some_keys_stays(tmp_path):
+    torch.save({'module.a': torch.ones(1), 'b': torch.ones(1)}, tmp_path / 'model.pth')
+    assert list(read_file(tmp_path / 'model.pth')) == ['module.a', 'b']
+
+
+@pytest.mark.parametrize(
+    'bomb',
+    [
+        lambda: {'a': torch.zeros(1).expand(10**15)},
+        lambda: {'state_dict': {f'{i}': torch.zeros(10**4).expand(10**4, 10**4) for i in range(5)}},
+        lambda: [torch.zeros(3, 1).expand(3, 10**12)],
+        lambda: {'meta': {'seed': [torch.zeros(1).as_strided((10**6, 10**6), (0, 0))]}},
+    ],
+)
+def test_tensors_far_larger_than_the_file_are_refused(tmp_path, bomb):
+    path = tmp_path / 'model.pth'
+    torch.save(bomb(), path)
+    refused(path, 'bytes')
+
+
+def test_views_of_one_storage_are_no_bomb(tmp_path):
+    torch.save({'a': torch.arange(10.0).as_strided((4, 3), (1, 1))}, tmp_path / 'model.pth')
+    assert read_file(tmp_path / 'model.pth')['a'].shape == (4, 3)
+
+
+@pytest.mark.parametrize('depth', [101, 5000, 200_000])
+def test_deep_nesting_is_refused(tmp_path, depth):
+    nested = b'\x80\x02' + b']' * depth + b'a' * (depth - 1) + b'.'
+    refused(rewritten(tmp_path / 'model.pth', {}, pickle_as=nested), 'nests')
+
+
+def test_containers_that_hold_one_another_many_times_are_read_once(tmp_path):
+    value = []
+    for _ in range(90):
+        value = [value, value]
+    torch.save(value, tmp_path / 'model.pth')
+    assert len(read_file(tmp_path / 'model.pth')) == 2
+
+
+@pytest.mark.parametrize('length', [10**9, 10**15])
+def test_claims_of_a_huge_storage_or_buffer_are_refused(tmp_path, length):
+    number = b'\x8a\x08' + struct.pack('<q', length)
+    path = rewritten(tmp_path / 'model.pth', {}, pickle_as=b'\x80\x02c__builtin__\nbytearray\n' + number + b'\x85R.')
+    if length == 10**15:
+        refused(path)
+    torch.save({'a': torch.arange(1000.0)}, path)
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith('data.pkl'))
+        changed = archive.read(name).replace(b'M\xe8\x03', number)
+    refused(rewritten(path, {'a': torch.arange(1000.0)}, pickle_as=changed))
+    torch.save({'a': torch.arange(1000.0)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b'M\xe8\x03', number))
+    refused(path)
+
+
+@pytest.mark.parametrize('compress', [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressed_archives_are_refused(tmp_path, compress):
+    path = rewritten(tmp_path / 'model.pth', {'a': torch.zeros(10**6)}, compress=compress)
+    refused(path, 'compressed')
+
+
+def test_encrypted_archives_are_refused(weights):
+    content = bytearray(weights.read_bytes())
+    for start in (b'PK\x03\x04', b'PK\x01\x02'):
+        at = content.find(start)
+        while at >= 0:
+            content[at + (6 if start == b'PK\x03\x04' else 8)] |= 1
+            at = content.find(start, at + 4)
+    weights.write_bytes(content)
+    refused(weights, 'encrypted')
+
+
+@pytest.mark.parametrize('key', ['a\nb', '\x1b[31mred', 'caf\udce9', 'a\u202eb'])
+def test_names_that_cannot_be_shown_are_escaped(key):
+    shown = few([key])
+    assert shown.isascii() and shown.isprintable()
 
 
 @pytest.mark.parametrize(

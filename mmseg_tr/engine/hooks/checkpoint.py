@@ -7,11 +7,13 @@ from collections import deque
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
 
 from mmseg_tr.engine.plain import history_from_plain, to_plain
 from mmseg_tr.engine.storage import BACKEND
 from mmseg_tr.files import remove_unfinished, write_atomically
 from mmseg_tr.registry import HOOKS
+from mmseg_tr.weights.fit import resize_positions
 
 WEIGHTS = ('state_dict', 'ema_state_dict')  # tensors already, and their dict carries the versions of the modules
 
@@ -46,7 +48,9 @@ class SafeCheckpointHook(CheckpointHook):
             runner.logger.warning(f'Not saved in the checkpoint, having no plain form: {", ".join(dropped)}.')
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Give mmengine its HistoryBuffers back."""
+        """Fit positions of another image size, for load_from; give mmengine its HistoryBuffers back."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        resize_positions(model, checkpoint.get('state_dict', checkpoint))
         hub = checkpoint.get('message_hub')
         if hub:
             scalars = {key: history_from_plain(value) for key, value in hub['log_scalars'].items()}

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from mmseg_tr.compat import ensure_torchvision
 from mmseg_tr.errors import CheckpointError
+from mmseg_tr.weights.fetch import fetch_if_published
+from mmseg_tr.weights.fit import check_tensors
+from mmseg_tr.weights.formats import state_of
 from mmseg_tr.weights.io import read_file
 
 ensure_torchvision()  # timm imports torchvision
@@ -105,23 +108,22 @@ def policy_state(path: str | os.PathLike) -> dict[str, Tensor]:
     """The state dict of a PolicyNet, each tensor with memory of its own, out of any file that holds one.
 
     Known are this package's checkpoints of a policy network or of a whole CTS model, the stand-alone file of the
-    published training, and official CTS releases. Files are read as plain data (weights_only).
+    published training, and official CTS releases, as a path or a URL. Files are read as plain data.
     Raises CheckpointError when the file is missing, damaged, unsafe, or holds no policy network or another one.
     """
-    path = Path(path)
+    path = fetch_if_published(path) if '://' in str(path) else Path(path)
     if not path.is_file():
         raise CheckpointError(
             f'There is no policy checkpoint {path}: train one with a config local_configs/cts/cts-policy_*.py, or '
             'name another with policy_checkpoint.'
         )
-    payload = read_file(path)
-    payload = payload if isinstance(payload, Mapping) else {}
-    state = next((payload[key] for key in ('state_dict', 'model') if isinstance(payload.get(key), Mapping)), payload)
+    state = state_of(read_file(path))
     prefixes = [str(key)[: -len(FIRST)] for key in state if str(key).endswith(FIRST)]
     if len(prefixes) != 1:
         raise CheckpointError(f'{path} holds {len(prefixes) or "no"} policy networks: one, with {FIRST}, is needed.')
     (prefix,) = prefixes
     found = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    check_tensors(found, str(path))
     check_policy_state(found, str(path))
     return {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in found.items()}
 

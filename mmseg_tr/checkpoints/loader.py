@@ -1,0 +1,109 @@
+"""What mmengine calls to read a checkpoint: `weights.io.read_file` for every path, URL and hub name.
+
+mmengine's own loaders unpickle what a URL sends, refuse its own training curves, and end in tracebacks. Registered by
+`mmseg_tr.registry`, ours serves load_from, resume, init_cfg, hooks and inferencers alike.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import barrier, get_rank, get_world_size
+from mmengine.runner.checkpoint import (
+    CheckpointLoader,
+    get_deprecated_model_names,
+    get_external_models,
+    get_mmcls_models,
+    get_torchvision_models,
+)
+
+from mmseg_tr.errors import CheckpointError
+from mmseg_tr.weights.fetch import fetch, fetch_if_published
+from mmseg_tr.weights.formats import state_of
+from mmseg_tr.weights.io import few, read_file
+from mmseg_tr.weights.published import Published
+
+HUBS: dict[str, Callable[[], Mapping[str, str]]] = {
+    'torchvision://': get_torchvision_models,
+    'modelzoo://': get_torchvision_models,  # mmengine's older name of the same
+    'open-mmlab://': get_external_models,
+    'openmmlab://': get_external_models,
+    'mmcls://': get_mmcls_models,
+}
+REFUSED = ('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://')  # mmengine's other schemes, patterns as it registers them
+_HASHED = re.compile(r'-([0-9a-f]{8,64})\.pth$')  # both hubs end names with the first digits of the sha256
+
+
+def local_file(source: str | Path) -> Path:
+    """The file of a path, of a published name, of a URL or of a hub name such as torchvision://resnet50.
+
+    Remote files are fetched once and kept. Raises CheckpointError when it cannot be had.
+    """
+    source = str(source)
+    hub = next((prefix for prefix in HUBS if source.startswith(prefix)), None)
+    if hub is not None:
+        return _hub_file(hub, source.removeprefix(hub))
+    if any(re.match(pattern, source) for pattern in REFUSED):
+        raise CheckpointError(f'{source} cannot be fetched: download it by its own tools and name the file.')
+    return fetch_if_published(source if '://' in source else str(Path(source).expanduser()))
+
+
+def read_source(source: str | Path) -> Any:
+    """What the file of a source holds; see `local_file` and `read_file`."""
+    payload = read_file(local_file(source))
+    if str(source).startswith('mmcls://'):  # classifiers, of which mmengine takes the backbone
+        state = state_of(payload).items()
+        return {'state_dict': {key.removeprefix('backbone.'): t for key, t in state if key.startswith('backbone.')}}
+    return payload
+
+
+def load_from_checked_file(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """As mmengine's loaders do: the content of a checkpoint, tensors on the CPU, whatever `map_location` says.
+
+    Configs kept as text, which mmengine would run, are left out. The first process downloads, the others wait.
+    """
+    first = get_rank() == 0
+    if '://' in filename and get_world_size() > 1:
+        try:
+            if first:
+                local_file(filename)
+        finally:
+            barrier()
+    return _without_configs(read_source(filename), filename)
+
+
+def register() -> None:
+    """Make mmengine read checkpoints by `load_from_checked_file` only."""
+    prefixes = ['', 'http://', 'https://', 'ftp://', 'file://', *HUBS, *REFUSED]
+    CheckpointLoader.register_scheme(prefixes, load_from_checked_file, force=True)
+
+
+def _hub_file(hub: str, name: str) -> Path:
+    urls = dict(HUBS[hub]())
+    if hub in ('open-mmlab://', 'openmmlab://'):
+        name = get_deprecated_model_names().get(name, name)
+    url = urls.get(name)
+    if url is None:
+        raise CheckpointError(f'{hub}{name} is not a model of that hub: it has {few(sorted(urls), limit=6)}.')
+    if '://' not in url:  # a file of the user's own open_mmlab.json
+        cache = os.environ.get('XDG_CACHE_HOME', '~/.cache')
+        return Path(os.environ.get('MMENGINE_HOME', f'{cache}/mmengine')).expanduser() / url
+    hashed = _HASHED.search(url)
+    return fetch(Published(url, hashed[1] if hashed else ''))
+
+
+def _without_configs(payload: Any, filename: str) -> dict[str, Any]:
+    if not isinstance(payload, dict):
+        raise CheckpointError(f'{filename} holds a {type(payload).__name__} instead of a checkpoint.')
+    payload = dict(payload)
+    meta, hub = payload.get('meta'), payload.get('message_hub')
+    if isinstance(meta, Mapping):
+        payload['meta'] = {key: value for key, value in meta.items() if key != 'config'}
+    info = hub.get('runtime_info') if isinstance(hub, Mapping) else None
+    if isinstance(info, Mapping):
+        payload['message_hub'] = {**hub, 'runtime_info': {key: info[key] for key in info if key != 'cfg'}}
+    return payload
