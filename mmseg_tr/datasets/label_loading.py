@@ -17,11 +17,12 @@ OURS = 'mmseg_tr.'
 
 @dataclass(frozen=True)
 class LoadedLabel:
-    """A label as the network gets it, and the sizes (h, w) of picture and label as they were loaded."""
+    """A label as the network gets it, its picture, and the sizes (h, w) of both as they were loaded."""
 
     label: np.ndarray
     label_size: tuple[int, int]
     picture_size: tuple[int, int] | None
+    picture: np.ndarray | None = None
 
 
 def leaf_datasets(dataset: Any) -> Iterator[Any]:
@@ -61,7 +62,7 @@ class LabelLoader:
                 size = tuple(np.shape(label)[:2])
                 picture = info.get('ori_shape') or np.shape(info.get('img', ()))
                 picture = tuple(int(side) for side in picture[:2]) or None
-        return None if size is None else LoadedLabel(np.asarray(info['gt_seg_map']), size, picture)
+        return None if size is None else LoadedLabel(np.asarray(info['gt_seg_map']), size, picture, info.get('img'))
 
 
 def _matters(transform: Any) -> bool:
