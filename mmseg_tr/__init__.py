@@ -1,18 +1,57 @@
 """Vision transformers for dense prediction, made cheaper by reducing their tokens.
 
 Importing the package loads nothing heavy: `mmseg_tr.nn` and `mmseg_tr.reduction` need torch and timm only, and
-everything that OpenMMLab needs stands behind `mmseg_tr.registry`. `create_model` (zoo.py) is loaded when it is
-first asked for.
+everything that OpenMMLab needs is in `mmseg_tr.registry`. `create_model` and `Predictor` are loaded when they are first
+used. After `import mmseg_tr`, mmcv, mmseg and mmpose import together as they do in the tools (mmseg_tr/compat.py).
 """
+
+import sys
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
 
 from mmseg_tr.version import __version__
 
-__all__ = ['__version__', 'create_model']
+__all__ = ['Predictor', '__version__', 'create_model']
+
+_LAZY = dict(create_model='mmseg_tr.zoo', Predictor='mmseg_tr.apis.infer.predictor')
 
 
 def __getattr__(name: str):
-    if name == 'create_model':
-        from mmseg_tr.zoo import create_model
-
-        return create_model
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+class _BeforeOpenMMLab(MetaPathFinder):
+    """Applies the workarounds of mmseg_tr.compat when one of these packages is imported, not when it is looked for."""
+
+    packages = frozenset({'mmcv', 'mmseg', 'mmpose'})
+    looking = False
+
+    def find_spec(self, name, path=None, target=None):
+        if self.looking or name not in self.packages:
+            return None
+        self.looking = True
+        try:
+            spec = find_spec(name)
+        finally:
+            self.looking = False
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            spec.loader.exec_module = execute
+            import_module('mmseg_tr.compat').ensure_openmmlab()
+            execute(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, _BeforeOpenMMLab())

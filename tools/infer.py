@@ -29,6 +29,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="over the config's: \"dict(type='ToMe', r=8)\" or type=ToMe,r=8; without a type, settings of the config's "
         'method; None for the plain model',
     )
+    parser.add_argument(
+        '--native',
+        action='store_true',
+        help="pictures enter at their own size, in the config's windows, as published (default: as in a test)",
+    )
     parser.add_argument('--batch-size', type=int, default=1, metavar='B', help='pictures of one size together')
     parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
     parser.add_argument('--amp', metavar='TYPE', help='mixed precision: bf16 or fp16')
@@ -43,7 +48,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Segment, write, tell what was left out. Exits with 1 where something was."""
+    """Segment, write, report what was skipped. Exits with 1 where something was."""
     require_openmmlab('to segment pictures')
     args = parse_args(argv)
     from rich.console import Console
@@ -51,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from mmseg_tr.apis.infer import infer
 
-    console = Console(stderr=True)
+    console, scales = Console(stderr=True), []
     rate = TextColumn('{task.fields[rate]}')
     columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -71,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.inputs,
             args.out,
             reduction=args.reduction,
+            native=args.native,
             batch_size=args.batch_size,
             device=args.device,
             amp=args.amp,
@@ -81,8 +87,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             cfg_options=args.cfg_options,
             progress=advance,
             report=tell,
+            tell=scales.append,
         )
     print(f'{done} file{"" if done == 1 else "s"} done, {len(failures)} skipped or incomplete: {args.out}')
+    for sentence in scales:
+        print(f'scale: {sentence}, {"as published (--native)" if args.native else "by the test pipeline"}')
     if failures:
         raise SystemExit(1)
 

@@ -31,7 +31,7 @@ Picturelike = str | os.PathLike | np.ndarray | Image.Image
 
 @dataclass(frozen=True)
 class PictureReader:
-    """The test pipeline of a config, without annotations.
+    """The test pipeline of a config, for pictures without labels.
 
     loader: reads a file. steps: everything after it. still: the same without steps that resize, pad or crop.
     pose: whether it is a pipeline of mmpose, which packs a picture with a box.
@@ -56,10 +56,13 @@ class PictureReader:
                 name = kind.__name__
                 if not name.startswith('Load'):
                     steps.append(step)
-                elif 'Annotation' not in name and loader is None:
-                    # of loaders that draw scenes instead of reading files
-                    stand_in = getattr(kind, 'file_loader', None)
-                    loader = TRANSFORMS.build(dict(type=stand_in) if stand_in else step)
+                elif 'Annotation' in name:
+                    steps.append(BlankLabel())
+                elif loader is None and hasattr(kind, 'file_loader'):  # it draws scenes instead of reading files
+                    loader = TRANSFORMS.build(dict(type=kind.file_loader))
+                    steps += [] if pose else [BlankLabel()]
+                elif loader is None:
+                    loader = TRANSFORMS.build(step)
             loader = loader or TRANSFORMS.build(default_pipeline(pose)[0])
             still = [step for step in steps if not any(part in transform_type(step).__name__ for part in RESIZING)]
             return cls(loader, Compose(steps), Compose(still), pose)
@@ -126,13 +129,24 @@ class PictureReader:
         except Exception as error:  # of a transform, on a picture that it cannot take
             name = loaded.get('img_path') or f'of shape {loaded["img"].shape}'
             raise DatasetError(f'the test pipeline cannot take the image {name} ({_reason(error)}).') from error
-        if not isinstance(packed, dict) or 'inputs' not in packed:
+        if not isinstance(packed, dict) or not isinstance(packed.get('inputs'), Tensor):
             raise DatasetError('the test pipeline packs no single picture: it must end in PackSegInputs or the like.')
+        if 'gt_sem_seg' in packed['data_samples']:
+            del packed['data_samples'].gt_sem_seg
         return packed
 
     def read(self, picture: Picturelike, *, native: bool = False) -> dict:
         """load(), then pack()."""
         return self.pack(self.load(picture), native=native)
+
+
+class BlankLabel:
+    """Stands in for a step that loads the label, for steps after it that transform one. The reader drops the label."""
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        results['gt_seg_map'] = np.zeros(results['img'].shape[:2], np.uint8)
+        results['seg_fields'] = [*results.get('seg_fields', ()), 'gt_seg_map']
+        return results
 
 
 def transform_type(step: Any) -> type:
@@ -150,6 +164,25 @@ def transform_type(step: Any) -> type:
 def _reason(error: Exception) -> str:
     text = ' '.join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f'{text[:200]}...'
+
+
+def shown(img: np.ndarray) -> np.ndarray:
+    """An image as OpenMMLab's loaders return it, for people: (H, W, 3) uint8 RGB.
+
+    Grey becomes three equal channels, of more than three the first three are taken, 16 bits keep their high byte, and
+    other numbers outside 0 to 255 are stretched.
+    """
+    img = np.atleast_3d(img)
+    img = np.repeat(img[..., :1], 3, axis=2) if img.shape[2] < 3 else img[..., 2::-1]
+    if img.dtype == np.uint16:
+        img = img >> 8
+    elif img.dtype != np.uint8:
+        img = np.nan_to_num(img.astype(np.float32), posinf=255, neginf=0)
+        low, high = float(img.min()), float(img.max())
+        if low < 0 or high > 255 or high <= 1:
+            img = (img - low) * (255 / max(high - low, 1e-12))
+        img = img.round()
+    return np.ascontiguousarray(img.astype(np.uint8))
 
 
 def check_whole(path: str) -> None:
@@ -197,7 +230,11 @@ def preprocess(model: nn.Module, items: Sequence[Mapping[str, Any]]) -> dict[str
     items: pictures of one size, as PictureReader.pack() returns them.
     Raises DatasetError for pictures whose channels the network does not take.
     """
-    data = model.data_preprocessor(pseudo_collate([dict(item) for item in items]), False)
+    try:
+        data = model.data_preprocessor(pseudo_collate([dict(item) for item in items]), False)
+    except (RuntimeError, IndexError, ValueError):
+        check_channels(model, items[0]['inputs'].shape[0])
+        raise
     inputs = data['inputs']
     inputs = torch.stack(list(inputs)) if isinstance(inputs, list | tuple) else inputs
     inputs = inputs.to(next(model.parameters()).device).float()
@@ -250,3 +287,17 @@ def windows_of(model: nn.Module, inputs: Tensor) -> Windows:
     whole = tuple(inputs.shape[-2:])
     size = tuple(min(side, length) for side, length in zip(size, whole))
     return Windows(inputs, size, tuple(window_anchors(whole, size, tuple(settings['stride']))))
+
+
+def entry_sentence(model: nn.Module, size: tuple[int, int], item: Mapping[str, Any]) -> str:
+    """How a picture of this size (h, w) enters the network: '480x360 pixels enter as 240x180, in 6 windows of 128x128'."""
+    with torch.no_grad():
+        windows = windows_of(model, preprocess(model, [item])['inputs'])
+    height, width = windows.image.shape[-2:]
+    cut = f', in {len(windows.anchors)} windows of {by(windows.size)}' if len(windows.anchors) > 1 else ''
+    return f'{by(size)} pixels enter as {by((height, width))}{cut}'
+
+
+def by(size: tuple[int, int]) -> str:
+    """(h, w) as people write it, width first."""
+    return f'{size[1]}x{size[0]}'

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-# FFmpeg tells of every damaged block; what that leads to is told by this package in a sentence
+# FFmpeg reports every damaged block; this package reports what that leads to in one sentence
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
 
 import cv2
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mmseg_tr.errors import DatasetError
-from mmseg_tr.files import write_atomically
+from mmseg_tr.files import atomic_path, write_atomically
 
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
 CODECS = {'.mp4': 'mp4v', '.avi': 'MJPG'}  # what is written
@@ -32,7 +33,7 @@ class Video:
     count: int
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Its frames from the first on, (H, W, 3) uint8 RGB; those that cannot be decoded are passed over."""
+        """Its frames from the first, (H, W, 3) uint8 RGB; those that cannot be decoded are skipped."""
         capture = cv2.VideoCapture(str(self.path))
         try:
             while True:
@@ -58,45 +59,61 @@ def open_video(path: str | Path) -> Video:
     finally:
         capture.release()
     if not readable:
-        raise DatasetError(f'the video {path} cannot be read: it is left out.')
+        raise DatasetError(f'the video {path} cannot be read: it is skipped.')
     return Video(Path(path), fps if 0 < fps < 1000 else 25.0, max(count, 0))
 
 
 class VideoWriter:
-    """A video, .mp4 or .avi by its name, that is there under its name only when it is complete.
+    """A video, .mp4 or .avi by its name, that has its name only when it is complete.
 
     Use it as a context manager; frames are (H, W, 3) uint8 RGB of one size; odd sides grow by one pixel. Raises OSError
-    where OpenCV cannot write one.
+    where OpenCV cannot write one, and WriteError where frames are missing from what it wrote.
     """
 
     def __init__(self, path: str | Path, fps: float) -> None:
-        self.path, self.fps = Path(path), fps
-        # OpenCV chooses the container by the ending
-        self.unfinished = self.path.with_name(f'.{self.path.stem}.unfinished{self.path.suffix}')
+        self.path, self.fps, self.count = Path(path), fps, 0
+        self.unfinished: Path | None = None
         self.writer: cv2.VideoWriter | None = None
+        self.stack = ExitStack()
 
     def __enter__(self) -> VideoWriter:
         return self
 
     def add(self, frame: np.ndarray) -> None:
+        """Write one more frame."""
         # codecs take even sides, and OpenCV would cut: the last row and column are repeated instead
         frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode='edge')
         if self.writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.unfinished = self.stack.enter_context(atomic_path(self.path))
             codec = cv2.VideoWriter_fourcc(*CODECS[self.path.suffix.lower()])
             self.writer = cv2.VideoWriter(str(self.unfinished), codec, self.fps, (frame.shape[1], frame.shape[0]))
             if not self.writer.isOpened():
                 raise OSError(f'{self.path} cannot be written: this OpenCV has no encoder for it.')
         self.writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self.count += 1
 
     def __exit__(self, kind, error, trace) -> None:
         if self.writer is not None:
             self.writer.release()
-        if kind is None and self.writer is not None:
-            os.replace(self.unfinished, self.path)
-        else:
-            with suppress(OSError):
-                self.unfinished.unlink(missing_ok=True)
+        if kind is not None or self.writer is None:
+            self.stack.__exit__(kind, error, trace)
+            return
+        with self.stack:
+            # OpenCV reports neither a full disk nor any other failure to write
+            found = readable_frames(self.unfinished)
+            if found != self.count:
+                raise OSError(errno.EIO, f'{found} of {self.count} frames arrived, the disk may be full')
+
+
+def readable_frames(path: str | Path) -> int:
+    """How many frames of a video can be decoded."""
+    capture, count = cv2.VideoCapture(str(path)), 0
+    try:
+        while capture.grab():
+            count += 1
+    finally:
+        capture.release()
+    return count
 
 
 def write_gif(frames: Sequence[np.ndarray], path: str | Path, fps: float) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
 from torch import nn
 
 from mmseg_tr.analysis.speed import mixed_precision
-from mmseg_tr.apis.config import require_sections
-from mmseg_tr.apis.infer.segment import dataset_infos
+from mmseg_tr.apis.infer.task import Request
+from mmseg_tr.apis.meta import metainfos
+from mmseg_tr.apis.preprocess import PictureReader, Picturelike, preprocess, shown
 from mmseg_tr.errors import ConfigError, require_extra
 
 Boxes = Mapping[str, list[list[float]]]
@@ -24,65 +25,66 @@ Boxes = Mapping[str, list[list[float]]]
 
 @dataclass(frozen=True)
 class Posing:
-    """A task of apis.infer: keypoints of the person in each box.
+    """A task of infer: keypoints of the person in each box.
 
-    pipeline: of the config's test set, from a picture at hand. info: the dataset's description, as mmpose parses it.
-    boxes: (x1, y1, x2, y2) in pixels by the name of a picture; a picture that is not there is one box.
+    info: the dataset's description, as mmpose parses it. boxes: (x1, y1, x2, y2) in pixels by the name of a picture; a
+    picture that is not there is one box.
     """
 
     folders: ClassVar[dict[str, str]] = dict(blend='.png', keypoints='.json')
     per_frame: ClassVar[bool] = False
 
     model: nn.Module
-    pipeline: Compose
+    reader: PictureReader
     info: Mapping[str, Any]
-    visualizer: Any
     boxes: Boxes
     amp: torch.dtype | None = None
 
+    def read(self, picture: Picturelike, name: str = '') -> Request:
+        loaded = self.reader.load(picture)
+        boxes = self.boxes.get(name, [None])
+        items = tuple(self.reader.pack({**self.info, **loaded}, box=box) for box in boxes)
+        return Request(name, shown(loaded['img']), items)
+
     @torch.inference_mode()
-    def predict(self, images: Sequence[np.ndarray], names: Sequence[str]) -> list[list[Any]]:
+    def predict(self, requests: Sequence[Request]) -> list[list[Any]]:
         """Per picture a mmpose sample for each of its boxes."""
-        packed, owner = [], []
-        for number, (image, name) in enumerate(zip(images, names)):
-            whole = [[0, 0, image.shape[1], image.shape[0]]]
-            for box in self.boxes.get(name, whole):
-                packed.append(self.pipeline(self._request(image, box)))
-                owner.append(number)
-        found: list[list[Any]] = [[] for _ in images]
-        if packed:
-            device = next(self.model.parameters()).device
-            with mixed_precision(device, self.amp):
-                samples = self.model.test_step(pseudo_collate(packed))
-            for number, sample in zip(owner, samples):
+        found: list[list[Any]] = [[] for _ in requests]
+        owners = [number for number, request in enumerate(requests) for _ in request.items]
+        if owners:
+            data = preprocess(self.model, [item for request in requests for item in request.items])
+            with mixed_precision(data['inputs'].device, self.amp):
+                samples = self.model(**data, mode='predict')
+            for number, sample in zip(owners, samples):
                 found[number].append(sample)
         return found
 
-    def _request(self, image: np.ndarray, box: Sequence[float]) -> dict[str, Any]:
-        return dict(
-            self.info,
-            img=np.ascontiguousarray(image[..., ::-1]),  # as mmpose's loader would: BGR
-            bbox=np.array([box], np.float32),
-            bbox_score=np.ones(1, np.float32),
-        )
+    @cached_property
+    def visualizer(self) -> Any:
+        """mmpose's, which draws skeletons."""
+        from mmpose.visualization import PoseLocalVisualizer
 
-    def draw(self, image: np.ndarray, samples: list[Any]) -> np.ndarray:
+        visualizer = PoseLocalVisualizer(name='mmseg_tr_infer', vis_backends=[])
+        visualizer.set_dataset_meta(self.info)
+        return visualizer
+
+    def draw(self, request: Request, result: list[Any]) -> np.ndarray:
         """Skeletons and boxes over the picture."""
         from mmpose.structures import merge_data_samples
 
-        if not samples:
-            return image
-        drawn = image.copy()
-        self.visualizer.add_datasample('', drawn, merge_data_samples(samples), draw_gt=False, draw_bbox=True)
+        if not result:
+            return request.pixels
+        drawn = request.pixels.copy()
+        self.visualizer.add_datasample('', drawn, merge_data_samples(result), draw_gt=False, draw_bbox=True)
         return self.visualizer.get_image()
 
-    def encode(self, found: list[Any]) -> bytes:
+    def encode(self, result: list[Any]) -> bytes:
         """JSON of one picture's samples, or of those of every frame."""
         content: dict[str, Any] = dict(keypoint_names=list(self.info['keypoint_id2name'].values()))
-        if found and isinstance(found[0], list):
-            content['frames'] = [people_of(samples) for samples in found]
+        if result and isinstance(result[0], list):
+            content['frames'] = [people_of(samples) for samples in result]
         else:
-            content['people'] = people_of(found)
+            content['people'] = people_of(result)
         return (json.dumps(content) + '\n').encode()
 
 
@@ -97,58 +99,37 @@ def people_of(samples: Sequence[Any]) -> list[dict[str, Any]]:
     return people
 
 
-def posing(
-    config: Config, model: nn.Module, amp: torch.dtype | None, boxes: str | Path | None, names: Sequence[str]
-) -> Posing:
-    """The task of a pose config. names: of all pictures, which the boxes are for.
-
-    Raises ConfigError for a config without a test set to take pipeline and keypoints from, and as read_boxes does.
-    """
+def posing(config: Config, model: nn.Module, amp: torch.dtype | None, boxes: Boxes | None = None) -> Posing:
+    """The task of a pose config. Raises ConfigError for a config without a dataset that names the keypoints."""
     require_extra('pose', 'mmpose', 'to find poses')
-    from mmpose.datasets.datasets.utils import parse_pose_metainfo
-    from mmpose.registry import TRANSFORMS
-    from mmpose.visualization import PoseLocalVisualizer
-
-    require_sections(config, 'test_dataloader')
-    infos = [info for info in dataset_infos(config) if info]
-    if not infos:
+    info = next((info for info in metainfos(config) if info.get('keypoint_id2name')), None)
+    if info is None:
         raise ConfigError(f'the config {config.filename} names no dataset with keypoints: add a test_dataloader.')
-    info = parse_pose_metainfo(dict(infos[0]))
-    # whatever loads the dataset's own pictures is left out: ours are at hand
-    pipeline = [step for step in config.test_dataloader.dataset.pipeline if not is_loader(step)]
-    with TRANSFORMS.switch_scope_and_registry('mmpose'):
-        pipeline = Compose([dict(type='LoadImage'), *pipeline])
-    visualizer = PoseLocalVisualizer(name='mmseg_tr_infer', vis_backends=[])
-    visualizer.set_dataset_meta(info)
-    return Posing(model, pipeline, info, visualizer, {} if boxes is None else read_boxes(Path(boxes), names), amp)
-
-
-def is_loader(step: Mapping[str, Any]) -> bool:
-    """Whether a transform reads pictures: LoadImage, mmseg_tr.LoadFigures."""
-    return str(step.get('type')).rpartition('.')[2].startswith('Load')
+    return Posing(model, PictureReader.of(config), info, boxes or {}, amp)
 
 
 def read_boxes(path: Path, names: Sequence[str]) -> Boxes:
     """{"a.jpg": [[x1, y1, x2, y2], ...], ...}, in pixels; of a video they hold for every frame.
 
-    names: of the pictures, as they lie below the inputs. Raises ConfigError for whatever else the file holds.
+    names: of the pictures, as they lie below the inputs. Raises ConfigError for other content.
     """
     try:
         content = json.loads(path.read_text())
     except OSError as error:
-        raise ConfigError(f'--boxes {path} cannot be read: {error.strerror}.') from error
-    except ValueError as error:
-        raise ConfigError(f'--boxes {path} is no JSON: {error}.') from error
-    form = f'--boxes {path} must hold {{"a.jpg": [[x1, y1, x2, y2], ...]}}'
+        raise ConfigError(f'boxes {path} cannot be read: {error.strerror}.', parameters=['boxes']) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f'boxes {path} is not valid JSON: {error}.', parameters=['boxes']) from error
+    form = f'boxes {path} must hold {{"a.jpg": [[x1, y1, x2, y2], ...]}}'
     if not isinstance(content, dict):
-        raise ConfigError(f'{form}, not a {type(content).__name__}.')
+        raise ConfigError(f'{form}, got a {type(content).__name__}.', parameters=['boxes'])
     for name, boxes in content.items():
         if name not in names:
             raise ConfigError(
-                f'--boxes {path} names {name}, which is none of the pictures: {", ".join(names[:3])}, ...'
+                f'boxes {path} names {name}, which is none of the pictures: {", ".join(names[:3])}, ...',
+                parameters=['boxes'],
             )
         if not isinstance(boxes, list) or not all(is_box(box) for box in boxes):
-            raise ConfigError(f'{form}, numbers with x1 < x2 and y1 < y2: see {name}.')
+            raise ConfigError(f'{form}, numbers with x1 < x2 and y1 < y2: see {name}.', parameters=['boxes'])
     return content
 
 

@@ -2,89 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
-from mmengine.config import Config
-from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import nn
 
 from mmseg_tr.analysis.speed import mixed_precision
+from mmseg_tr.apis.infer.task import Request
+from mmseg_tr.apis.preprocess import PictureReader, Picturelike, preprocess, shown
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.registry import DATASETS
 from mmseg_tr.visualization.attention import picture_png
 from mmseg_tr.visualization.scenes import colorize
 
 
 @dataclass(frozen=True)
 class Segmenting:
-    """A task of apis.infer: classes of pixels. palette: (red, green, blue) per class. amp: dtype of autocast."""
+    """A task of infer: the class of every pixel, as test predicts it.
+
+    palette: (red, green, blue) per class, or None where nothing is drawn. amp: dtype of autocast. native: pictures
+    enter at their own size, as published with Segmenter, without the pipeline's Resize.
+    """
 
     folders: ClassVar[dict[str, str]] = dict(blend='.png', label='.png')
     per_frame: ClassVar[bool] = True  # a video has a file of classes per frame
 
     model: nn.Module
-    palette: list
+    reader: PictureReader
+    palette: Sequence[Sequence[int]] | None = None
     amp: torch.dtype | None = None
+    native: bool = False
 
-    def predict(self, images: Sequence[np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
-        """Class numbers (H, W) uint8 of pictures of one size."""
-        return segment(self.model, images, self.amp)
+    def read(self, picture: Picturelike, name: str = '') -> Request:
+        loaded = self.reader.load(picture)
+        return Request(name, shown(loaded['img']), (self.reader.pack(loaded, native=self.native),))
 
-    def draw(self, image: np.ndarray, label: np.ndarray) -> np.ndarray:
-        return blend(image, label, self.palette)
+    @torch.inference_mode()
+    def predict(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        """Class numbers (H, W) of pictures of one size, at their own size: uint8, or int32 for more than 256."""
+        data = preprocess(self.model, [request.items[0] for request in requests])
+        with mixed_precision(data['inputs'].device, self.amp):
+            samples = self.model(**data, mode='predict')
+        dtype = np.uint8 if self.model.decode_head.num_classes <= 256 else np.int32
+        return [sample.pred_sem_seg.data[0].cpu().numpy().astype(dtype) for sample in samples]
 
-    def encode(self, label: np.ndarray) -> bytes:
-        return picture_png(label)
+    def draw(self, request: Request, result: np.ndarray) -> np.ndarray:
+        if self.palette is None:
+            raise ConfigError('there are no colours for the classes: give the dataset of the config a palette.')
+        return blend(request.pixels, result, self.palette)
 
-
-@torch.inference_mode()
-def segment(model: nn.Module, images: Sequence[np.ndarray], amp: torch.dtype | None = None) -> list[np.ndarray]:
-    """Class numbers (H, W) uint8 of pictures of one size, at their own size: the config's windows, no resize."""
-    size = images[0].shape[:2]
-    meta = dict(ori_shape=size, img_shape=size, pad_shape=size, padding_size=[0] * 4)
-    # mmseg's pipelines hand over BGR, and the preprocessor turns it as its network needs it
-    pixels = [torch.from_numpy(image[..., ::-1].transpose(2, 0, 1).copy()) for image in images]
-    batch = dict(inputs=pixels, data_samples=[SegDataSample(metainfo=meta) for _ in images])
-    device = next(model.parameters()).device
-    with mixed_precision(device, amp):
-        results = model.test_step(batch)
-    return [result.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8) for result in results]
+    def encode(self, result: np.ndarray) -> bytes:
+        return picture_png(result)
 
 
-def dataset_infos(config: Config) -> Iterator[dict[str, Any]]:
-    """Names and colours of the classes, as the dataset of each of the config's loaders has them."""
-    for loader in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
-        dataset = (config.get(loader) or {}).get('dataset') or {}
-        while isinstance(dataset.get('dataset'), Mapping):  # inside a wrapper such as RepeatDataset
-            dataset = dataset['dataset']
-        with DATASETS.switch_scope_and_registry(None) as registry:
-            kind = registry.get(str(dataset.get('type')))
-        yield {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
-
-
-def palette_of(config: Config, model: nn.Module) -> list:
-    """The colours of the classes: of the config's dataset, whichever of its loaders names one.
-
-    Raises ConfigError where the config names no dataset with enough colours.
-    """
-    count = model.decode_head.num_classes
-    if count > 255:
-        raise ConfigError(f'the model tells {count} classes apart: a label PNG holds 255 at most.')
-    for info in dataset_infos(config):
-        if info.get('palette') is not None and len(info['palette']) >= count:
-            return list(info['palette'])
-    raise ConfigError(
-        f'the config {config.filename} names no dataset with colours for {count} classes: add a test_dataloader whose '
-        'dataset has metainfo=dict(palette=[[r, g, b], ...]).'
-    )
-
-
-def blend(image: np.ndarray, label: np.ndarray, palette: list) -> np.ndarray:
+def blend(image: np.ndarray, label: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
     """Half the picture, half the colours of its classes, as published: (H, W, 3) uint8."""
+    if label.shape != image.shape[:2]:  # a pipeline that names another size as the picture's own
+        image = np.asarray(Image.fromarray(image).resize(label.shape[::-1], Image.Resampling.BILINEAR))
     mixed = Image.blend(Image.fromarray(image), Image.fromarray(colorize(label, palette)), 0.5)
     return np.asarray(mixed)

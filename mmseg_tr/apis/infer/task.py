@@ -1,0 +1,59 @@
+"""What infer needs of a task: read a picture, predict, draw, encode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from torch import nn
+
+from mmseg_tr.apis.preprocess import PictureReader, Picturelike
+
+
+@dataclass(frozen=True)
+class Request:
+    """A picture that is read. pixels: (H, W, 3) uint8 RGB, as it is shown; items: what the pipeline packs of it."""
+
+    name: str
+    pixels: np.ndarray
+    items: tuple[Mapping[str, Any], ...]
+
+    @property
+    def size(self) -> tuple:
+        """What pictures that run in one batch have in common."""
+        return self.pixels.shape, tuple(tuple(item['inputs'].shape) for item in self.items[:1])
+
+
+class Task(Protocol):
+    """What is predicted for a picture.
+
+    folders: the folders of the output, for what is drawn and for what was found, with the endings of their files.
+    per_frame: whether a video has a file of what was found for every frame, or one file for all.
+    """
+
+    folders: Mapping[str, str]
+    per_frame: bool
+    model: nn.Module
+    reader: PictureReader
+
+    def read(self, picture: Picturelike, name: str = '') -> Request:
+        """A file, PIL image or RGB array; name: of its results. Raises DatasetError."""
+
+    def predict(self, requests: Sequence[Request]) -> list[Any]:
+        """A result per request; all have the same `size`."""
+
+    def draw(self, request: Request, result: Any) -> np.ndarray:
+        """A result over its picture, (H, W, 3) uint8 RGB."""
+
+    def encode(self, result: Any) -> bytes:
+        """The file of what was found; from a list of results, where one file is for all frames."""
+
+
+def same_size(requests: Sequence[Request]) -> Iterator[list[Request]]:
+    """Requests in groups that can run in one batch: padding would change what a network sees."""
+    groups: dict[tuple, list[Request]] = {}
+    for request in requests:
+        groups.setdefault(request.size, []).append(request)
+    yield from groups.values()

@@ -1,0 +1,192 @@
+"""Results of infer as files: pictures in batches, then videos frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from mmseg_tr.apis.images import Failure, Picture
+from mmseg_tr.apis.infer.task import Request, Task, same_size
+from mmseg_tr.apis.preprocess import entry_sentence
+from mmseg_tr.errors import ConfigError, DatasetError
+from mmseg_tr.files import write_atomically
+from mmseg_tr.visualization.attention import picture_png
+from mmseg_tr.visualization.video import CODECS, VideoWriter, open_video
+
+
+@dataclass(frozen=True)
+class StillResults:
+    """Where the results of a picture go."""
+
+    drawn: Path
+    found: Path
+
+    @classmethod
+    def of(cls, name: Path, out: Path, task: type[Task]) -> StillResults:
+        """name: of the picture, below its folder."""
+        return cls(*(out / folder / name.with_suffix(ending) for folder, ending in task.folders.items()))
+
+    def paths(self) -> tuple[Path, ...]:
+        """Files that will be written."""
+        return self.drawn, self.found
+
+
+@dataclass(frozen=True)
+class VideoResults:
+    """Where the results of a video go. frames: the folder of a file per frame, or None; found: one file, or None."""
+
+    drawn: Path
+    frames: Path | None = None
+    found: Path | None = None
+
+    @classmethod
+    def of(cls, name: Path, out: Path, task: type[Task], video_format: str, label_frames: bool) -> VideoResults:
+        """Raises ConfigError for a format that is not written."""
+        if f'.{video_format}' not in CODECS:
+            known = ' or '.join(ending.lstrip('.') for ending in CODECS)
+            raise ConfigError(f'video_format must be {known}, got {video_format}.', parameters=['video_format'])
+        (drawn, _), (found, ending) = task.folders.items()
+        path = (out / drawn / name).with_suffix(f'.{video_format}')
+        if task.per_frame:
+            return cls(path, frames=(out / found / name).with_suffix('') if label_frames else None)
+        return cls(path, found=(out / found / name).with_suffix(ending))
+
+    def paths(self) -> tuple[Path, ...]:
+        """Files and folders that will be written."""
+        return tuple(path for path in (self.drawn, self.frames, self.found) if path is not None)
+
+
+Results = StillResults | VideoResults
+
+
+def check_output(results: Mapping[Path, Iterable[Path]], out: Path, force: bool) -> None:
+    """Raise ConfigError when a result exists already, unless it may be replaced, or `out` is no folder.
+
+    results: what will be written, files and folders, by the file that it is made from.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f'out must be a folder, and {out} is a file.', parameters=['out'])
+    for source, paths in results.items():
+        for path in paths:
+            if path.exists() and path.samefile(source):
+                raise ConfigError(f'{path} would replace the picture that it is made from: name another out folder.')
+            if path.exists() and not force:
+                raise ConfigError(
+                    f'{path} exists already: name another folder with out, or set force.', parameters=['out', 'force']
+                )
+
+
+@dataclass
+class Writing:
+    """Write results of pictures and videos, with what is reported on the way; see InferOptions.
+
+    passed, total: pictures and frames.
+    """
+
+    task: Task
+    batch_size: int
+    progress: Callable[[int, int], None]
+    report: Callable[[Failure], None]
+    tell: Callable[[str], None]
+    failures: list[Failure] = field(default_factory=list)
+    written: int = 0
+    passed: int = 0
+    total: int = 0
+    told: bool = False
+
+    def write(self, results: Mapping[Picture, Results], failures: Sequence[Failure]) -> None:
+        """Write everything; `failures` are known already."""
+        stills = [picture for picture in results if not picture.is_video]
+        videos = {picture: frame_count(picture.path) for picture in results if picture.is_video}
+        self.total = len(failures) + len(stills) + sum(max(count, 1) for count in videos.values())
+        for failure in failures:
+            self.fail(failure.path, failure.reason)
+        for start in range(0, len(stills), self.batch_size):
+            self.stills(stills[start : start + self.batch_size], results)
+        for picture, count in videos.items():
+            self.video(picture, results[picture], count)
+
+    def stills(self, pictures: Sequence[Picture], results: Mapping[Picture, Results]) -> None:
+        """A batch of pictures."""
+        read: dict[str, Picture] = {}
+        requests = []
+        for picture in pictures:
+            try:
+                requests.append(self.task.read(picture.path, picture.name.as_posix()))
+                read[requests[-1].name] = picture
+            except DatasetError as error:
+                self.fail(picture.path, str(error))
+        for same in same_size(requests):
+            self.tell_scale(same[0])
+            for request, result in zip(same, self.task.predict(same)):
+                where = results[read[request.name]]
+                write_atomically(picture_png(self.task.draw(request, result)), where.drawn)
+                write_atomically(self.task.encode(result), where.found)
+                self.written += 1
+        self.advance(len(requests))
+
+    def video(self, picture: Picture, results: VideoResults, count: int) -> None:
+        """A video; count: its frames by its header."""
+        before = self.passed
+        try:
+            frames = self.frames(picture, results)
+        except DatasetError as error:
+            self.fail(picture.path, str(error))
+            return
+        self.written += 1
+        self.passed = before + max(count, frames)
+        if frames < count:
+            said = f'has {count} frames by its header, {frames} could be read: those are in the result.'
+            self.fail(picture.path, f'the video {picture.path} {said}', passed=0, skipped=False)
+
+    def frames(self, picture: Picture, results: VideoResults) -> int:
+        """Write the results of a video; return how many frames could be read.
+
+        At most a batch of frames is in memory. Raises DatasetError for a video without a readable frame.
+        """
+        video, number, all_found = open_video(picture.path), 0, []
+        ending = list(self.task.folders.values())[1]
+        frames = video.frames()
+        with VideoWriter(results.drawn, video.fps) as writer:
+            while batch := list(islice(frames, self.batch_size)):
+                requests = [self.task.read(frame, picture.name.as_posix()) for frame in batch]
+                self.tell_scale(requests[0])
+                for request, result in zip(requests, self.task.predict(requests)):
+                    writer.add(self.task.draw(request, result))
+                    if results.frames is not None:
+                        write_atomically(self.task.encode(result), results.frames / f'{number:06d}{ending}')
+                    if results.found is not None:
+                        all_found.append(result)
+                    number += 1
+                self.advance(len(batch))
+        if results.found is not None:
+            write_atomically(self.task.encode(all_found), results.found)
+        return number
+
+    def tell_scale(self, request: Request) -> None:
+        """Say once at which size a picture enters the network."""
+        if not self.told and request.items:
+            self.told = True
+            self.tell(entry_sentence(self.task.model, request.pixels.shape[:2], request.items[0]))
+
+    def fail(self, path: Path, reason: str, passed: int = 1, skipped: bool = True) -> None:
+        """Note and report a failure."""
+        self.failures.append(Failure(path, reason, skipped))
+        self.report(self.failures[-1])
+        self.advance(passed)
+
+    def advance(self, number: int) -> None:
+        """So many more are done."""
+        self.passed += number
+        self.total = max(self.total, self.passed)
+        self.progress(self.passed, self.total)
+
+
+def frame_count(path: Path) -> int:
+    """How many frames a video has by its header; 0 for one that cannot be read."""
+    try:
+        return open_video(path).count
+    except DatasetError:
+        return 0
