@@ -20,7 +20,8 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmseg_tr.apis.images import SUFFIXES, files_below
-from mmseg_tr.apis.preprocess import PictureReader, input_channels, preprocess, windows_of
+from mmseg_tr.apis.preprocess import PictureReader, input_channels, preprocess
+from mmseg_tr.apis.windows import windows_of
 from mmseg_tr.datasets.photographs import photograph_batch
 from mmseg_tr.engine.pose_checks import check_pose_network
 from mmseg_tr.engine.runner import config_mistakes
@@ -69,13 +70,13 @@ def pick_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeviceError(f'--device {name} is unknown: give cpu, cuda or cuda:1.') from error
+        raise DeviceError(f'device must be cpu, cuda or cuda:1, got {name}.', parameters=['device']) from error
     if device.type not in ('cpu', 'cuda'):
-        raise DeviceError(f'--device {name} cannot be measured here: give cpu, cuda or cuda:1.')
+        raise DeviceError(f'device must be cpu, cuda or cuda:1, got {name}.', parameters=['device'])
     present = torch.cuda.device_count() if device.type == 'cuda' else 1
     if (device.index or 0) >= present:
         have = f'only {present} GPU{"s" if present > 1 else ""}' if present else 'no GPU that torch can use'
-        raise DeviceError(f'--device {name} was asked for, but this machine has {have}: leave --device out.')
+        raise DeviceError(f'device {name} is not available: this machine has {have}.', parameters=['device'])
     return device
 
 
@@ -88,13 +89,13 @@ def prepare_device(name: str | None) -> torch.device:
 
 
 def pick_precision(amp: str | None, device: str | None) -> torch.dtype | None:
-    """The autocast type that --amp names. Raises ConfigError for another name, DeviceError for float16 on a CPU."""
+    """The dtype of autocast by its name. Raises ConfigError for another name, DeviceError for float16 on a CPU."""
     if amp is None:
         return None
     if amp not in PRECISIONS:
-        raise ConfigError(f'--amp {amp} is unknown: give {" or ".join(PRECISIONS)}.')
+        raise ConfigError(f'amp must be {" or ".join(PRECISIONS)}, got {amp}.', parameters=['amp'])
     if amp == 'fp16' and pick_device(device).type == 'cpu':
-        raise DeviceError('--amp fp16 is for GPUs: on a CPU give --amp bf16.')
+        raise DeviceError('amp must be bf16 on a CPU, got fp16.', parameters=['amp'])
     return PRECISIONS[amp]
 
 
@@ -137,7 +138,7 @@ def load_batch(
     if len(found) < needed:
         raise DatasetError(
             f'a batch of {needed} takes as many different images, the folder {folder} holds {len(found)}: add images '
-            'or take a smaller --batch-size.'
+            'or take a smaller batch.'
         )
     return torch.cat(list(found.values()))
 
@@ -145,7 +146,7 @@ def load_batch(
 def _from_folder(config: Config, model: nn.Module, folder: str) -> Iterator[Tensor]:
     """What test hands to the network for every picture of a folder, (1, C, H, W)."""
     if not Path(folder).is_dir():
-        raise DatasetError(f'there is no folder {folder}: --images takes a folder of image files.')
+        raise DatasetError(f'there is no folder {folder}: images must be a folder of image files.')
     reader, empty = PictureReader.of(config), True
     for file in files_below(Path(folder)):
         empty = False
@@ -202,10 +203,10 @@ def machine(device: torch.device) -> str:
 
 @contextmanager
 def cpu_threads(number: int | None) -> Iterator[None]:
-    """Run with this many threads; None leaves them as they are. Raises ConfigError for less than one."""
+    """Run with this many threads; None leaves the number unchanged. Raises ConfigError for less than one."""
     before = torch.get_num_threads()
     if number is not None and number < 1:
-        raise ConfigError(f'--threads {number} is too few: give 1 or more.')
+        raise ConfigError(f'threads must be 1 or more, got {number}.', parameters=['threads'])
     torch.set_num_threads(number or before)
     try:
         yield

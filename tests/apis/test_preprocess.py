@@ -12,7 +12,8 @@ from PIL import Image
 
 from mmseg_tr.apis.build import build_model, load_batch
 from mmseg_tr.apis.config import load_config
-from mmseg_tr.apis.preprocess import PictureReader, preprocess, windows_of
+from mmseg_tr.apis.preprocess import PictureReader, preprocess
+from mmseg_tr.apis.windows import windows_of
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.errors import DatasetError
 

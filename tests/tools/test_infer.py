@@ -11,9 +11,7 @@ pytest.importorskip('skimage')
 
 from PIL import Image
 
-from mmseg_tr.apis.build import build_model
-from mmseg_tr.apis.config import load_config
-from mmseg_tr.apis.infer import segment
+from mmseg_tr import Predictor
 from mmseg_tr.datasets.scenes import make_scene
 from mmseg_tr.paths import config_path
 from tests.tools.as_written import clone, commands
@@ -48,15 +46,17 @@ def run(*arguments):
 
 def test_labels_and_blends_of_files_and_folders(checkpoint, pictures, tmp_path, capsys):
     assert run(PLAIN, checkpoint, pictures, '-o', tmp_path / 'out') == 0
-    assert capsys.readouterr().out == f'3 files done, 0 skipped or incomplete: {tmp_path / "out"}\n'
+    done, scale = capsys.readouterr().out.splitlines()
+    assert done == f'3 files done, 0 skipped or incomplete: {tmp_path / "out"}'
+    assert scale == 'scale: 128x128 pixels enter as 128x128, by the test pipeline'
     found = labels(tmp_path / 'out')
     assert [(name, label.shape) for name, label in found.items()] == [
         ('a.png', (128, 128)),
         ('b.png', (96, 150)),
         ('c.png', (128, 128)),
     ]
-    image, config = np.array(Image.open(pictures / 'b.png')), load_config(PLAIN)
-    assert np.array_equal(found['b.png'], segment(build_model(config, str(checkpoint)).eval(), [image])[0])
+    image = np.array(Image.open(pictures / 'b.png'))
+    assert np.array_equal(found['b.png'], Predictor(PLAIN, checkpoint, device='cpu').predict(image))
     from mmseg_tr.datasets.mosaic import PhotoMosaic
 
     colors = np.array(PhotoMosaic.METAINFO['palette'])[found['b.png']]
@@ -91,7 +91,7 @@ def test_bad_files_are_reported_and_the_rest_is_done(checkpoint, pictures, tmp_p
     empty.mkdir()
     assert run(PLAIN, checkpoint, pictures, gone, empty, '-o', tmp_path / 'out', '--batch-size', 2) == 1
     said = capsys.readouterr()
-    assert said.out == f'3 files done, 3 skipped or incomplete: {tmp_path / "out"}\n'
+    assert said.out.startswith(f'3 files done, 3 skipped or incomplete: {tmp_path / "out"}\n')
     reasons = re.findall(r'skipped: (.+)', said.err)
     assert reasons[0] == f'there is no file or folder {gone}: check the path.'
     assert reasons[1].startswith(f'the folder {empty} holds no image')
@@ -105,7 +105,7 @@ def test_nothing_is_overwritten_without_force(checkpoint, pictures, tmp_path, ca
     (out / 'label').mkdir(parents=True)
     (out / 'label' / 'a.png').write_bytes(b'mine')
     said = mistake(capsys, 'infer', *arguments)
-    assert said == f'{out / "label" / "a.png"} exists already: name another folder with -o, or add --force.'
+    assert said == f'--force must be set to replace what exists: {out / "label" / "a.png"}.'
     assert (out / 'label' / 'a.png').read_bytes() == b'mine' and not (out / 'blend').exists()
     assert run(*arguments, '--force') == 0
     assert labels(out)['a.png'].shape == (128, 128)
@@ -128,14 +128,14 @@ def test_mistakes_are_one_sentence(checkpoint, pictures, tmp_path, capsys):
         ((PLAIN, checkpoint, tmp_path / 'gone'), 'there is no file or folder'),
         ((PLAIN, checkpoint, empty), 'holds no image'),
         ((PLAIN, checkpoint, a, pictures), 'would both be written to a.png'),
-        ((PLAIN, checkpoint, a, '--reduction', 'type=Nothing'), "reduction type 'Nothing' is unknown"),
-        ((PLAIN, checkpoint, a, '--reduction', 'ToMe'), '--reduction ToMe cannot be read'),
-        ((PLAIN, checkpoint, a, '--batch-size', 0), '--batch-size 0 is too small'),
-        ((PLAIN, checkpoint, a, '--device', 'tpu'), '--device tpu'),
-        ((PLAIN, checkpoint, a, '--amp', 'fp8'), '--amp fp8 is unknown'),
+        ((PLAIN, checkpoint, a, '--reduction', 'type=Nothing'), "got 'Nothing'"),
+        ((PLAIN, checkpoint, a, '--reduction', '(ToMe'), '(ToMe'),
+        ((PLAIN, checkpoint, a, '--batch-size', 0), '--batch-size must be 1 or more, got 0'),
+        ((PLAIN, checkpoint, a, '--device', 'tpu'), '--device must be cpu, cuda or cuda:1, got tpu'),
+        ((PLAIN, checkpoint, a, '--amp', 'fp8'), '--amp must be bf16 or fp16, got fp8'),
     ):
         assert part in mistake(capsys, 'infer', *arguments, *out)
-    assert 'is a file: name a folder' in mistake(capsys, 'infer', PLAIN, checkpoint, a, '-o', a)
+    assert f'--out must be a folder, and {a} is a file' in mistake(capsys, 'infer', PLAIN, checkpoint, a, '-o', a)
     assert not (tmp_path / 'out').exists()
 
 

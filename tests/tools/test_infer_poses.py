@@ -76,7 +76,7 @@ def test_boxes_give_what_the_test_set_gives(tiny, figures, tmp_path, capsys):
     (tmp_path / 'boxes.json').write_text(json.dumps(boxes))
     out = tmp_path / 'out'
     assert call('infer', *tiny, folder, '-o', out, '--boxes', tmp_path / 'boxes.json', '--device', 'cpu') == 0
-    assert capsys.readouterr().out == f'{len(boxes)} files done, 0 skipped or incomplete: {out}\n'
+    assert capsys.readouterr().out.startswith(f'{len(boxes)} files done, 0 skipped or incomplete: {out}\n')
     for name, entries in found.items():
         written = keypoints((out / 'keypoints' / name).with_suffix('.json'))
         assert len(written['keypoint_names']) == 14 and written['keypoint_names'][0] == 'head'
@@ -117,8 +117,8 @@ def test_a_video_has_the_poses_of_every_frame(tiny, tmp_path):
 @pytest.mark.parametrize(
     ('content', 'said'),
     [
-        ('{"a.png"', 'is no JSON'),
-        ('[1]', 'must hold {"a.jpg": [[x1, y1, x2, y2], ...]}, not a list.'),
+        ('{"a.png"', 'is not valid JSON'),
+        ('[1]', 'must hold {"a.jpg": [[x1, y1, x2, y2], ...]}, got a list.'),
         ('{"b.png": []}', 'names b.png, which is none of the pictures: a.png'),
         ('{"a.png": [[0, 0, 5]]}', 'numbers with x1 < x2 and y1 < y2: see a.png.'),
         ('{"a.png": [[9, 0, 5, 5]]}', 'numbers with x1 < x2 and y1 < y2: see a.png.'),

@@ -107,9 +107,7 @@ def check_options(config: Config, options: InferOptions, pose: bool) -> None:
         raise ConfigError('native is for segmentation, and this is a pose config: leave it out.', parameters=['native'])
 
 
-def planned(
-    pictures: Sequence[Picture], out: Path, task: type[Task], options: InferOptions
-) -> dict[Picture, Results]:
+def planned(pictures: Sequence[Picture], out: Path, task: type[Task], options: InferOptions) -> dict[Picture, Results]:
     """Where the results of every picture and video go."""
     return {
         picture: VideoResults.of(picture.name, out, task, options.video_format, options.label_frames)

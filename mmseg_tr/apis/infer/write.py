@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmseg_tr.apis.images import Failure, Picture
 from mmseg_tr.apis.infer.task import Request, Task, same_size
-from mmseg_tr.apis.preprocess import entry_sentence
+from mmseg_tr.apis.windows import entry_sentence
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.files import write_atomically
 from mmseg_tr.visualization.attention import picture_png
@@ -73,9 +73,7 @@ def check_output(results: Mapping[Path, Iterable[Path]], out: Path, force: bool)
             if path.exists() and path.samefile(source):
                 raise ConfigError(f'{path} would replace the picture that it is made from: name another out folder.')
             if path.exists() and not force:
-                raise ConfigError(
-                    f'{path} exists already: name another folder with out, or set force.', parameters=['out', 'force']
-                )
+                raise ConfigError(f'force must be set to replace what exists: {path}.', parameters=['force'])
 
 
 @dataclass

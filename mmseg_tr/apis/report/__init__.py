@@ -26,8 +26,8 @@ from mmseg_tr.apis.compare.models import (
 )
 from mmseg_tr.apis.config import load_config, require_sections
 from mmseg_tr.apis.images import Failure, find_pictures
-from mmseg_tr.apis.infer.inputs import read_rgb
-from mmseg_tr.apis.infer.segment import dataset_infos, palette_of
+from mmseg_tr.apis.meta import metainfos, palette_of
+from mmseg_tr.apis.preprocess import PictureReader, shown
 from mmseg_tr.apis.show.view import RANDOM, View, open_view
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.errors import ConfigError, DatasetError
@@ -107,7 +107,9 @@ def build_report(
     first = next(iter(views.values()))
     palette = palette_of(first.config, first.model)
     pictures = []
-    for name, pixels, label in own_pictures(inputs, report) if inputs else test_pictures(first.config, scenes):
+    for name, pixels, label in (
+        own_pictures(first.config, inputs, report) if inputs else test_pictures(first.config, scenes)
+    ):
         progress(f'looking at {name}')
         pictures.append(look(views, name, pixels, label))
     if not pictures:
@@ -126,14 +128,14 @@ def build_report(
     )
 
 
-def own_pictures(inputs: Sequence[str], report: Callable[[Failure], None]):
+def own_pictures(config: Config, inputs: Sequence[str], report: Callable[[Failure], None]):
     """Name, pixels and no label of every file that can be read; what cannot is reported."""
-    found, failures = find_pictures(inputs)
+    (found, failures), reader = find_pictures(inputs), PictureReader.of(config)
     for failure in failures:
         report(failure)
     for picture in found:
         try:
-            yield picture.name.as_posix(), read_rgb(picture.path), None
+            yield picture.name.as_posix(), shown(reader.load(picture.path)['img']), None
         except DatasetError as error:
             report(Failure(picture.path, str(error)))
 
@@ -180,7 +182,7 @@ def _shown_part(part: str) -> bool:
 
 def class_names(view: View, count: int) -> list[str]:
     """Names of the classes, of the config's dataset, or their numbers."""
-    for info in dataset_infos(view.config):
+    for info in metainfos(view.config):
         if info.get('classes') and len(info['classes']) >= count:
             return list(info['classes'])
     return [f'class {number}' for number in range(count)]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmseg_tr.analysis.groups import Merged, merges, watch
 from mmseg_tr.apis.images import Failure, Picture, find_pictures
-from mmseg_tr.apis.infer.inputs import read_rgb
+from mmseg_tr.apis.preprocess import PictureReader, shown
 from mmseg_tr.apis.show.view import View
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.files import write_atomically
@@ -59,9 +59,8 @@ def show_merging(
             if picture.is_video:
                 found = draw_video(view, open_video(picture.path), folder, style, layers, animate or 'mp4', side)
             else:
-                found = draw_picture(
-                    view, read_rgb(picture.path), folder, picture.name.stem, style, layers, animate, side
-                )
+                pixels = shown(PictureReader.of(view.config).load(picture.path)['img'])
+                found = draw_picture(view, pixels, folder, picture.name.stem, style, layers, animate, side)
         except DatasetError as error:
             failures.append(Failure(picture.path, str(error)))
             report(failures[-1])
