@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 import warnings
@@ -29,7 +30,7 @@ def load_config(path: str | Config, options: Mapping[str, Any] | None = None) ->
     path: a file, or the name of one that comes with the package, see paths.find_config().
     Raises ConfigError when it is missing or cannot be read, MissingExtraError when what it imports is not installed.
     """
-    config = path.copy() if isinstance(path, Config) else _read(Path(path))
+    config = copy.deepcopy(path) if isinstance(path, Config) else _read(Path(path))
     if options:
         try:
             config.merge_from_dict(dict(options))

@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
 from mmseg_tr.apis.preprocess import dataset_configs
-from mmseg_tr.datasets.metainfo_checks import check_metainfo, check_palette
+from mmseg_tr.datasets.metainfo_checks import check_classes, check_metainfo, check_palette
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.weights.io import read_file
 
@@ -70,8 +70,10 @@ def metainfos(config: Config, checkpoint: str | None = None) -> Iterator[Mapping
         if isinstance(info, Mapping):
             names = info.get('classes') or info.get('CLASSES')
             palette = info.get('palette') or info.get('PALETTE')
+            if names is not None:
+                check_classes(names)
             if palette is not None:
-                check_palette([list(colour) if isinstance(colour, tuple) else colour for colour in palette])
+                check_palette(palette)
             yield dict(info, classes=names, palette=palette)
 
 
