@@ -7,24 +7,21 @@ Needs torch and timm only.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmseg_tr.analysis.macs import evaluating
-from mmseg_tr.analysis.network import reduction_of, without_reduction
-from mmseg_tr.analysis.parts import find_vit
-from mmseg_tr.nn.mit import MixVisionTransformer
+from mmseg_tr.analysis.network import find_backbone, reduction_of, without_reduction
+from mmseg_tr.nn.backbone import same_weights
 from mmseg_tr.nn.vit import ViT
 from mmseg_tr.reduction import Reduction, Tokens
 from mmseg_tr.reduction.base import Embedded
-from mmseg_tr.reduction.segformerpp import Grid, Merged, Merger, StageMerging
+from mmseg_tr.reduction.segformerpp.mergers import Grid, Merger, Shorter, StageMerging
 
 Counts = tuple[int, ...]  # tokens of every image of a batch, prefix included
 
@@ -206,7 +203,7 @@ class Slice:
     def match(self, x: Tensor, grid: Grid) -> None:
         """Nothing is compared."""
 
-    def __call__(self, x: Tensor, grid: Grid, merge: None = None) -> Merged:
+    def __call__(self, x: Tensor, grid: Grid, merge: None = None) -> Shorter:
         return x[
             :, : remaining(self.merger, x.shape[1], grid)
         ], lambda values: filled(values, x) if values.shape[-1] == x.shape[-1] else values
@@ -220,9 +217,9 @@ def token_counts(model: nn.Module, batch: Tensor) -> Recorder:
     """How many tokens are where in a forward of a network with a ViT that reduces them."""
     watched = without_reduction(model)
     recorder = Recorder(reduction_of(model))
-    give(find_vit(watched), recorder)
+    give(find_backbone(watched), recorder)
     with evaluating(watched):
-        find_vit(watched).forward_tokens(batch)
+        find_backbone(watched).forward_tokens(batch)
     return recorder
 
 
@@ -232,17 +229,13 @@ def sliced_network(model: nn.Module, batch: Tensor, record: Recorder | None = No
     model: with mmseg_tr's ViT and a reduction, or with mmseg_tr's MiT, whose counts depend on the size alone.
     record: what token_counts() gave for the batch, where that is known.
     """
-    mit = next((module for module in model.modules() if isinstance(module, MixVisionTransformer)), None)
-    if mit is not None:
-        tensors = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-        ideal = copy.deepcopy(model, tensors)
-        for module in ideal.modules():
-            if isinstance(module, MixVisionTransformer):
-                stages = tuple(_sliced_stage(stage) for stage in module.merging.stages)
-                module.merging = replace(module.merging, stages=stages)
+    if len(find_backbone(model).depths) > 1:
+        reduction = reduction_of(model)
+        ideal = same_weights(model)
+        find_backbone(ideal).reduction = reduction.with_merging([_sliced_stage(stage) for stage in reduction.merging])
         return ideal
     ideal = without_reduction(model)
-    vit = find_vit(ideal)
+    vit = find_backbone(ideal)
     give(vit, Sliced(record or token_counts(model, batch), vit.num_prefix))
     return ideal
 

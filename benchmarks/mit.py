@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Sequence
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +12,17 @@ from torch import Tensor, nn
 from benchmarks.ideal import sliced_network, token_counts
 from benchmarks.random_weights import with_method
 from benchmarks.vit import Bench, Numbers, count_model, read, to_scores
+from mmseg_tr.analysis.macs import SCOPES
 from mmseg_tr.analysis.network import count_params, network_of
-from mmseg_tr.analysis.parts import SCOPES
-from mmseg_tr.analysis.profiling import profile_once
-from mmseg_tr.analysis.speed import Contestant, mixed_precision
+from mmseg_tr.analysis.speed import Contestant, mixed_precision, profile_once
 from mmseg_tr.apis.build import load_batch
 from mmseg_tr.datasets.photographs import photograph_batch
+from mmseg_tr.nn.backbone import same_weights
 from mmseg_tr.nn.mit import MixVisionTransformer, arch_settings
 from mmseg_tr.nn.mit_blocks import MixFFN
 from mmseg_tr.nn.segformer import SegFormer
 from mmseg_tr.nn.segmenter import MaskTransformer, Segmenter
 from mmseg_tr.nn.vit import ViT
-from mmseg_tr.reduction.segformerpp.settings import parse_merging
 from mmseg_tr.registry import MODELS
 
 RULE = 'conv-matmul'
@@ -43,15 +40,10 @@ class ChannelsFirstFFN(nn.Module):
         return self.layers(y.transpose(1, 2).unflatten(2, grid).contiguous()).flatten(2).transpose(1, 2)
 
 
-def same_weights(model: nn.Module) -> nn.Module:
-    """A copy of the modules around the same weights."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())})
-
-
-def mit(bench: Bench, arch: str, merging: str | None = None) -> MixVisionTransformer:
+def mit(bench: Bench, arch: str, reduction: str | None = None) -> MixVisionTransformer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return MixVisionTransformer(arch, merging=merging).to(bench.device).eval()
+        return MixVisionTransformer(arch, reduction=reduction).to(bench.device).eval()
 
 
 def shipped_mit(bench: Bench, model: MixVisionTransformer, arch: str) -> nn.Module:
@@ -125,8 +117,7 @@ def fusion(bench: Bench, settings: Numbers) -> Numbers:
 def merged(bench: Bench, settings: Numbers) -> Numbers:
     """A preset of SegFormer++ beside the plain MiT and its own ideal."""
     plain = mit(bench, settings['arch'])
-    model = same_weights(plain)
-    model.merging = parse_merging(settings['merging'], len(model.layers))
+    model = plain.with_reduction(settings['merging'])
     images = photographs(2, settings['size'], bench.device)
     whole, kept = (bench.profile(Contestant.of(network), images[:1]) for network in (plain, model))
     contestants = dict(
@@ -166,8 +157,7 @@ def training(bench: Bench, settings: Numbers) -> Numbers:
     size = settings['batch']
     if 'arch' in settings:
         plain = mit(bench, settings['arch'])
-        model = same_weights(plain)
-        model.merging = parse_merging(settings['merging'], len(model.layers))
+        model = plain.with_reduction(settings['merging'])
         images, method = photographs(size, settings['size'], bench.device), settings['merging']
         shape = settings['size']
     else:

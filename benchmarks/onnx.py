@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.random_weights import with_method
 from benchmarks.vit import Bench, Numbers, read
-from mmseg_tr.analysis.network import network_of
-from mmseg_tr.analysis.parts import find_vit
+from mmseg_tr.analysis.network import find_backbone, network_of
 from mmseg_tr.analysis.speed import Contestant
 from mmseg_tr.apis.build import load_batch
 from mmseg_tr.apis.export import refuse_adaptive
@@ -41,7 +40,7 @@ def exported(bench: Bench, settings: Numbers) -> Numbers:
     plain = bench.plain(config)
     images = load_batch(config, plain, None, shape, EXAMPLES, EXAMPLES)
     model = with_method(plain, method)
-    if find_vit(model).reduction.unexportable():
+    if find_backbone(model).reduction.unexportable():
         method = fixed_settings(model, images.split(1))
         model = with_method(plain, method)
     refuse_adaptive(model)

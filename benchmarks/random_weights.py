@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.ideal import LayerCounts, Recorder, give, sliced_network
 from mmseg_tr.analysis.macs import count_macs
-from mmseg_tr.analysis.network import without_reduction
-from mmseg_tr.analysis.parts import find_vit
+from mmseg_tr.analysis.network import find_backbone, without_reduction
 from mmseg_tr.reduction import Reduction, build_reduction
 from mmseg_tr.reduction.act import ACT, bucket_codes, cluster_ids
 
@@ -28,7 +27,7 @@ STEPS = 8
 def with_method(plain: nn.Module, settings: Mapping[str, Any]) -> nn.Module:
     """The network with a method, around the same weights. A method's own network has random ones, always the same."""
     model = without_reduction(plain)
-    vit = find_vit(model)
+    vit = find_backbone(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         reduction = build_reduction(dict(settings))
@@ -88,8 +87,8 @@ def _algm_records(plain: nn.Module, settings: dict, images: Tensor) -> Callable[
     def records(threshold: float) -> list[Recorder]:
         found = []
         for image in images.split(1):
-            recorder = Recorder(find_vit(plain).fitted(settings | dict(threshold=threshold)))
-            vit = find_vit(plain)
+            vit = find_backbone(plain)
+            recorder = Recorder(vit.fitted(settings | dict(threshold=threshold)))
             watched = copy.copy(vit)
             watched._modules = dict(vit._modules)
             give(watched, recorder)
@@ -124,9 +123,9 @@ def _act_records(plain: nn.Module, settings: dict, images: Tensor) -> Callable[[
         _Queries(),
         ACT(**{k: v for k, v in settings.items() if k != 'type'}),
     )
-    give(find_vit(model), seen)
+    give(find_backbone(model), seen)
     with torch.inference_mode():
-        find_vit(model).forward_tokens(images[:1])
+        find_backbone(model).forward_tokens(images[:1])
 
     def records(width: float) -> list[Recorder]:
         recorder = Recorder(method)

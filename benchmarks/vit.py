@@ -18,13 +18,10 @@ from torch import Tensor, nn
 
 from benchmarks.ideal import sliced_network, token_counts
 from benchmarks.random_weights import on_meta, tuned, with_method
-from mmseg_tr.analysis.benchmark import family_of, math_attention_fits
-from mmseg_tr.analysis.mac_rules import family_rule
-from mmseg_tr.analysis.macs import MacCount, count_macs
-from mmseg_tr.analysis.network import Network, network_of
-from mmseg_tr.analysis.parts import SCOPES
-from mmseg_tr.analysis.profiling import Profile, profile_once
-from mmseg_tr.analysis.speed import Contestant, Seconds, mixed_precision, time_in_turn
+from mmseg_tr.analysis.macs import SCOPES, MacCount, count_macs
+from mmseg_tr.analysis.measure import math_attention_fits
+from mmseg_tr.analysis.network import Steps, count_rule_of, network_of
+from mmseg_tr.analysis.speed import Contestant, Profile, Seconds, mixed_precision, profile_once, time_in_turn
 from mmseg_tr.apis.build import build_model, load_batch, own_shape
 from mmseg_tr.apis.config import load_config
 from mmseg_tr.paths import config_path
@@ -102,7 +99,7 @@ def reduced(bench: Bench, settings: Numbers) -> Numbers:
     config, method, shape = read(settings)
     plain, batch = bench.plain(config), settings['batch']
     images = load_batch(config, plain, None, shape, max(bench.images, batch), batch).to(bench.device)
-    rule = family_rule(family_of(with_method(plain, method)))
+    rule = count_rule_of(with_method(plain, method))
     adaptive = build_reduction(method).adaptive
     empty = count_macs(on_meta(plain), images[:1].to('meta'))
     whole = bench.profile(Contestant.of(plain), images[:batch])
@@ -217,7 +214,7 @@ def improvements(bench: Bench, settings: Numbers) -> Numbers:
     )
 
 
-def label_times(bench: Bench, network: Network, image: Tensor) -> Numbers:
+def label_times(bench: Bench, network: Steps, image: Tensor) -> Numbers:
     """The same for scores with regions, as trained networks give them: noise on an eighth of the grid, enlarged."""
     with torch.inference_mode():
         shape = network.scores(image).shape

@@ -48,9 +48,9 @@ def create_model(
 
     name: 'segformer_b0' to 'segformer_b5', or 'segformer' with arch=dict(...) (see nn.mit); 'segmenter_' and a timm
         name or one of ENCODERS ('segmenter_vit-s16'), or 'segmenter' with arch=dict(...) (see nn.vit).
-    method: for SegFormer a preset's name ('bsm_hq', ...) or a dict per stage (see reduction.segformerpp_settings); for
-        Segmenter dict(type=..., ...), or a name of reduction.REDUCTIONS for its defaults, scaled to the network. None:
-        the plain model. It adds no weights, but for methods with a network of their own.
+    method: for SegFormer a preset's name ('bsm_hq', ...), dict(type=..., ...) or one dict per stage; for Segmenter
+        dict(type=..., ...), or a name of reduction.REDUCTIONS for its defaults, scaled to the network. None: the plain
+        model. It adds no weights, but for methods with a network of their own.
     pretrained: True for the encoder's weights (ImageNet); or a file, a URL or a name of checkpoints.published, of a
         whole model or, for SegFormer, of a backbone in any layout that checkpoints.mit knows. Loaded strictly.
     options: SegFormer: head ('conv', 'linear'; by default that of the weights), channels (256), dropout,
@@ -82,7 +82,9 @@ def _segformer(rest: str, method: Any, num_classes: int, pretrained: Source, opt
         )
     arch = _arch(rest, options)
     own = _take(options, SegFormer, ('backbone', 'num_classes'))
-    kept = _check_options('segformer', options, MixVisionTransformer, ('arch', 'merging', 'pretrained'), own)
+    kept = _check_options(
+        'segformer', options, MixVisionTransformer, ('arch', 'reduction', 'merging', 'pretrained'), own
+    )
     weights, where = None, None
     if isinstance(pretrained, str | os.PathLike):
         where = fetch_if_published(pretrained)
@@ -95,7 +97,7 @@ def _segformer(rest: str, method: Any, num_classes: int, pretrained: Source, opt
                 raise ConfigError(
                     f'head={own["head"]!r} does not fit {where}, whose head is of the form {weights.head!r}.'
                 )
-    backbone = MixVisionTransformer(arch, merging=method, pretrained=pretrained is True or None, **kept)
+    backbone = MixVisionTransformer(arch, reduction=method, pretrained=pretrained is True or None, **kept)
     model = SegFormer(backbone, num_classes, **own)
     backbone.init_weights()
     if weights is not None:

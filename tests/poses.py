@@ -46,9 +46,9 @@ def estimator(backbone: dict, head: dict, test_cfg: dict = FLIP_TEST) -> nn.Modu
     return model.eval()
 
 
-def segformer(size: tuple[int, int], merging: str | None = None, **head) -> nn.Module:
+def segformer(size: tuple[int, int], reduction: str | None = None, **head) -> nn.Module:
     """SegFormer++ for pose on inputs of `size`."""
-    backbone = dict(type='mmseg_tr.MiT', arch=MIT, merging=merging)
+    backbone = dict(type='mmseg_tr.MiT', arch=MIT, reduction=reduction)
     settings = dict(in_channels=WIDTHS, channels=8, num_keypoints=KEYPOINTS, decoder=codec(size))
     return estimator(backbone, dict(type='mmseg_tr.SegformerPoseHead') | settings | head)
 

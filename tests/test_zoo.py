@@ -172,7 +172,7 @@ def test_short_names_are_those_of_the_configs():
         (('segformer_b9',), {}, "'segformer_b9' is unknown"),
         (('segformer',), {}, 'arch=dict'),
         (('segformer_b0',), dict(arch=ARCH), 'dimensions once'),
-        (('segformer_b0', 'bsm_r2D'), {}, "merging='bsm_r2D' is unknown: it is one of original, bsm_hq"),
+        (('segformer_b0', 'bsm_r2D'), {}, "got 'bsm_r2D'"),
         (('segformer_b0',), dict(img_size=512), "no option 'img_size': they take arch, head, channels"),
         (('segformer_b0',), dict(num_classes=0), 'num_classes must be .*got 0'),
         (('segformer_b0',), dict(pretrained=7), 'pretrained=7'),

@@ -11,7 +11,7 @@ codec = dict(type='MSRAHeatmap', input_size=(48, 64), heatmap_size=(12, 16), sig
 model = dict(
     type='TopdownPoseEstimator',
     data_preprocessor=dict(type='PoseDataPreprocessor', mean=[127.5] * 3, std=[127.5] * 3, bgr_to_rgb=True),
-    backbone=dict(type='mmseg_tr.MiT', merging={merging!r},
+    backbone=dict(type='mmseg_tr.MiT', reduction={reduction!r},
                   arch=dict(embed_dims=8, num_layers=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))),
     head=dict(type='mmseg_tr.SegformerPoseHead', in_channels=(8, 16, 24, 32), channels=8, num_keypoints=14,
               norm_cfg=dict(type='SyncBN'), decoder=codec),
@@ -45,7 +45,7 @@ sync_bn = 'torch'
 SCENES = 6
 
 
-def write_config(folder: Path, merging: str | None = None, root: Path | None = None, more: str = '') -> Path:
+def write_config(folder: Path, reduction: str | None = None, root: Path | None = None, more: str = '') -> Path:
     """A config over drawn scenes or, with `root`, over the files that write_figures() put there."""
 
     def part(split: str) -> dict:
@@ -55,9 +55,9 @@ def write_config(folder: Path, merging: str | None = None, root: Path | None = N
         metainfo = f'{root}/metainfo.py'
         return dict(type='CocoDataset', data_root=str(root), metainfo=dict(from_file=metainfo), **files)
 
-    path = folder / f'tiny-pose_{merging or "plain"}.py'
+    path = folder / f'tiny-pose_{reduction or "plain"}.py'
     load = 'LoadImage' if root else 'mmseg_tr.LoadFigures'
-    path.write_text(CONFIG.format(merging=merging, load=load, train=part('train'), val=part('val'), more=more))
+    path.write_text(CONFIG.format(reduction=reduction, load=load, train=part('train'), val=part('val'), more=more))
     return path
 
 

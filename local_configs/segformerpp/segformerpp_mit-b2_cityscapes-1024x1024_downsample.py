@@ -1,3 +1,3 @@
 _base_ = './segformerpp_mit-b2_cityscapes-1024x1024_original.py'
 
-model = dict(backbone=dict(merging='downsample'))
+model = dict(backbone=dict(reduction=dict(type='SegFormerPP', preset='downsample')))

@@ -1,3 +1,3 @@
 _base_ = './segformerpp_mit-tiny_photo-mosaic-128x128_original.py'
 
-model = dict(backbone=dict(merging='bsm_hq'))
+model = dict(backbone=dict(reduction=dict(type='SegFormerPP', preset='bsm_hq')))

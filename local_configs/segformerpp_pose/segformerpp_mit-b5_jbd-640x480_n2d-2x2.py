@@ -1,3 +1,3 @@
 _base_ = './segformerpp_mit-b5_jbd-640x480_original.py'
 
-model = dict(backbone=dict(merging='n2d_2x2'))
+model = dict(backbone=dict(reduction=dict(type='SegFormerPP', preset='n2d_2x2')))

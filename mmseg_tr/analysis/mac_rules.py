@@ -58,15 +58,8 @@ MEANINGS: dict[str, str] = {
     'all': 'everything that computes, matching included',
 }
 
-# The rule that a family's published multiply-adds follow; `all` is always reported beside it. other: networks of other
-# packages. A method that is not named has that of the plain Segmenter.
-FAMILY_RULES: dict[str, str] = {
-    'Segmenter': 'segmenter',
-    'ALGM': 'segmenter',
-    'CTS': 'segmenter',
-    'SegFormer++': 'conv-matmul',
-    'other': 'conv-matmul',
-} | dict.fromkeys(('Expedite', 'EViT', 'ToMe', 'ACT'), 'expedite')
+# of networks without a backbone of this package
+OTHER_RULE = 'conv-matmul'
 
 
 def check_rule(rule: str) -> str:
@@ -80,11 +73,6 @@ def check_rule(rule: str) -> str:
 def weights_of(rule: str, part: str) -> Mapping[str, float]:
     """Weight of each kind of work that a rule counts in a part of the network."""
     return PART_RULES.get(rule, {}).get(part, RULES[rule])
-
-
-def family_rule(family: str) -> str:
-    """The rule of a family."""
-    return FAMILY_RULES.get(family, FAMILY_RULES['Segmenter'])
 
 
 def _numel(out: Any) -> int:

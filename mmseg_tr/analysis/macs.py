@@ -1,17 +1,15 @@
 """Multiply-adds of a network as it really runs: with the tokens that remain, attention included whatever runs it.
 
-    count = count_macs(Segmenter(encoder, decoder), image)
-    count.total('segmenter') / 1e9  # the "GFLOPs" of the papers, which are multiply-adds
-    count.parts('segmenter')        # encoder_attention, encoder_mlp, merging, decoder, ...
-
-Needs torch and timm only.
+count = count_macs(Segmenter(encoder, decoder), image)
+count.total('segmenter') / 1e9  # the "GFLOPs" of the papers, which are multiply-adds
+count.parts('segmenter')        # encoder_attention, encoder_mlp, merging, decoder, ...
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -20,15 +18,72 @@ from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmseg_tr.analysis.mac_rules import OPERATORS, check_rule, units_of, weights_of
-from mmseg_tr.analysis.network import network_of
-from mmseg_tr.analysis.parts import PARTS, PartTracker, find_vit, track_parts
+from mmseg_tr.analysis.network import find_backbone, network_of
+
+PARTS = (
+    'embedding',
+    'encoder_attention',
+    'encoder_mlp',
+    'merging',
+    'restoring',
+    'backbone',
+    'other',
+    'decoder',
+    'enlargement',
+)
+SCOPES = {'mmseg_tr::merge': 'merging', 'mmseg_tr::restore': 'restoring'}
+
+
+@dataclass
+class PartTracker:
+    """The part that is at work: the innermost scope of SCOPES if one is open, else the last part that was entered."""
+
+    entered: str
+    scopes: list[str | None] = field(default_factory=list)
+
+    @property
+    def part(self) -> str:
+        return next((scope for scope in reversed(self.scopes) if scope), self.entered)
+
+    def enter(self, part: str) -> None:
+        self.entered = part
+
+    def open_scope(self, name: str) -> None:
+        self.scopes.append(SCOPES.get(name))
+
+    def close_scope(self) -> None:
+        self.scopes.pop()
+
+
+@contextmanager
+def track_parts(model: nn.Module) -> Iterator[PartTracker]:
+    """Follow a forward of `model` through PARTS.
+
+    Of a network with a ViT: embedding (patches, positions), encoder_attention and encoder_mlp (each with the norm
+    before it and the residual after it), other (the final norm), decoder. Of any other segmentor: backbone, decoder
+    (neck and head). Enlargement is entered by the caller.
+    """
+    backbone = find_backbone(model)
+    starts = [] if backbone is None else backbone.part_starts()
+    tracker = PartTracker('embedding' if starts else 'backbone' if hasattr(model, 'backbone') else 'other')
+
+    def enter(part: str) -> Callable[..., None]:
+        return lambda *_: tracker.enter(part)
+
+    with ExitStack() as hooks:
+        decoder = getattr(model, 'decoder', None)
+        for part, module in [*starts, *([('decoder', decoder)] if decoder is not None else [])]:
+            hooks.callback(module.register_forward_pre_hook(enter(part)).remove)
+        if getattr(model, 'backbone', None) is not None:
+            hooks.callback(model.backbone.register_forward_hook(enter('decoder')).remove)
+        yield tracker
 
 
 @dataclass(frozen=True)
 class MacCount:
     """Work of one forward, or the mean of several, before a rule weighs it.
 
-    units: (part, kind) -> units of work; parts are those of apis.parts, kinds those of apis.counting_rules.
+    units: (part, kind) -> units of work; parts are those of PARTS, kinds those of mac_rules.
     unknown: operators that ran and that no rule knows the cost of.
     """
 
@@ -116,7 +171,7 @@ def _full_name(func) -> str:
 def count_macs(model: nn.Module, image: Tensor) -> MacCount:
     """Work of one forward from normalised images to logits at their size, for the whole batch.
 
-    model: any network that apis.network knows how to run, on any device, 'meta' included where it can run there.
+    model: any network that analysis.network knows how to run, on any device, 'meta' included where it can run there.
     image: (B, 3, H, W) on the model's device. The model runs in eval mode, without gradients; modes are put back.
     SegFormer's heads are counted in the form that was published.
     """
@@ -136,12 +191,13 @@ def count_macs(model: nn.Module, image: Tensor) -> MacCount:
 
 
 def closed_forms(model: nn.Module, image: Tensor) -> dict[tuple[str, str], int]:
-    """What the published counter of the model's method adds by formula, by part and kind as in MacCount."""
-    vit = find_vit(model)
-    if vit is None or vit.reduction is None:
+    """Units of work that the published counter adds by formula for a forward on images (B, C, H, W), as in MacCount."""
+    backbone = find_backbone(model)
+    if backbone is None or backbone.reduction is None:
         return {}
-    grid = tuple(-(-side // step) for side, step in zip(image.shape[-2:], vit.step))
-    return {what: len(image) * macs for what, macs in vit.reduction.closed_forms(grid, vit.embed_dim).items()}
+    grid = tuple(-(-side // step) for side, step in zip(image.shape[-2:], backbone.step))
+    found = backbone.reduction.closed_forms(grid, backbone.width)
+    return {what: len(image) * macs for what, macs in found.items()}
 
 
 @contextmanager
@@ -158,10 +214,11 @@ def fusing_late(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for every module of `model`; afterwards each has the mode that it had."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Eval mode for every module of the models; afterwards each has the mode that it had."""
+    modes = {module: module.training for model in models for module in model.modules()}
+    for model in models:
+        model.eval()
     try:
         yield
     finally:

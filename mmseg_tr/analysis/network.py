@@ -6,25 +6,22 @@ others), pose estimators of mmpose, and any module that takes an image. Nothing 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from mmseg_tr.analysis.mac_rules import OTHER_RULE
+from mmseg_tr.nn.backbone import Backbone, same_weights
 from mmseg_tr.nn.labels import enlarged_labels
 from mmseg_tr.nn.segformer import SegFormer
 from mmseg_tr.nn.segmenter import Segmenter, enlarge_scores
-from mmseg_tr.nn.vit import ViT
 from mmseg_tr.reduction import Reduction
-from mmseg_tr.reduction.segformerpp.settings import Merging
 
 
 @dataclass(frozen=True)
-class Network:
+class Steps:
     """The two steps of a forward.
 
     scores: images (B, 3, H, W) -> what the decoder gives, for segmentation class scores on its grid (B, K, h, w).
@@ -47,7 +44,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class PoseNetwork(Network):
+class PoseSteps(Steps):
     """The steps of a pose estimator. scores: images -> heatmaps (B, K, h, w); decode: heatmaps -> keypoints."""
 
     decode: Callable[[Any], Any] = lambda scores: scores
@@ -57,7 +54,7 @@ class PoseNetwork(Network):
         return self.decode(scores)
 
 
-def network_of(model: nn.Module) -> Network:
+def network_of(model: nn.Module) -> Steps:
     """The steps of `model`."""
     if isinstance(model, Segmenter):
         return _enlarging(model.scores, model.encoder.patch_size)
@@ -67,7 +64,7 @@ def network_of(model: nn.Module) -> Network:
         return _segmentor(model)
     if is_pose(model):
         return _pose_estimator(model)
-    return Network(model, _as_it_is)
+    return Steps(model, _as_it_is)
 
 
 def is_pose(model: nn.Module) -> bool:
@@ -75,24 +72,24 @@ def is_pose(model: nn.Module) -> bool:
     return hasattr(model, 'extract_feat') and hasattr(model, 'add_pred_to_datasample') and hasattr(model, 'head')
 
 
-def _pose_estimator(model: nn.Module) -> Network:
+def _pose_estimator(model: nn.Module) -> Steps:
     """A top-down pose estimator of mmpose, once over each image: without the flip test."""
     head = model.head
     decode = head.decode if getattr(head, 'decoder', None) is not None else lambda scores: scores
-    return PoseNetwork(lambda image: head.forward(model.extract_feat(image)), _as_it_is, decode=decode)
+    return PoseSteps(lambda image: head.forward(model.extract_feat(image)), _as_it_is, decode=decode)
 
 
-def _segmentor(model: nn.Module) -> Network:
+def _segmentor(model: nn.Module) -> Steps:
     """A segmentor of mmseg. Heads that cannot be stopped before the enlargement run whole, as `scores`."""
     head, backbone = model.decode_head, model.backbone
     if getattr(head, 'takes_tokens', False) and getattr(backbone, 'out', None) == 'tokens':
         return _enlarging(model, backbone.patch_size if head.enlarge == 'padded' else None)
     predict = getattr(type(head), 'predict', None)
     if predict is None or (predict.__module__ != _BASE_HEAD and not getattr(head, 'takes_tokens', False)):
-        return Network(lambda image: model.encode_decode(image, _metas(image)), _as_it_is)
+        return Steps(lambda image: model.encode_decode(image, _metas(image)), _as_it_is)
     if head.predict_by_feat.__func__.__module__ == _BASE_HEAD and not head.align_corners:
         return _enlarging(model, None)  # what the base class does
-    return Network(model, lambda scores, image: head.predict_by_feat(scores, _metas(image)))
+    return Steps(model, lambda scores, image: head.predict_by_feat(scores, _metas(image)))
 
 
 _BASE_HEAD = 'mmseg.models.decode_heads.decode_head'
@@ -107,40 +104,51 @@ def _as_it_is(scores: Any, image: Tensor) -> Any:
     return scores
 
 
-def _enlarging(scores: Callable[[Tensor], Any], patch_size: tuple[int, int] | None) -> Network:
+def _enlarging(scores: Callable[[Tensor], Any], patch_size: tuple[int, int] | None) -> Steps:
     """A network whose scores are enlarged by enlarge_scores()."""
 
     def to_image(function: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda scores, image: function(scores, tuple(image.shape[-2:]), patch_size)
 
-    return Network(scores, to_image(enlarge_scores), to_image(enlarged_labels))
+    return Steps(scores, to_image(enlarge_scores), to_image(enlarged_labels))
 
 
-def reduction_of(model: nn.Module) -> Reduction | Merging | None:
-    """The token-reduction method of `model`, of a MiT what it merges, or None."""
-    for module in model.modules():
-        reduction, merging = getattr(module, 'reduction', None), getattr(module, 'merging', None)
-        if isinstance(reduction, Reduction):
-            return reduction
-        if isinstance(merging, Merging) and merging.active:
-            return merging
-    return None
+def find_backbone(model: nn.Module) -> Backbone | None:
+    """The first backbone of this package inside `model`, or None."""
+    return next((module for module in model.modules() if isinstance(module, Backbone)), None)
 
 
-def method_name(reduction: Reduction | Merging) -> str:
+def reduction_of(model: nn.Module) -> Reduction | None:
+    """The token-reduction method of `model`, or None."""
+    backbone = find_backbone(model)
+    return None if backbone is None else backbone.reduction
+
+
+def method_name(reduction: Reduction) -> str:
     """What a method is called in tables."""
-    return 'SegFormer++' if isinstance(reduction, Merging) else type(reduction).__name__
+    return reduction.name
+
+
+def is_adaptive(model: nn.Module) -> bool:
+    """Whether the image decides how many tokens `model` keeps."""
+    reduction = reduction_of(model)
+    return reduction is not None and reduction.adaptive
+
+
+def count_rule_of(model: nn.Module) -> str:
+    """The counting rule that the publications of a model's method, else of its backbone, follow."""
+    backbone, reduction = find_backbone(model), reduction_of(model)
+    if backbone is None:
+        return OTHER_RULE
+    return (reduction or backbone).count_rule
 
 
 def without_reduction(model: nn.Module) -> nn.Module:
-    """The plain model: the same modules around the same weights (not copied), with nothing reduced or merged."""
-    shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    plain = copy.deepcopy(model, shared)
+    """The plain model: the same modules around the same weights (not copied), with nothing reduced."""
+    plain = same_weights(model)
     for module in plain.modules():
-        if isinstance(getattr(module, 'reduction', None), Reduction):
-            module.reduction = None
-        if isinstance(getattr(module, 'merging', None), Merging):
-            module.merging = module.merging.nothing()
+        if isinstance(module, Backbone):
+            module.drop_reduction()
     return plain
 
 
@@ -148,18 +156,3 @@ def count_params(model: nn.Module) -> int:
     """Parameters that a forward can use: those of auxiliary heads, which only training needs, are left out."""
     names = dict(model.named_parameters())
     return sum(parameter.numel() for name, parameter in names.items() if not name.startswith('auxiliary_head.'))
-
-
-@torch.inference_mode()
-def tokens_per_layer(vit: ViT, batches: Iterable[Tensor]) -> list[float]:
-    """Mean number of tokens that leave each layer, over all images; prefix tokens included."""
-    per_image = []
-    for batch in batches:
-        per_image += zip(*vit.forward_tokens(batch).trace, strict=True)
-    return [sum(counts) / len(per_image) for counts in zip(*per_image, strict=True)]
-
-
-def plain_tokens(vit: ViT, batch: Tensor) -> int:
-    """Tokens of one image of the batch without reduction, prefix tokens included."""
-    height, width = (-(-side // patch) for side, patch in zip(batch.shape[-2:], vit.patch_size))
-    return vit.num_prefix + height * width

@@ -1,7 +1,4 @@
-"""Speed of several networks on the same images in the same run, in turn, so that a busy machine disturbs all alike.
-
-Needs torch and timm only.
-"""
+"""Speed of several networks on the same images in the same run, in turn, so that a busy machine disturbs all alike."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from mmseg_tr.analysis.network import network_of
 from mmseg_tr.errors import DeviceError
@@ -26,8 +24,8 @@ from mmseg_tr.errors import DeviceError
 class Contestant:
     """A network to be timed.
 
-    scores, labels: its two steps (apis.network). math_attention: run attention as published, as products whose scores
-    lie in memory, instead of on a fused kernel.
+    scores, labels: its two steps (analysis.network). math_attention: run attention as published, as products
+    whose scores lie in memory, instead of on a fused kernel.
     """
 
     scores: Callable[[Tensor], Any]
@@ -151,30 +149,72 @@ def peak_memory(contestant: Contestant, batch: Tensor, amp: torch.dtype | None =
     return torch.cuda.max_memory_allocated(batch.device)
 
 
+@dataclass(frozen=True)
+class Profile:
+    """shares: of the time, by name of the scope. peak: bytes that torch held at most beyond those held before."""
+
+    shares: dict[str, float]
+    peak: int
+
+
+WHOLE = 'mmseg_tr::whole'
+
+
+def profile_once(
+    run: Callable[[], Any], device: torch.device, scopes: Mapping[str, str], *, memory: bool = True
+) -> Profile:
+    """Profile one call of run(), a forward or a training step. scopes: profiler scopes and what to call them.
+
+    On a CPU the time between entering and leaving a scope and the profiler's record of every allocation, on CUDA the
+    time of the kernels launched inside it and the allocator's own peak. The profiler slows small operators down a
+    little, so that the shares of small networks come out a little too large.
+    """
+    cuda = device.type == 'cuda'
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if cuda else [])
+    before = 0
+    if cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    with without_usdt_lines(), profile(activities=activities, profile_memory=memory and not cuda) as profiler:
+        with record_function(WHOLE):
+            run()
+        if cuda:
+            torch.cuda.synchronize(device)
+    attribute = 'device_time_total' if cuda else 'cpu_time_total'
+    spent = {event.key: getattr(event, attribute) for event in profiler.key_averages() if event.count}
+    whole = spent.get(WHOLE) or 1.0
+    shares = {name: spent.get(scope, 0.0) / whole for scope, name in scopes.items()}
+    peak = torch.cuda.max_memory_allocated(device) - before if cuda else _peak_of_allocations(profiler)
+    return Profile(shares, peak)
+
+
+def _peak_of_allocations(profiler: profile) -> int:
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == '[memory]')
+    held = most = 0
+    for _, change in changes:
+        held += change
+        most = max(most, held)
+    return most
+
+
 def scope_shares(
     contestant: Contestant, batches: Sequence[Tensor], scopes: Mapping[str, str], amp: torch.dtype | None = None
 ) -> dict[str, float]:
-    """Share of the time of `scores` that is spent inside profiler scopes, by the name that `scopes` gives each.
+    """Share of the time of `scores` that is spent inside profiler scopes, by the name that `scopes` gives each."""
 
-    Measured with torch's profiler on an eager network: on a CPU the time between entering and leaving a scope, on CUDA
-    the time of the kernels that were launched inside it. The profiler slows small operators down a little, so the
-    shares of small networks come out a little too large.
-    """
-    cuda, whole = batches[0].device.type == 'cuda', 'mmseg_tr::scores'
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    activities += [torch.profiler.ProfilerActivity.CUDA] if cuda else []
-    with torch.inference_mode(), mixed_precision(batches[0].device, amp):
-        for used in (batches[:1], batches):  # the first run of the profiler is slower: it is not used
-            with without_usdt_lines(), torch.profiler.profile(activities=activities) as profiler:
-                for batch in used:
-                    with torch.profiler.record_function(whole), contestant.attention():
-                        contestant.scores(batch)
-                    if cuda:
-                        torch.cuda.synchronize(batch.device)
-    attribute = 'device_time_total' if cuda else 'cpu_time_total'
-    spent = {event.key: getattr(event, attribute) for event in profiler.key_averages() if event.count}
-    total = spent.get(whole) or 1.0
-    return {part: spent.get(scope, 0.0) / total for scope, part in scopes.items()}
+    def run(used: Sequence[Tensor]) -> None:
+        for batch in used:
+            with contestant.attention():
+                contestant.scores(batch)
+
+    device = batches[0].device
+    with torch.inference_mode(), mixed_precision(device, amp):
+        profile_once(
+            lambda: run(batches[:1]), device, scopes, memory=False
+        )  # the profiler's first run is slower and not used
+        return profile_once(lambda: run(batches), device, scopes, memory=False).shares
 
 
 @contextmanager

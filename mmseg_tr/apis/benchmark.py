@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmseg_tr.analysis.benchmark import benchmark_model
+from mmseg_tr.analysis.benchmark import Run, benchmark_model
 from mmseg_tr.analysis.mac_rules import check_rule
+from mmseg_tr.analysis.measure import MeasureOptions
 from mmseg_tr.analysis.network import method_name, reduction_of
-from mmseg_tr.analysis.results import Run
 from mmseg_tr.apis.build import (
     IMAGES,
     build_model,
@@ -86,9 +86,7 @@ def benchmark(
     with cpu_threads(threads):
         for shape in shapes or [own_shape(config)]:
             batch = load_batch(config, model, images, shape, num_images or max(IMAGES, *batch_sizes), max(batch_sizes))
-            runs += benchmark_model(
-                model,
-                batch.to(place),
+            options = MeasureOptions(
                 batch_sizes=batch_sizes,
                 rule=rule,
                 repeats=repeats,
@@ -96,8 +94,8 @@ def benchmark(
                 amp=dtype,
                 compiled=compiled,
                 published=published,
-                progress=progress,
             )
+            runs += benchmark_model(model, batch.to(place), options, progress)
         about = dict(
             config=str(config.filename),
             checkpoint=checkpoint,

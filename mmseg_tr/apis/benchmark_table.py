@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from mmseg_tr.analysis.benchmark import Measured, Run
 from mmseg_tr.analysis.mac_rules import MEANINGS
-from mmseg_tr.analysis.parts import PARTS
-from mmseg_tr.analysis.results import Measured, Run
+from mmseg_tr.analysis.macs import PARTS
 from mmseg_tr.apis.benchmark import BenchmarkReport
 
 EXPLANATION = """\

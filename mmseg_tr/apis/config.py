@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import toge
 from mmseg_tr.apis.values import read_settings, read_value
 from mmseg_tr.errors import CheckpointError, ConfigError, MissingExtraError
 from mmseg_tr.paths import find_config
-from mmseg_tr.reduction.segformerpp.settings import parse_merging
+from mmseg_tr.reduction.segformerpp.deprecated import replace_merging
+from mmseg_tr.reduction.segformerpp.settings import as_reduction, preset_name
 
 MITS = ('mmseg_tr.MiT', 'MiT')
 
@@ -31,6 +31,8 @@ def load_config(path: str | Config, options: Mapping[str, Any] | None = None) ->
     Raises ConfigError when it is missing or cannot be read, MissingExtraError when what it imports is not installed.
     """
     config = copy.deepcopy(path) if isinstance(path, Config) else _read(Path(path))
+    if not any('merging' in name.split('.') for name in options or ()):
+        _modernise(config)
     if options:
         try:
             config.merge_from_dict(dict(options))
@@ -38,7 +40,16 @@ def load_config(path: str | Config, options: Mapping[str, Any] | None = None) ->
             raise ConfigError(
                 f'cfg_options {" ".join(options)} cannot be merged: {error}', parameters=['cfg_options']
             ) from error
+    _modernise(config)
     return config
+
+
+def _modernise(config: Config) -> None:
+    """Say in today's words what configs of earlier releases say, in place, with a DeprecationWarning."""
+    model = config.get('model')
+    backbone = model.get('backbone') if isinstance(model, Mapping) else None
+    if isinstance(backbone, Mapping):
+        replace_merging(backbone)
 
 
 def _read(path: Path) -> Config:
@@ -70,14 +81,8 @@ def require_checkpoint(path: str | Path) -> None:
 
 def reduction_settings(backbone: Mapping[str, Any]) -> dict[str, Any]:
     """What the config of a backbone says about token reduction; empty for a plain network. Raises ConfigError."""
-    merging = backbone.get('merging')
-    if merging is not None:
-        stages = len(merging) if isinstance(merging, list | tuple) else 4  # the presets are for four
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # the network warns when it is built
-            active = parse_merging(merging, stages).active
-        return dict(type='SegFormer++', merging=merging) if active else {}
-    return dict(backbone.get('reduction') or {})
+    reduction = as_reduction(backbone.get('reduction'))
+    return dict(type=reduction) if isinstance(reduction, str) else dict(reduction or {})
 
 
 def parse_reduction(text: str) -> dict[str, Any] | None:
@@ -98,8 +103,8 @@ def parse_reduction(text: str) -> dict[str, Any] | None:
     )
 
 
-def parse_merging_text(text: str) -> Any:
-    """Merging of a MiT: a preset ("bsm_hq"), "merging=bsm_hq", a list of dicts, one a stage, or "None".
+def parse_stages(text: str) -> dict[str, Any] | None:
+    """Reduction of a MiT: a preset ("bsm_hq"), a list of one dict per stage, or what parse_reduction() reads.
 
     Nothing is run. Raises ConfigError.
     """
@@ -109,32 +114,35 @@ def parse_merging_text(text: str) -> Any:
     except ValueError:
         value = ()
     if isinstance(value, list | tuple) and value and all(isinstance(stage, dict | None) for stage in value):
-        return [stage or {} for stage in value]
-    if value is None or (isinstance(value, str) and (value.replace('-', '_').isidentifier() or value == '2x2')):
-        return value
-    raise ConfigError(
-        f'reduction of a MiT must be a preset such as bsm_hq, a dict per stage, or None, got {text}.',
-        parameters=['reduction'],
-    )
+        return as_reduction([stage or {} for stage in value])
+    if isinstance(value, str) and preset_name(value) is not None:
+        return as_reduction(value)
+    try:
+        return parse_reduction(text)
+    except ConfigError as error:
+        raise ConfigError(
+            f'reduction of a MiT must be a preset such as bsm_hq, a dict per stage, or None, got {text}.',
+            parameters=['reduction'],
+        ) from error
 
 
 def use_reduction(config: Config, text: str) -> None:
     """Set the method of the config's backbone, in place. Without a type the settings change those of the config.
 
-    A MiT has SegFormer++ alone, see parse_merging_text().
+    A MiT has further short forms, see parse_stages().
     Raises ConfigError for text that cannot be read and where the config has no method to change.
     """
     backbone = config.model.get('backbone')
-    if isinstance(backbone, Mapping) and backbone.get('type') in MITS:
-        backbone['merging'] = parse_merging_text(text)
-        return
-    wanted = parse_reduction(text)
+    stages = isinstance(backbone, Mapping) and backbone.get('type') in MITS
+    wanted = parse_stages(text) if stages else parse_reduction(text)
     if not isinstance(backbone, Mapping):
         raise ConfigError(
             f'reduction is set on a backbone, and the config {config.filename} has none: leave it out.',
             parameters=['reduction'],
         )
     own = backbone.get('reduction')
+    if stages and isinstance(own, Mapping) and wanted is not None:  # a preset and stages replace each other
+        own = {key: value for key, value in own.items() if key == 'type' or key in wanted}
     if wanted is not None and 'type' not in wanted:
         if not own:
             raise ConfigError(

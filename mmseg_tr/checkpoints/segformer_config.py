@@ -8,7 +8,7 @@ from typing import Any
 from mmseg_tr.checkpoints.config_text import pretty_text, require_openmmlab, section, shipped_config
 from mmseg_tr.checkpoints.segmenter_config import ConfigText, dataset_classes
 from mmseg_tr.errors import CheckpointError, ConfigError
-from mmseg_tr.reduction.segformerpp.settings import parse_merging
+from mmseg_tr.reduction.segformerpp import SegFormerPP
 from mmseg_tr.weights import mit
 
 _BY_TYPE = {'ADE20KDataset': 'ade20k', 'CityscapesDataset': 'cityscapes'}
@@ -70,20 +70,20 @@ def segformer_config(
 
 
 def _backbone(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config inside says of the backbone: its merging, its stochastic depth. Raises CheckpointError."""
+    """What a config inside says of the backbone: its reduction, its stochastic depth. Raises CheckpointError."""
     backbone = section(dict(given), 'model', 'backbone')
     found = {'drop_path_rate': float(backbone['drop_path_rate'])} if 'drop_path_rate' in backbone else {}
     if backbone.get('down_sample'):
-        return found | dict(merging='downsample')
+        return found | dict(reduction=dict(type='SegFormerPP', preset='downsample'))
     stages = [dict(stage or {}) for stage in backbone.get('tome_cfg') or ()]
     stages = [{key: value for key, value in stage.items() if value is not None} for stage in stages]
     if not any(stages):
         return found
     try:
-        parse_merging(stages, len(stages))
+        reduction = SegFormerPP(stages=stages)
     except ConfigError as error:
         raise CheckpointError(f'the config inside the file has a tome_cfg without counterpart here: {error}') from error
-    return found | dict(merging=stages)
+    return found | dict(reduction=reduction.settings())
 
 
 def _tests(model: dict[str, Any], given: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def run_tool(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] |
 
 def _status_of(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> int:
     tool = Path(sys.argv[0]).name
+    # which Python shows to authors of code only
+    warnings.filterwarnings('default', '.* is deprecated and will be removed in', DeprecationWarning)
     try:
         main(argv)
     except (InputError, WriteError) as error:

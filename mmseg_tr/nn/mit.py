@@ -5,14 +5,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.nn.backbone import Backbone, check_single
 from mmseg_tr.nn.mit_blocks import EPS, NOTHING, Block, EfficientAttention, PatchEmbed
-from mmseg_tr.reduction.segformerpp.settings import Merging, parse_merging
+from mmseg_tr.reduction import Reduction, build_reduction, method_names
+from mmseg_tr.reduction.ladder import Grid
+from mmseg_tr.reduction.observe import Merged
+from mmseg_tr.reduction.segformerpp.deprecated import reduction_from_merging
+from mmseg_tr.reduction.segformerpp.mergers import StageMerging
+from mmseg_tr.reduction.segformerpp.settings import PRESETS, as_reduction
 from mmseg_tr.reduction.tokens import as_map
 
 DEFAULTS = dict(
@@ -35,13 +42,17 @@ ARCHS = dict(
 )
 
 
-class MixVisionTransformer(nn.Module):
+UNSET: Any = object()
+PLAIN = StageMerging()
+
+
+class MixVisionTransformer(Backbone):
     """MiT for dense prediction, (B, in_channels, H, W) -> a map (B, C_i, h_i, w_i) per level of out_indices.
 
     arch: 'b0' to 'b5', or dict(embed_dims=, num_layers=, num_heads=, ...) with one entry per stage, see DEFAULTS.
-    merging: a preset of SegFormer++ ('bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample', and 'bsm_hq_share4', in which four
-        blocks use one matching), or one dict per stage, see reduction.segformerpp_settings.parse_merging(); None for
-        the plain model. It adds no weights, and may be changed at any time: model.merging = parse_merging(...).
+    reduction: dict(type='SegFormerPP', preset='bsm_hq') or dict(type='SegFormerPP', stages=[...]) with one dict per
+        stage, see reduction.segformerpp; None for the plain network. The name of a preset alone is accepted too.
+    merging: deprecated, the preset or the dicts of `reduction` alone.
     out_indices: stages (from 0) whose maps leave.
     pretrained: True for OpenMMLab's ImageNet weights of that arch, a name of checkpoints.published or a file of any
         known layout; loaded by init_weights().
@@ -51,11 +62,15 @@ class MixVisionTransformer(nn.Module):
     Keys of the state dict are those of mmseg's MixVisionTransformer. Raises ConfigError for what does not fit.
     """
 
+    kind: ClassVar[str] = 'MiT'
+    count_rule: ClassVar[str] = 'conv-matmul'
+
     def __init__(
         self,
         arch: str | dict = 'b0',
         *,
-        merging: str | Sequence[dict | None] | None = None,
+        reduction: dict | str | Reduction | None = None,
+        merging: Any = UNSET,
         in_channels: int = 3,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         drop_rate: float = 0.0,
@@ -71,8 +86,7 @@ class MixVisionTransformer(nn.Module):
         if pretrained is True and not isinstance(arch, str):
             raise ConfigError('pretrained=True needs an arch by name: give a weights file for an arch by dimensions.')
         self.arch, self.pretrained = arch, pretrained
-        depths = dims['num_layers']
-        self.merging: Merging = parse_merging(merging, len(depths))
+        depths = tuple(dims['num_layers'])
         self.out_indices, self.with_cp = tuple(out_indices), with_cp
         if not self.out_indices or not all(index in range(len(depths)) for index in self.out_indices):
             raise ConfigError(f'out_indices={out_indices} must name stages from 0 to {len(depths) - 1}.')
@@ -88,6 +102,9 @@ class MixVisionTransformer(nn.Module):
             embed = PatchEmbed(in_channels, width, dims['patch_sizes'][stage], dims['strides'][stage])
             self.layers.append(nn.ModuleList([embed, blocks, nn.LayerNorm(width, eps=EPS)]))
             in_channels = width
+        if merging is not UNSET:
+            reduction = reduction_from_merging(merging)
+        self.reduction = self.fitted(reduction)
         self.apply(init_module)
         set_eps(self, norm_eps, norm_eps if embed_eps is None else embed_eps)
 
@@ -102,13 +119,57 @@ class MixVisionTransformer(nn.Module):
             load_backbone(self, f'mit_{self.arch}' if self.pretrained is True else self.pretrained)
             self.pretrained = None
 
-    def forward(self, x: Tensor, merging: Merging | None = None) -> tuple[Tensor, ...]:
-        """merging: what this forward merges in place of the model's own."""
-        merging = merging or self.merging
-        if merging.downsample:
+    @property
+    def depths(self) -> tuple[int, ...]:
+        return tuple(len(blocks) for _, blocks, _ in self.layers)
+
+    @property
+    def width(self) -> int:
+        return self.widths[-1]
+
+    @property
+    def step(self) -> tuple[int, int]:
+        stride, steps = 1, []
+        for embed, blocks, _ in self.layers:
+            stride *= embed.projection.stride[0]
+            steps.append(stride * blocks[0].attn.sr_ratio)
+        step = math.lcm(*steps) * (2 if self.reduction is not None and self.reduction.downsample else 1)
+        return step, step
+
+    def fitted(self, reduction: dict | str | Sequence[dict | None] | Reduction | None) -> Reduction | None:
+        """A method fitted to this network, None where it reduces nothing.
+
+        reduction: as build_reduction() takes it, or a preset's name, or one dict per stage. Raises ConfigError.
+        """
+        settings = as_reduction(reduction)
+        try:
+            reduction = build_reduction(settings)
+        except ConfigError as error:
+            if not isinstance(settings, str):
+                raise
+            raise ConfigError(
+                f'reduction of a MiT must be a preset ({", ".join(PRESETS)}) or the settings of a method, got '
+                f'{settings!r}.'
+            ) from error
+        if reduction is None:
+            return None
+        if reduction.backbone != self.kind:
+            fitting = ', '.join(method_names(self.kind))
+            raise ConfigError(f'reduction {reduction.name} is for a {reduction.backbone}: a MiT takes {fitting}.')
+        reduction = reduction.bind_stages(self.depths)
+        return reduction if reduction.active else None
+
+    @property
+    def extent(self) -> tuple[int, Grid]:
+        return len(self.layers), (1, 1)
+
+    def forward(self, x: Tensor, reduction: Reduction | None = None) -> tuple[Tensor, ...]:
+        reduction = self.reduction if reduction is None else reduction
+        merging = [PLAIN] * len(self.layers) if reduction is None else reduction.bind_stages(self.depths).merging
+        if reduction is not None and reduction.downsample:
             x = x[..., : x.shape[-2] // 2 * 2 : 2, : x.shape[-1] // 2 * 2 : 2]
         maps, small = [], []
-        for stage, ((embed, blocks, norm), asked) in enumerate(zip(self.layers, merging.stages, strict=True)):
+        for stage, ((embed, blocks, norm), asked) in enumerate(zip(self.layers, merging, strict=True)):
             x, grid = embed(x)
             sr_ratio = blocks[0].attn.sr_ratio
             if not asked.reaches(grid, (max(grid[0] // sr_ratio, 1), max(grid[1] // sr_ratio, 1))):
@@ -126,10 +187,22 @@ class MixVisionTransformer(nn.Module):
         if small:
             numbers = ', '.join(map(str, small))
             warnings.warn(
-                f'the image is too small for the merging asked for: stage {numbers} merges less or not at all.',
+                f'the image is too small for the reduction asked for: stage {numbers} merges less or not at all.',
                 stacklevel=2,
             )
         return tuple(maps)
+
+    @torch.no_grad()
+    def watch(self, image: Tensor) -> list[Merged]:
+        """Queries and keys of every block whose stage merges them, keys on their own, reduced grid.
+
+        A plain MiT has none. Raises ValueError for a batch of several images.
+        """
+        check_single(image)
+        found: list[Merged] = []
+        if self.reduction is not None:
+            self(image, self.reduction.watched(found, self.depths, image.device))
+        return found
 
 
 def arch_settings(arch: str | dict) -> dict:

@@ -8,7 +8,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from mmseg_tr.nn.attention import scaled_attention
-from mmseg_tr.reduction.segformerpp import Grid, Matchings, StageMerging
+from mmseg_tr.reduction.segformerpp.mergers import Grid, Matchings, StageMerging
 from mmseg_tr.reduction.tokens import as_map, as_tokens
 
 EPS = 1e-6
@@ -154,7 +154,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, grid: Grid, merging: StageMerging, known: Matchings = NOTHING
     ) -> tuple[Tensor, Matchings]:
-        """Tokens (B, h*w, C) behind the block, and the matchings it used: `known`, where there are some."""
+        """Tokens (B, h*w, C) after the block, and the matchings it used: `known`, where there are some."""
         y, matchings = self.attn(self.norm1(x), grid, merging, known)
         x = x + self.drop_path(y)
         return x + self.drop_path(self.ffn(self.norm2(x), grid)), matchings

@@ -40,7 +40,7 @@ class SegformerHead(MultiScaleFusion):
 
 
 class SegformerLinearHead(SegformerHead):
-    """The head as NVIDIA and Hugging Face have it: a linear layer per level, without norm and ReLU behind it.
+    """The head as NVIDIA and Hugging Face have it: a linear layer per level, without norm and ReLU after it.
 
     Their weights fit this head only. Arguments and result as SegformerHead; keys convs.{level}.weight and .bias.
     """
@@ -56,7 +56,7 @@ class SegFormer(nn.Module):
     """Image (B, C, H, W) -> logits: (B, K, H, W) with resolution='full', (B, K, ceil(H/4), ceil(W/4)) with 'quarter'.
 
     head: 'conv', which the weights of OpenMMLab and SegFormer++ need, or 'linear', which those of NVIDIA and Hugging
-    Face need. Keys are mmseg's: backbone.*, decode_head.*. With merging='downsample' the quarter is an eighth.
+    Face need. Keys are mmseg's: backbone.*, decode_head.*. With the preset 'downsample' the quarter is an eighth.
     Raises ConfigError for settings that do not exist.
     """
 

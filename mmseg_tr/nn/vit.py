@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from itertools import chain
+from typing import ClassVar
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -12,16 +11,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.nn.backbone import Backbone, check_single
 from mmseg_tr.nn.blocks import PLAIN, run_block
 from mmseg_tr.nn.encoders import SEGMENTER_ENCODERS, build_encoder
 from mmseg_tr.nn.inference import pad_to_multiple
 from mmseg_tr.nn.pos_embed import check_resize_rule, resize_pos_embed
 from mmseg_tr.nn.pretrained import check_pretrained, pretrained_state, resize_stored
 from mmseg_tr.reduction import Reduction, Tokens, build_reduction
+from mmseg_tr.reduction.ladder import Grid
 from mmseg_tr.reduction.observe import Merged, Watcher
 
 
-class ViT(nn.Module):
+class ViT(Backbone):
     """A plain vision transformer for dense prediction, (B, 3, H, W) -> maps or tokens.
 
     arch: timm model name, or dict(embed_dim=, depth=, num_heads=, patch_size=, ...) (see nn.encoders), or a timm model,
@@ -38,6 +39,9 @@ class ViT(nn.Module):
     with_cp: recompute blocks in the backward pass to save memory.
     Parameters and keys are timm's. Raises ConfigError for settings that do not exist or do not fit.
     """
+
+    kind: ClassVar[str] = 'ViT'
+    count_rule: ClassVar[str] = 'segmenter'
 
     def __init__(
         self,
@@ -91,20 +95,6 @@ class ViT(nn.Module):
             set_norm_eps(self, 1e-5 if norm_eps is None else norm_eps)
         self.reduction = self.fitted(reduction)
 
-    @property
-    def depth(self) -> int:
-        """Number of layers."""
-        return len(self.blocks)
-
-    @property
-    def step(self) -> tuple[int, int]:
-        """Pixels (h, w) of a cell of the grid: images are filled up to multiples of them."""
-        return self.patch_size
-
-    def extra_repr(self) -> str:
-        """The method and its settings; one that is a module prints itself."""
-        return '' if isinstance(self.reduction, nn.Module) else f'reduction={self.reduction!r}'
-
     def fitted(self, reduction: dict | str | Reduction | None) -> Reduction | None:
         """A method fitted to this network; a bare name takes the defaults for its width, depth and grid.
 
@@ -113,34 +103,42 @@ class ViT(nn.Module):
         reduction = build_reduction(reduction, self.embed_dim, self.depth, self.grid)
         if reduction is None:
             return None
-        if reduction.backbone != 'ViT':
+        if reduction.backbone != self.kind:
             raise ConfigError(f'reduction {reduction.name} is for a {reduction.backbone}, not for a ViT.')
         if reduction.needs_class_token and self.cls_token is None:
             raise ConfigError(f'reduction {reduction.name} needs a class token: arch={self.arch!r} has none.')
         return reduction.bind(self.depth, self.grid, self.num_prefix)
 
-    def with_reduction(self, reduction: dict | str | Reduction | None) -> ViT:
-        """The same network under another method: new modules around the same weights, which are not copied."""
-        shared = {id(tensor): tensor for tensor in chain(self.parameters(), self.buffers())}
-        if isinstance(self.reduction, nn.Module):
-            shared[id(self.reduction)] = None
-        other = copy.deepcopy(self, shared)
-        del other.reduction  # a method that is a module has its place among the modules
-        other.reduction = self.fitted(reduction)
-        return other
-
-    def plain(self) -> ViT:
-        """The plain network around the same weights."""
-        return self.with_reduction(None)
-
     @torch.no_grad()
     def watch(self, image: Tensor) -> list[Merged]:
         """What merges in a forward of one image, (1, C, H, W), layer by layer; without a method a group per patch."""
-        if len(image) != 1:
-            raise ValueError(f'{len(image)} images came in: merging is watched one image at a time.')
+        check_single(image)
         watcher = Watcher(self.reduction or PLAIN)
         self.forward_tokens(image, reduction=watcher)
         return watcher.found
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        return (len(self.blocks),)
+
+    @property
+    def width(self) -> int:
+        return self.embed_dim
+
+    @property
+    def step(self) -> tuple[int, int]:
+        return self.patch_size
+
+    def trace(self, image: Tensor) -> tuple[tuple[int, ...], ...]:
+        return self.forward_tokens(image).trace
+
+    def part_starts(self) -> list[tuple[str, nn.Module]]:
+        starts = [('encoder_attention', block.norm1) for block in self.blocks]
+        return [*starts, *(('encoder_mlp', block.norm2) for block in self.blocks), ('other', self.norm)]
+
+    @property
+    def extent(self) -> tuple[int, Grid]:
+        return self.depth, self.grid
 
     def init_weights(self) -> None:
         """Load the weights named by `pretrained`, once, and those of a method that has some.

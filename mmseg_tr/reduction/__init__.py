@@ -16,6 +16,7 @@ from mmseg_tr.reduction.evit import EViT
 from mmseg_tr.reduction.expedite import Expedite
 from mmseg_tr.reduction.ladder import Grid
 from mmseg_tr.reduction.matching import Merge
+from mmseg_tr.reduction.segformerpp import SegFormerPP
 from mmseg_tr.reduction.tokens import Tokens
 from mmseg_tr.reduction.tome import ToMe
 
@@ -25,6 +26,7 @@ REDUCTIONS: dict[str, type[Reduction]] = {
     'CTS': CTS,
     'EViT': EViT,
     'Expedite': Expedite,
+    'SegFormerPP': SegFormerPP,
     'ToMe': ToMe,
 }
 PLAIN_NAMES = ('none', 'original', 'plain')  # of the model without a method

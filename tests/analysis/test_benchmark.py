@@ -3,15 +3,19 @@
 import pytest
 import torch
 
-from mmseg_tr.analysis import benchmark
-from mmseg_tr.analysis.benchmark import benchmark_model, family_of, tokens_per_layer
+from mmseg_tr.analysis import measure
+from mmseg_tr.analysis.benchmark import benchmark_model
 from mmseg_tr.analysis.macs import count_macs
+from mmseg_tr.analysis.measure import MeasureOptions
+from mmseg_tr.analysis.network import count_rule_of
+from mmseg_tr.analysis.tokens import tokens_per_layer
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.nn.mit import MixVisionTransformer
 from tests.networks import algm, pictures, small
 
 
 def quick(model, images, **settings):
-    return benchmark_model(model, images, repeats=1, **settings)
+    return benchmark_model(model, images, MeasureOptions(repeats=1, **settings))
 
 
 @pytest.fixture(scope='module')
@@ -67,13 +71,17 @@ def test_a_plain_network_is_measured_once():
 def test_published_attention_is_left_out_on_request_or_where_it_would_not_fit(monkeypatch):
     (run,) = quick(small(), pictures(1), batch_sizes=[1], published=False)
     assert run.published_images_per_second is None
-    monkeypatch.setattr(benchmark, 'MATH_ATTENTION_BYTES', 4 * 2 * 65**2 - 1)
+    monkeypatch.setattr(measure, 'MATH_ATTENTION_BYTES', 4 * 2 * 65**2 - 1)
     (run,) = quick(small(), pictures(1), batch_sizes=[1])
     assert run.published_images_per_second is None
 
 
-def test_the_family_decides_the_rule_unless_one_is_named():
-    assert (family_of(small(algm())), family_of(small()), family_of(torch.nn.ReLU())) == ('ALGM', 'Segmenter', 'other')
+def test_the_method_or_the_backbone_decides_the_rule_unless_one_is_named():
+    assert count_rule_of(small(algm())) == count_rule_of(small()) == 'segmenter'
+    assert count_rule_of(small(dict(type='ToMe', r=2))) == 'expedite'
+    assert (
+        count_rule_of(torch.nn.ReLU()) == count_rule_of(MixVisionTransformer('b0', reduction='bsm_hq')) == 'conv-matmul'
+    )
     (run,) = quick(small(), pictures(1), batch_sizes=[1], rule='conv-matmul')
     assert run.rule == 'conv-matmul'
     with pytest.raises(ConfigError, match="'flops' is unknown"):
@@ -87,7 +95,7 @@ def test_any_network_can_be_measured():
 
 
 def test_a_batch_of_more_images_than_there_are_is_refused():
-    with pytest.raises(ConfigError, match='a batch of 3 different images cannot be made from 2'):
+    with pytest.raises(ConfigError, match='batch_sizes .* 2, got 3'):
         quick(small(), pictures(2), batch_sizes=[3])
 
 

@@ -8,7 +8,7 @@ import torch
 from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.nn.mit import ARCHS, MixVisionTransformer
 from mmseg_tr.nn.segformer import SegFormer
-from mmseg_tr.reduction.segformerpp.settings import parse_merging
+from mmseg_tr.reduction.segformerpp import SegFormerPP
 
 PRESETS = ('original', 'bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample')
 # image -> arch -> GMACs of each preset, 19 classes
@@ -41,7 +41,7 @@ def test_published_multiply_adds(arch):
     for size in sizes:
         table, image = GMACS[size], torch.empty(1, 3, *size, device='meta')
         for preset, want in zip(PRESETS, table[arch], strict=True):
-            model.backbone.merging = parse_merging(preset, 4)
+            model.backbone.reduction = SegFormerPP(preset)
             got = count_macs(model, image).total('segformerpp') / 1e9
             # 1 %, or half of the last printed digit
             assert abs(got - want) <= max(0.01 * want, 0.05), (size, preset, got, want)
@@ -50,5 +50,5 @@ def test_published_multiply_adds(arch):
 def test_unknown_operators_are_none():
     with torch.device('meta'), warnings.catch_warnings():
         warnings.simplefilter('error')
-        model = SegFormer(MixVisionTransformer('b0', merging='bsm_hq'), 19).eval()
+        model = SegFormer(MixVisionTransformer('b0', reduction='bsm_hq'), 19).eval()
     assert not count_macs(model, torch.empty(1, 3, 256, 256, device='meta')).unknown

@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip('mmseg')
 
 from mmseg_tr.analysis.benchmark import benchmark_model
+from mmseg_tr.analysis.measure import MeasureOptions
 from mmseg_tr.analysis.network import reduction_of
 from mmseg_tr.apis.benchmark import _cautions
 from tests.networks import algm, pictures, small
@@ -17,7 +18,7 @@ IDLE = dict(type='ALGM', layers=(2,), threshold=1.0)
 def cautions(reduction: dict, **ratios) -> list[str]:
     """The warnings of a measured network, with ratios put in the place of those measured."""
     model = small(reduction)
-    (run,) = benchmark_model(model, pictures(2), batch_sizes=[2], repeats=1, published=False)
+    (run,) = benchmark_model(model, pictures(2), MeasureOptions(batch_sizes=[2], repeats=1, published=False))
     run = replace(run, ratios=run.ratios | dict(time=1.1) | ratios)
     return list(_cautions(reduction_of(model), 'weights.pth', [run]))
 

@@ -1,12 +1,14 @@
 """A method on the command line: every way to write it, settings over the config's, and nothing is ever run."""
 
+import warnings
+
 import pytest
 
 pytest.importorskip('mmseg')
 
 from mmengine.config import Config
 
-from mmseg_tr.apis.config import parse_reduction, use_reduction
+from mmseg_tr.apis.config import load_config, parse_reduction, use_reduction
 from mmseg_tr.errors import ConfigError
 
 TEXTS = {
@@ -48,14 +50,55 @@ def test_settings_go_over_those_of_the_config():
 
 def test_a_mit_takes_presets_and_stages():
     def over(text):
-        config = Config(dict(model=dict(backbone=dict(type='mmseg_tr.MiT', merging='bsm_fast'))))
+        config = Config(
+            dict(model=dict(backbone=dict(type='mmseg_tr.MiT', reduction=dict(type='SegFormerPP', preset='bsm_fast'))))
+        )
         use_reduction(config, text)
-        return config.model.backbone.merging
+        return config.model.backbone.reduction
 
-    assert over('bsm_hq') == over('merging=bsm_hq') == 'bsm_hq'
-    assert (over('n2d-2x2'), over('2x2'), over('None')) == ('n2d-2x2', '2x2', None)
+    def preset(name):
+        return dict(type='SegFormerPP', preset=name)
+
+    assert over('bsm_hq') == over('merging=bsm_hq') == over('preset=bsm_hq') == preset('bsm_hq')
+    assert (over('n2d-2x2'), over('2x2'), over('None')) == (preset('n2d-2x2'), preset('2x2'), None)
     stages = [dict(q_mode='n2d', q_s=(2, 2)), {}]
-    assert over('[dict(q_mode=n2d, q_s=(2, 2)), None]') == over("[{'q_mode': 'n2d', 'q_s': (2, 2)}, {}]") == stages
-    for text in ('type=ToMe,r=8', '[1, 2]', 'open("x")', '[open("x")]'):
+    wanted = dict(type='SegFormerPP', stages=stages)
+    assert (
+        over('[dict(q_mode=n2d, q_s=(2, 2)), None]')
+        == over("[{'q_mode': 'n2d', 'q_s': (2, 2)}, {}]")
+        == over(f'stages={stages}')
+        == wanted
+    )
+    for text in ('bsm_best', '[1, 2]', 'open("x")', '[open("x")]'):
         with pytest.raises(ConfigError, match='reduction of a MiT must be a preset'):
             over(text)
+
+
+BACKBONE = "model = dict(backbone=dict(type='mmseg_tr.MiT', {}))\n"
+NEW, OLD = "reduction=dict(type='SegFormerPP', preset='bsm_hq')", "merging=[dict(q_mode='n2d', q_s=(2, 2)), {}]"
+
+
+@pytest.mark.parametrize(
+    ('written', 'options', 'wanted'),
+    [
+        ("merging='bsm_fast'", {}, dict(preset='bsm_fast')),
+        (NEW, {'model.backbone.merging': 'n2d_2x2'}, dict(preset='n2d_2x2')),
+        (OLD, {'model.backbone.merging.0.q_s': (4, 4)}, dict(stages=[dict(q_mode='n2d', q_s=(4, 4)), {}])),
+        (OLD, {'model.backbone.reduction': dict(preset='bsm_hq', stages=None)}, dict(preset='bsm_hq', stages=None)),
+    ],
+)
+def test_the_old_spelling_is_read_from_files_and_options_with_one_warning(tmp_path, written, options, wanted):
+    path = tmp_path / 'old.py'
+    path.write_text(BACKBONE.format(written))
+    with pytest.warns(DeprecationWarning, match='reduction=') as warned:
+        backbone = load_config(str(path), options).model.backbone
+    assert len(warned) == 1
+    assert backbone.reduction == dict(type='SegFormerPP', **wanted) and 'merging' not in backbone
+
+
+def test_a_config_without_the_old_spelling_does_not_warn(tmp_path):
+    path = tmp_path / 'new.py'
+    path.write_text(BACKBONE.format(NEW))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert load_config(str(path)).model.backbone.reduction == dict(type='SegFormerPP', preset='bsm_hq')

@@ -65,7 +65,7 @@ class Policy(torch.nn.Module):
 def segformer():
     arch = dict(embed_dims=8, num_layers=(1, 1), num_heads=(1, 2), patch_sizes=(7, 3), strides=(4, 2), sr_ratios=(2, 1))
     merging = [dict(kv_mode='bsm', kv_r=0.6, kv_sx=2, kv_sy=2), dict(q_mode='bsm', q_r=0.5, q_sx=2, q_sy=2)]
-    backbone = MixVisionTransformer(arch, merging=merging, out_indices=(0, 1))
+    backbone = MixVisionTransformer(arch, reduction=merging, out_indices=(0, 1))
     return Whole(shaken(SegFormer(backbone, 5, channels=16))).eval()
 
 

@@ -13,11 +13,10 @@ pytest.importorskip('mmseg')
 
 from mmseg_tr.apis.tune import as_code, find, nested_options
 from mmseg_tr.apis.tune.search import Budget, Point, search
-from mmseg_tr.apis.tune.spaces import identity, mit_space, space
+from mmseg_tr.apis.tune.spaces import identity, space
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction import build_reduction, method_names
 from mmseg_tr.reduction.ladder import Ladder
-from mmseg_tr.reduction.segformerpp.settings import parse_merging
 
 OWN = dict(
     ALGM=dict(type='ALGM', layers=[1, 4]),
@@ -126,9 +125,9 @@ def test_the_first_ladder_keeps_the_layers_of_the_config():
 def test_every_merging_of_a_mit_is_one_that_it_takes():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        for ladder in mit_space(4):
+        for ladder in space(dict(type='SegFormerPP'), 4, (1, 1)):
             for settings in (ladder.rungs[0], ladder.rungs[-1]):
-                parse_merging(settings if isinstance(settings, str) else [dict(stage) for stage in settings], 4)
+                assert build_reduction(settings).bind_stages((1, 1, 1, 1)).active
 
 
 @pytest.mark.parametrize(

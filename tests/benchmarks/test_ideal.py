@@ -46,10 +46,10 @@ def test_counts_are_those_that_the_method_says():
     assert clusters.attend == (65,) and clusters.queries[0] < 65
 
 
-@pytest.mark.parametrize('merging', ['bsm_hq', 'n2d_2x2'])
+@pytest.mark.parametrize('reduction', ['bsm_hq', 'n2d_2x2'])
 @torch.inference_mode()
-def test_the_ideal_of_a_mit_has_the_counts_of_its_mergers_and_no_matching(merging):
-    model, image = MixVisionTransformer('b0', merging=merging).eval(), torch.rand(1, 3, 64, 96)
+def test_the_ideal_of_a_mit_has_the_counts_of_its_mergers_and_no_matching(reduction):
+    model, image = MixVisionTransformer('b0', reduction=reduction).eval(), torch.rand(1, 3, 64, 96)
     ideal = sliced_network(model, image)
     assert [level.shape for level in ideal(image)] == [level.shape for level in model(image)]
     with torch.profiler.profile() as profiler:

@@ -126,7 +126,7 @@ def test_variant_is_the_plain_config_plus_one_setting(path):
     ours, plain = load(path).to_dict(), load(path.with_name(f'{stem}.py')).to_dict()
     ours.pop('policy_checkpoint', None)
     if path in MIT:
-        assert ours['model']['backbone'].pop('merging') == setting.replace('-', '_')
+        assert ours['model']['backbone'].pop('reduction') == dict(type='SegFormerPP', preset=setting.replace('-', '_'))
     else:
         assert ours['model']['backbone'].pop('reduction')['type'].lower() == setting
     assert ours == plain

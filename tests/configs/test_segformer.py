@@ -15,7 +15,8 @@ from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
 
 from mmseg_tr.nn.mit import MixVisionTransformer
-from mmseg_tr.reduction.segformerpp.settings import PRESETS, parse_merging
+from mmseg_tr.reduction.segformerpp import SegFormerPP
+from mmseg_tr.reduction.segformerpp.settings import PRESETS
 from mmseg_tr.weights.published import SEGFORMER, SEGFORMERPP
 from tests.configs.test_configs import EVERY, ROOT, each, find, load
 
@@ -58,8 +59,8 @@ def test_every_published_network_and_setting_has_a_config():
 def test_a_variant_is_the_original_plus_its_setting(path):
     setting = path.stem.rpartition('_')[2]
     config, original = load(path).to_dict(), load(path.with_name(f'{path.stem[: -len(setting)]}original.py')).to_dict()
-    merging = config['model']['backbone'].pop('merging', 'original')
-    assert parse_merging(merging, 4) == parse_merging(setting, 4)
+    wanted = dict(type='SegFormerPP', preset=setting.replace('-', '_'))
+    assert config['model']['backbone'].pop('reduction', None) == (None if setting == 'original' else wanted)
     assert config == original
     if path in PUBLISHED:
         plain = load(ROOT / 'segformerpp' / f'{path.stem.rpartition("_")[0].replace("segformerpp", "segformer")}.py')
@@ -153,5 +154,5 @@ def test_tiny_network_of_the_embedded_data_set_merges_on_its_pictures():
     with torch.no_grad():
         plain = model(x)
         for name in ('bsm_hq', 'bsm_fast', 'n2d_2x2'):
-            model.merging = parse_merging(name, 4)
+            model.reduction = SegFormerPP(name)
             assert all(not torch.equal(a, b) for a, b in zip(plain, model(x), strict=True))

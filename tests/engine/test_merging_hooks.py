@@ -18,7 +18,6 @@ pytest.importorskip('tensorboard')
 
 from PIL import Image
 
-from mmseg_tr.analysis.groups import watch
 from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.config import load_config
 from mmseg_tr.apis.test import evaluate
@@ -39,7 +38,7 @@ train_cfg['val_interval'] = 4
 MIT = """
 model['backbone'] = dict(type='mmseg_tr.MiT', arch=dict(embed_dims=8, num_layers=(2, 1), num_heads=(1, 2),
                          patch_sizes=(7, 3), strides=(4, 2), sr_ratios=(2, 1)), out_indices=(0, 1),
-                         merging=[dict(kv_mode='bsm', kv_r=0.5, kv_sx=2, kv_sy=2), dict(q_mode='n2d', q_s=(2, 2))])
+                         reduction=[dict(kv_mode='bsm', kv_r=0.5, kv_sx=2, kv_sy=2), dict(q_mode='n2d', q_s=(2, 2))])
 model['decode_head'] = dict(type='SegformerHead', in_channels=[8, 16], in_index=[0, 1], channels=8, num_classes=3,
                             norm_cfg=dict(type='BN'))
 """
@@ -95,7 +94,7 @@ def test_validation_writes_means_over_the_images_looked_at(trained, root):
     counts = []
     for index in (0, 3, 6):
         pixels = torch.from_numpy(np.array(Image.open(root / 'images' / f'{index:02d}.png'))).permute(2, 0, 1)[None]
-        counts.append([entry.tokens for entry in watch(model.backbone, (pixels - 127.5) / 127.5)])
+        counts.append([entry.tokens for entry in model.backbone.watch((pixels - 127.5) / 127.5)])
     assert scalars['val/tokens/layer_01'] == {4: pytest.approx(np.mean([first for first, _ in counts]), rel=1e-6)}
     assert scalars['val/tokens/layer_02'] == {4: pytest.approx(np.mean([last for _, last in counts]), rel=1e-6)}
 

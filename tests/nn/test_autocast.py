@@ -55,11 +55,11 @@ def test_similarities_are_float32_under_autocast_and_of_half_precision_tokens():
     assert torch.equal(found.index, bipartite_matching(tokens, 3).index)
 
 
-@pytest.mark.parametrize('merging', [None, 'bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample'])
+@pytest.mark.parametrize('reduction', [None, 'bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample'])
 @torch.inference_mode()
-def test_presets_of_mit_run_in_bfloat16(merging):
+def test_presets_of_mit_run_in_bfloat16(reduction):
     arch = dict(embed_dims=8, num_layers=(1, 1, 1, 2), num_heads=(1, 2, 4, 8))
-    mit, image = MixVisionTransformer(arch, merging=merging).eval(), torch.randn(1, 3, 256, 256)
+    mit, image = MixVisionTransformer(arch, reduction=reduction).eval(), torch.randn(1, 3, 256, 256)
     plain = mit(image)
     with bfloat16():
         levels = mit(image)

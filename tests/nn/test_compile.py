@@ -36,11 +36,11 @@ def test_methods_of_fixed_counts_are_one_graph_that_serves_every_image_of_a_shap
     assert not counted['graph_break']
 
 
-@pytest.mark.parametrize('merging', [None, 'bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample'])
+@pytest.mark.parametrize('reduction', [None, 'bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample'])
 @torch.inference_mode()
-def test_presets_of_mit_are_one_graph(merging, counted):
+def test_presets_of_mit_are_one_graph(reduction, counted):
     arch = dict(embed_dims=8, num_layers=(1, 1, 1, 2), num_heads=(1, 2, 4, 8))
-    mit = MixVisionTransformer(arch, merging=merging).eval()
+    mit = MixVisionTransformer(arch, reduction=reduction).eval()
     run = compiled(mit, fullgraph=True)
     for seed in (0, 1):
         image = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(seed))

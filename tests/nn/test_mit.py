@@ -9,9 +9,9 @@ from mmseg_tr.compat import ensure_openmmlab
 from mmseg_tr.errors import ConfigError, installed
 from mmseg_tr.nn.mit import MixVisionTransformer
 from mmseg_tr.nn.mit_blocks import MixFFN
-from mmseg_tr.reduction import segformerpp
-from mmseg_tr.reduction.segformerpp import Bipartite, grid_partition
-from mmseg_tr.reduction.segformerpp.settings import ALIASES, PRESETS, parse_merging
+from mmseg_tr.reduction.segformerpp import SegFormerPP, mergers
+from mmseg_tr.reduction.segformerpp.mergers import Bipartite, grid_partition
+from mmseg_tr.reduction.segformerpp.settings import ALIASES, PRESETS
 from tests.nn.networks import image, shaken
 
 ARCH = dict(embed_dims=8, num_layers=(1, 1, 2, 1), num_heads=(1, 2, 3, 4))
@@ -19,9 +19,9 @@ MIXED = [dict(q_mode='n1d', q_s=3), dict(kv_mode='n2d', kv_s=2), None, dict(q_mo
 SETTINGS = [*PRESETS, MIXED, 'bsm_fast_shared']
 
 
-def mit(merging=None, **kwargs):
+def mit(reduction=None, **kwargs):
     torch.manual_seed(0)
-    return shaken(MixVisionTransformer(ARCH, merging=merging, **kwargs))
+    return shaken(MixVisionTransformer(ARCH, reduction=reduction, **kwargs))
 
 
 @pytest.mark.skipif(not installed('mmseg'), reason='compared with mmseg, which is not installed')
@@ -43,7 +43,8 @@ def test_b0_equals_that_of_mmseg(size):
 @pytest.mark.parametrize('name', [*PRESETS, *ALIASES])
 def test_every_name_has_an_effect_of_its_own(name):
     plain, named, x = mit(), mit(name), image(1, 3, 128, 160)
-    assert parse_merging(name.replace('_', '-').upper(), 4) == named.merging
+    other = mit(name.replace('_', '-').upper()).reduction
+    assert (other and other.merging) == (named.reduction and named.reduction.merging)
     assert list(named.state_dict()) == list(plain.state_dict())
     with torch.no_grad():
         same = [a.shape == b.shape and torch.equal(a, b) for a, b in zip(plain(x), named(x), strict=True)]
@@ -58,20 +59,20 @@ def test_blocks_that_share_compare_tokens_once(name, matchings, monkeypatch):
     models = {}
     for merging in ('bsm_hq', name):
         torch.manual_seed(0)
-        models[merging] = shaken(MixVisionTransformer(arch, merging=merging))
+        models[merging] = shaken(MixVisionTransformer(arch, reduction=merging))
     with torch.no_grad():
         published = models['bsm_hq'](x)
-        match = segformerpp.grid_matching
-        monkeypatch.setattr(segformerpp, 'grid_matching', lambda *args: calls.append(args[1]) or match(*args))
+        match = mergers.grid_matching
+        monkeypatch.setattr(mergers, 'grid_matching', lambda *args: calls.append(args[1]) or match(*args))
         shared = models[name](x)
     assert len(calls) == matchings
-    assert torch.equal(published[1], shared[1])  # a block in front shares nothing
+    assert torch.equal(published[1], shared[1])  # an earlier block shares nothing
     assert torch.equal(published[2], shared[2]) == (matchings == 8)
 
 
 def test_a_shared_matching_is_that_of_the_first_block():
     attention = mit('bsm_hq').layers[2][1][0].attn
-    stage = parse_merging('bsm_hq_shared', 4).stages[2]
+    stage = SegFormerPP('bsm_hq_shared').merging[2]
     first, second = torch.randn(2, 1, 64, 24)
     _, known = attention(first, (8, 8), stage)
     _, used = attention(second, (8, 8), stage, known)
@@ -127,7 +128,7 @@ def test_gradients_reach_every_weight_and_checkpointing_keeps_them(merging):
 def test_it_is_registered():
     from mmseg_tr.registry import MODELS
 
-    assert isinstance(MODELS.build(dict(type='mmseg_tr.MiT', arch=ARCH, merging='bsm_hq')), MixVisionTransformer)
+    assert isinstance(MODELS.build(dict(type='mmseg_tr.MiT', arch=ARCH, reduction='bsm_hq')), MixVisionTransformer)
 
 
 def test_any_number_of_channels_enters():
@@ -158,22 +159,25 @@ def test_a_forward_in_inference_mode_leaves_training_as_it_is():
 @pytest.mark.parametrize(
     'merging, message',
     [
-        ('bsm_r2D', "'bsm_r2D' is unknown"),
-        ([{}] * 3, 'settings of 3 stages'),
-        ([1, 2, 3, 4], 'neither a name nor a list'),
-        ([dict(q_mode='neighbor_2D'), {}, {}, {}], "stage 1: q_mode='neighbor_2D'"),
-        ([{}, dict(kv_mode='n1d', kv_s=2), {}, {}], "stage 2: kv_mode='n1d'"),
+        ('bsm_r2D', "got 'bsm_r2D'"),
+        ([{}, MIXED[0], {}], '3 stages, .* has 4'),
+        ([1, 2, 3, 4], r'got \[1, 2, 3, 4\]'),
+        (dict(type='SegFormerPP', preset='bsm_hq', stages=[{}] * 4), "both 'bsm_hq' and "),
+        (dict(type='SegFormerPP', presets='bsm_hq'), "'presets'"),
+        (dict(type='ALGM', layers=(1, 2), threshold=0.9), 'ALGM .* a MiT takes SegFormer'),
+        ([dict(q_mode='neighbor_2D'), {}, {}, {}], "stage 1: q_mode .* got 'neighbor_2D'"),
+        ([{}, dict(kv_mode='n1d', kv_s=2), {}, {}], "stage 2: kv_mode .* got 'n1d'"),
         ([{}, {}, dict(q_mode='bsm', q_r=0.5), {}], 'stage 3: .* needs q_sx, q_sy'),
-        ([dict(q_mode='n2d', q_scale_factor=2, q_s=2), {}, {}, {}], "'q_scale_factor' is no setting"),
-        ([dict(q_r=0.5), {}, {}, {}], "'q_r' is no setting"),
-        ([dict(q_mode='bsm', q_r=6, q_sx=2, q_sy=2), {}, {}, {}], 'q_r=6 is no fraction'),
-        ([dict(q_mode='n2d', q_s=(2, 0)), {}, {}, {}], 'q_s=0 is no stride'),
-        ([dict(q_mode='n2d', q_s=(2,)), {}, {}, {}], 'is no stride'),
-        ([dict(q_mode='n2d', q_s=2, share=2), {}, {}, {}], "'share' is no setting"),
-        ([dict(q_mode='bsm', q_r=0.5, q_sx=2, q_sy=2, share='all'), {}, {}, {}], "share='all' is no number of blocks"),
-        ('bsm_hq_share0', 'share=0 is no number'),
-        ('n2d_2x2_shared', "'share' is no setting"),
-        ('original_share2', "'share' is no setting"),
+        ([dict(q_mode='n2d', q_scale_factor=2, q_s=2), {}, {}, {}], "'q_scale_factor'"),
+        ([dict(q_r=0.5), {}, {}, {}], "'q_r'"),
+        ([dict(q_mode='bsm', q_r=6, q_sx=2, q_sy=2), {}, {}, {}], 'q_r .* got 6'),
+        ([dict(q_mode='n2d', q_s=(2, 0)), {}, {}, {}], 'q_s .* got 0'),
+        ([dict(q_mode='n2d', q_s=(2,)), {}, {}, {}], r'q_s .* got \(2,\)'),
+        ([dict(q_mode='n2d', q_s=2, share=2), {}, {}, {}], "'share'"),
+        ([dict(q_mode='bsm', q_r=0.5, q_sx=2, q_sy=2, share='all'), {}, {}, {}], "share .* got 'all'"),
+        ('bsm_hq_share0', 'share .* got 0'),
+        ('n2d_2x2_shared', "'share'"),
+        ('original_share2', "'share'"),
     ],
 )
 def test_wrong_settings_are_refused_when_the_model_is_built(merging, message):
@@ -182,7 +186,7 @@ def test_wrong_settings_are_refused_when_the_model_is_built(merging, message):
 
 
 def test_settings_that_merge_nothing_are_reported():
-    with pytest.warns(UserWarning, match='stage 2 removes no token'):
+    with pytest.warns(UserWarning, match='no token in stage 2'):
         mit([{}, dict(q_mode='n1d', q_s=1), {}, {}])
 
 
@@ -212,3 +216,33 @@ def test_mix_ffn_in_bands_of_rows_is_that_of_the_whole_grid(rows, precision, mon
         bands = ffn(y, grid)
     assert bands.dtype == whole.dtype
     torch.testing.assert_close(bands, whole, atol=1e-6 if precision is None else 2e-2, rtol=1e-6)
+
+
+@pytest.mark.parametrize('settings', ['bsm-hq', MIXED, 'original', None], ids=str)
+def test_the_old_spelling_is_read_with_one_warning_that_names_the_new_one(settings):
+    named = settings in ('original', None) or isinstance(settings, str)
+    new = None if settings in ('original', None) else dict(type='SegFormerPP')
+    if new is not None:
+        new |= dict(preset=settings) if named else dict(stages=settings)
+    with pytest.warns(DeprecationWarning, match='reduction=') as warned:
+        torch.manual_seed(0)
+        old = shaken(MixVisionTransformer(ARCH, merging=settings))
+    assert len(warned) == 1
+    assert eval(str(warned[0].message).partition('reduction=')[2].rstrip('.')) == new
+    with torch.no_grad():
+        pairs = zip(old(image(1, 3, 64, 64)), mit(new)(image(1, 3, 64, 64)), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_reduction_can_be_given_for_one_forward():
+    model, merged, x = mit(), mit('n2d_2x2'), image(1, 3, 128, 128)
+    with torch.no_grad():
+        plain, given = model(x), model(x, reduction=SegFormerPP('n2d_2x2'))
+        assert all(torch.equal(a, b) for a, b in zip(given, merged(x), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(plain, merged.plain()(x), strict=True))
+    assert model.reduction is None and merged.plain().reduction is None and merged.reduction is not None
+
+
+def test_the_step_is_what_every_grid_divides():
+    assert mit().step == (32, 32) and mit('downsample').step == (64, 64)
+    assert mit().depths == (1, 1, 2, 1) and mit().depth == 5 and mit().width == 32

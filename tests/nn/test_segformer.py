@@ -46,7 +46,7 @@ def test_head_equals_that_of_mmseg():
 @pytest.mark.parametrize('head', HEADS)
 @pytest.mark.parametrize('size', [(64, 64), (50, 75)])
 def test_logits_have_the_resolution_asked_for(head, size):
-    backbone = MixVisionTransformer(ARCH, merging='n2d_2x2')
+    backbone = MixVisionTransformer(ARCH, reduction='n2d_2x2')
     full = shaken(SegFormer(backbone, 5, head=head, channels=16))
     quarter = SegFormer(backbone, 5, head=head, channels=16, resolution='quarter').eval()
     quarter.load_state_dict(full.state_dict())
@@ -97,6 +97,6 @@ def test_published_state_dicts_load_strictly(arch):
         pytest.skip(f'there is no {file} (MMSEG_TR_GOLDEN names another folder)')
     shapes = json.loads(gzip.decompress(file.read_bytes()))[arch]
     with torch.device('meta'):
-        model = SegFormer(MixVisionTransformer(arch, merging='bsm_hq'), 19)
+        model = SegFormer(MixVisionTransformer(arch, reduction='bsm_hq'), 19)
         load_strictly(model, {key: torch.empty(shape) for key, shape in shapes.items()}, arch)
     assert {key: list(value.shape) for key, value in model.state_dict().items()} == shapes

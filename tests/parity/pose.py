@@ -31,7 +31,7 @@ def pose_model(case: Case, arch: dict) -> nn.Module:
             dict(
                 type='TopdownPoseEstimator',
                 data_preprocessor=dict(type='PoseDataPreprocessor'),
-                backbone=dict(type='mmseg_tr.MiT', arch=arch, merging=s['tome_cfg']),
+                backbone=dict(type='mmseg_tr.MiT', arch=arch, reduction=s['tome_cfg']),
                 head=dict(
                     type='mmseg_tr.SegformerPoseHead',
                     in_channels=[arch['embed_dims'] * heads for heads in arch['num_heads']],

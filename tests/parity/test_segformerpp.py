@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from mmseg_tr.compat import ensure_openmmlab
 from mmseg_tr.errors import installed
 from mmseg_tr.nn.mit import ARCHS, EfficientAttention, MixVisionTransformer
-from mmseg_tr.reduction import segformerpp
-from mmseg_tr.reduction.segformerpp import Neighbours1D, Neighbours2D, grid_matching
+from mmseg_tr.reduction.segformerpp import Neighbours1D, Neighbours2D, grid_matching, mergers
 from mmseg_tr.reduction.segformerpp.settings import parse_stage
 from tests.parity.harness import Case, golden_cases, golden_root, run_case
 from tests.parity.pose import pose_codec, require_mmpose, run_pose_network
@@ -38,8 +37,8 @@ def manifest() -> dict:
 
 def destinations(grid, stride, offset=None) -> Tensor:
     if offset is not None:
-        return segformerpp.shifted_partition(grid, stride, offset)[0]
-    return torch.tensor(segformerpp.grid_partition(grid, stride)[0])
+        return mergers.shifted_partition(grid, stride, offset)[0]
+    return torch.tensor(mergers.grid_partition(grid, stride)[0])
 
 
 def slot_owners(index: Tensor, dst: Tensor, slots: int) -> Tensor:
@@ -60,7 +59,7 @@ def recorded():
         maps.append(slot_owners(merge.index, dst, merge.lengths[0]).gather(1, merge.index))
         return merge
 
-    with mock.patch.object(segformerpp, 'grid_matching', record):
+    with mock.patch.object(mergers, 'grid_matching', record):
         yield maps
 
 
@@ -161,7 +160,7 @@ class Model(nn.Module):
         ensure_openmmlab()
         from mmseg.models.decode_heads import SegformerHead
 
-        self.backbone = MixVisionTransformer(arch, merging=merging)
+        self.backbone = MixVisionTransformer(arch, reduction=merging)
         self.decode_head = SegformerHead(
             in_channels=list(self.backbone.widths),
             in_index=list(range(len(self.backbone.widths))),

@@ -108,7 +108,7 @@ def test_coco_files_serve_too_and_a_part_is_scored_by_its_own_labels(trained, tm
             ['model.head.decoder.heatmap_size=(24,32)'],
             'have heatmap_size=(12, 16), the head decodes heatmap_size=(24, 32)',
         ),
-        (['model.backbone.merging=bsm_best'], "merging='bsm_best' is unknown"),
+        (['model.backbone.merging=bsm_best'], "got 'bsm_best'"),
         (['model.backbone.arch.num_layers=(1,1,1)'], 'different numbers of stages'),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else '',

@@ -42,7 +42,7 @@ def report(configs, tmp_path_factory):
 
 
 def test_the_merged_network_is_measured_beside_the_plain_one(report):
-    assert report['count'] == 'conv-matmul' and report['reduction'] == dict(type='SegFormer++', merging='bsm_hq')
+    assert report['count'] == 'conv-matmul' and report['reduction'] == dict(type='SegFormerPP', preset='bsm_hq')
     assert report['gmacs'] < report['plain']['gmacs'] and report['params'] == report['plain']['params']
     assert report['tokens_per_stage'] == [
         dict(queries=1024, keys=7),
@@ -91,7 +91,7 @@ def test_presets_over_one_checkpoint(configs, tmp_path, capsys):
 def test_a_merged_config_alone_is_held_against_its_plain_network(configs, tmp_path):
     found = compared(configs, tmp_path, 'n2d_2x2')['rows']
     assert [row['name'] for row in found] == ['plain', 'tiny-pose_n2d_2x2']
-    assert found[1]['settings'] == dict(type='SegFormer++', merging='n2d_2x2')
+    assert found[1]['settings'] == dict(type='SegFormerPP', preset='n2d_2x2')
 
 
 def test_vit_methods_of_pose_are_compared_by_layer(tmp_path):
@@ -118,15 +118,15 @@ def test_segmentation_under_segformer_is_compared_too(tmp_path):
     root = tiny.write_dataset(tmp_path / 'data', size=(64, 64))
     arch = dict(embed_dims=8, num_layers=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
     paths = []
-    for merging in ('original', 'n2d_2x2'):
+    for preset in ('original', 'n2d_2x2'):
         more = f"""
 model = dict(
     type='EncoderDecoder', data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64)),
-    backbone=dict(type='mmseg_tr.MiT', arch={arch}, merging={merging!r}),
+    backbone=dict(type='mmseg_tr.MiT', arch={arch}, reduction=dict(type='SegFormerPP', preset={preset!r})),
     decode_head=dict(type='SegformerHead', in_channels=[8, 16, 24, 32], in_index=[0, 1, 2, 3], channels=8,
                      num_classes=3, norm_cfg=dict(type='BN'), align_corners=False),
     test_cfg=dict(mode='whole'))"""
-        paths.append(tiny.write_config(tmp_path, root, more, f'segformer_{merging}.py'))
+        paths.append(tiny.write_config(tmp_path, root, more, f'segformer_{preset}.py'))
     weights = tmp_path / 'plain.pth'
     torch.save(dict(meta={}, state_dict=build_model(load_config(paths[0]), None).state_dict()), weights)
     options = (*SMALL, '--frac-dataset', 0.5)

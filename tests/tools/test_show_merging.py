@@ -37,7 +37,7 @@ model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(type='SegDataPreProcessor', mean=[127.5] * 3, std=[127.5] * 3, bgr_to_rgb=True,
                            size=(64, 64)),
-    backbone=dict(type='mmseg_tr.MiT', arch='b0', merging='bsm_hq'),
+    backbone=dict(type='mmseg_tr.MiT', arch='b0', reduction=dict(type='SegFormerPP', preset='bsm_hq')),
     decode_head=dict(type='FCNHead', in_channels=256, in_index=3, channels=256, num_convs=0, concat_input=False,
                      num_classes=3, norm_cfg=dict(type='BN')),
     test_cfg=dict(mode='whole'))

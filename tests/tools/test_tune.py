@@ -144,7 +144,9 @@ def test_stages_of_a_mit(tiny, tmp_path, capsys):
     arguments = ('--work-dir', tmp_path / 'w', '--by', 'work', *SMALL)
     assert call('tune', config, checkpoint, '--budget-miou', 99, *arguments) == 0
     written = load_config(tmp_path / 'w' / 'mit_segformer++_miou-99.py')
-    assert written.model.backbone.merging == 'downsample'  # saves most, and everything is within 99 points
+    assert written.model.backbone.reduction == dict(
+        type='SegFormerPP', preset='downsample'
+    )  # saves most, and everything is within 99 points
     assert call('tune', config, checkpoint, '--speed-up', 1.05, *arguments) == 0
     build_model(load_config(tmp_path / 'w' / 'mit_segformer++_work-1.05.py'), str(checkpoint))
     names = {numbers['ladder'] for numbers in journal(tmp_path / 'w').values()}

@@ -92,7 +92,7 @@ def test_openmmlab_backbone_is_found_alone_and_in_a_model(tmp_path, form):
 def test_pretrained_weights_are_loaded_once_and_never_drawn_again(tmp_path):
     source = segformer()
     torch.save(source.backbone.state_dict(), tmp_path / 'weights.pth')
-    model = mit(tmp_path / 'weights.pth', merging='bsm_hq')
+    model = mit(tmp_path / 'weights.pth', reduction='bsm_hq')
     with torch.no_grad():
         model.layers[0][2].weight.add_(1)
     changed = {key: value.clone() for key, value in model.state_dict().items()}

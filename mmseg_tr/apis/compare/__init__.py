@@ -12,10 +12,9 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmseg_tr.analysis.macs import MacCount, count_macs
-from mmseg_tr.analysis.network import count_params, is_pose, method_name, reduction_of, tokens_per_layer
-from mmseg_tr.analysis.parts import find_vit
+from mmseg_tr.analysis.network import count_params, find_backbone, is_pose, method_name, reduction_of
 from mmseg_tr.analysis.speed import Contestant, mixed_precision, peak_memory, time_in_turn
-from mmseg_tr.analysis.stages import find_mit, tokens_per_stage
+from mmseg_tr.analysis.tokens import tokens_per_layer, tokens_per_stage
 from mmseg_tr.apis.build import PRECISIONS, build_model, machine, own_shape, pick_precision, prepare_device
 from mmseg_tr.apis.compare.models import (
     PLAIN,
@@ -129,7 +128,7 @@ def compare(
             throughput=throughput[name],
             peak_memory=peak_memory(Contestant.of(model), torch.cat(inputs[:batch_size]), dtype),
             tokens_per_layer=tokens[name],
-            tokens_per_stage=tokens_per_stage(find_mit(model), inputs[0]) if find_mit(model) else None,
+            tokens_per_stage=tokens_per_stage(find_backbone(model), inputs[0]) if find_backbone(model) else None,
         )
         for name, model in models.items()
     )
@@ -215,7 +214,7 @@ def measure_all(
             name: MacCount.mean([count_macs(model, batch) for batch in batches], full) for name, model in models.items()
         }
         tokens = {
-            name: tokens_per_layer(find_vit(model), batches) if find_vit(model) else None
+            name: tokens_per_layer(find_backbone(model), batches) if find_backbone(model) else None
             for name, model in models.items()
         }
     return (

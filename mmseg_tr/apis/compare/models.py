@@ -59,8 +59,7 @@ def with_plain(configs: dict[str, Config]) -> dict[str, Config]:
         if not settings_of(config):
             return {name: config} | configs
     plain = copy.deepcopy(next(iter(configs.values())))
-    for key in ('reduction', 'merging'):
-        plain.model.backbone.pop(key, None)
+    plain.model.backbone.pop('reduction', None)
     return {PLAIN if PLAIN not in configs else 'without reduction': plain} | configs
 
 

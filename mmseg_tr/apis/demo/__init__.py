@@ -15,8 +15,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from mmseg_tr.analysis.macs import MacCount, count_macs
-from mmseg_tr.analysis.network import tokens_per_layer
 from mmseg_tr.analysis.speed import Contestant, time_in_turn
+from mmseg_tr.analysis.tokens import tokens_per_layer
 from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.compare.models import settings_of
 from mmseg_tr.apis.config import load_config

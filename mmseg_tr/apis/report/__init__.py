@@ -14,7 +14,6 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from mmseg_tr.analysis.groups import Merged, watch
 from mmseg_tr.analysis.network import network_of
 from mmseg_tr.apis.compare.models import (
     PLAIN,
@@ -31,6 +30,7 @@ from mmseg_tr.apis.preprocess import PictureReader, shown
 from mmseg_tr.apis.show.view import RANDOM, View, open_view
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.errors import ConfigError, DatasetError
+from mmseg_tr.reduction.observe import Merged
 
 HEADS = 4  # of ACT's heads, which cluster alike
 
@@ -170,7 +170,7 @@ def look(views: Mapping[str, View], name: str, pixels: np.ndarray, label: np.nda
     for method, view in views.items():
         batch, network = view.prepared(image), network_of(view.model)
         prediction = network.labels(network.scores(batch), batch)[0].cpu().numpy().astype(np.uint8)
-        merged = [entry for entry in watch(view.network, batch) if _shown_part(entry.part)]
+        merged = [entry for entry in view.network.watch(batch) if _shown_part(entry.part)]
         seen[method] = Seen(prediction, merged)
     return Shown(name, image, None if label is None else resized(label, image.shape[:2]), seen)
 

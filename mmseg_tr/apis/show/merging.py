@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmseg_tr.analysis.groups import Merged, merges, watch
+from mmseg_tr.analysis.network import method_name
 from mmseg_tr.apis.images import Failure, Picture, find_pictures
 from mmseg_tr.apis.preprocess import PictureReader, shown
 from mmseg_tr.apis.show.view import View
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.files import write_atomically
+from mmseg_tr.reduction.observe import Merged
 from mmseg_tr.visualization.attention import picture_png
 from mmseg_tr.visualization.merging import STYLES, show_groups
 from mmseg_tr.visualization.merging_sheet import captioned, contact_sheet
@@ -78,14 +79,12 @@ def check_choices(view: View, style: str, layers: Sequence[int] | None, animate:
         raise ConfigError(f'--animate {animate} is unknown: give {" or ".join(ANIMATIONS)}.')
     if side is not None and side < 1:
         raise ConfigError(f'--side {side} is no number of pixels: give 1 or more.')
-    if not merges(view.network):
+    if view.network.reduction is None:
         raise ConfigError(
             f'the network of {view.config.filename} merges no tokens: take the config of a method, or switch one on '
             'with --reduction, such as type=ToMe,r=8.'
         )
-    depth = (
-        len(view.network.blocks) if hasattr(view.network, 'blocks') else sum(len(b) for _, b, _ in view.network.layers)
-    )
+    depth = view.network.depth
     for layer in layers or ():
         if not 1 <= layer <= depth:
             raise ConfigError(f'--layer {layer} does not exist: there are {depth} layers, give 1 to {depth}.')
@@ -124,7 +123,7 @@ def draw_picture(
 ) -> list[Merged]:
     """Everything about one picture (H, W, 3) uint8; returns what merged."""
     pixels = view.fit(pixels, side)
-    found = chosen(watch(view.network, view.prepared(pixels)), layers)
+    found = chosen(view.network.watch(view.prepared(pixels)), layers)
     shown = enlarged(pixels)
     drawn = [show_groups(shown, entry.groups, style) for entry in found]
     for entry, panel in zip(found, drawn):
@@ -150,7 +149,7 @@ def draw_video(
         writers: dict[Path, VideoWriter] = {}
         for frame in video.frames():
             pixels = view.fit(frame, side)
-            every = watch(view.network, view.prepared(pixels))
+            every = view.network.watch(view.prepared(pixels))
             found = chosen(every, layers or [every[-1].layer])
             shown = enlarged(pixels)
             for entry in found:
@@ -186,8 +185,7 @@ def enlarged(pixels: np.ndarray) -> np.ndarray:
 
 def method_of(view: View) -> str:
     """The method at work, in a word."""
-    reduction = getattr(view.network, 'reduction', None)
-    return 'SegFormer++' if reduction is None else type(reduction).__name__
+    return method_name(view.network.reduction)
 
 
 def file_stem(entry: Merged) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,12 @@ from mmengine.config import Config
 from PIL import Image
 from torch import Tensor, nn
 
-from mmseg_tr.analysis.groups import find_network
+from mmseg_tr.analysis.network import find_backbone
 from mmseg_tr.apis.build import build_model, own_shape, prepare_device
 from mmseg_tr.apis.config import load_config, require_sections, use_reduction
 from mmseg_tr.apis.preprocess import PictureReader, preprocess
 from mmseg_tr.errors import CheckpointError, ConfigError
-from mmseg_tr.nn.mit import MixVisionTransformer
-from mmseg_tr.nn.vit import ViT
+from mmseg_tr.nn.backbone import Backbone
 
 RANDOM = 'none'  # in place of a checkpoint
 
@@ -31,13 +29,13 @@ class View:
 
     config: Config
     model: nn.Module
-    network: ViT | MixVisionTransformer
+    network: Backbone
     side: int
 
     @classmethod
     def of(cls, config: Config, model: nn.Module) -> View:
         """A model built from a config. Raises ConfigError where its network is not one of this package."""
-        network = find_network(model)
+        network = find_backbone(model)
         if network is None:
             raise ConfigError(
                 f'{config.filename} has neither mmseg_tr.ViT nor mmseg_tr.MiT: no other merging can be shown.'
@@ -52,7 +50,7 @@ class View:
         """A picture (H, W, 3) uint8 whole, its short side as asked, both sides rounded to whole patches."""
         scale = (side or self.side) / min(pixels.shape[:2])
         height, width = (
-            max(round(length * scale / step), 1) * step for length, step in zip(pixels.shape[:2], step_of(self.network))
+            max(round(length * scale / step), 1) * step for length, step in zip(pixels.shape[:2], self.network.step)
         )
         if (height, width) == pixels.shape[:2]:
             return pixels
@@ -62,18 +60,6 @@ class View:
         """RGB pixels (H, W, 3) uint8 as the network takes them, (1, 3, H, W) on its device."""
         reader = PictureReader.of(self.config)
         return preprocess(self.model, [reader.pack(reader.load(pixels), native=True)])['inputs']
-
-
-def step_of(network: ViT | MixVisionTransformer) -> tuple[int, int]:
-    """Sides that a picture must be a multiple of, so that every grid of the network divides it."""
-    if isinstance(network, ViT):
-        return network.patch_size
-    stride, steps = 1, []
-    for embed, blocks, _ in network.layers:
-        stride *= embed.projection.stride[0]
-        steps.append(stride * blocks[0].attn.sr_ratio)
-    step = math.lcm(*steps) * (2 if network.merging.downsample else 1)
-    return step, step
 
 
 def open_view(

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmseg_tr.analysis.parts import find_vit
-from mmseg_tr.analysis.stages import find_mit
+from mmseg_tr.analysis.network import find_backbone
 from mmseg_tr.apis.build import PRECISIONS, build_model, machine, pick_precision, prepare_device
 from mmseg_tr.apis.compare.models import check_numbers, settings_of
 from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections, use_reduction
 from mmseg_tr.apis.tune.measure import JOURNAL, Journal, Measurer, digest, digest_of
 from mmseg_tr.apis.tune.search import Budget, Point, search
-from mmseg_tr.apis.tune.spaces import Ladder, Settings, identity, mit_space, space
+from mmseg_tr.apis.tune.spaces import Ladder, Settings, identity, space
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.files import write_atomically
+from mmseg_tr.reduction import find_method, method_names
 
 CONFIRMATIONS = 5  # settings that are tried on the full set before the search gives up
 
@@ -127,18 +127,21 @@ def ladders_of(config: Config) -> tuple[str, str, list[Ladder]]:
     backbone = bare.model.get('backbone')
     if not isinstance(backbone, Mapping):
         raise ConfigError(f'the config {config.filename} has no backbone: only segmentation networks can be tuned.')
-    for key in ('reduction', 'merging'):
-        if key in backbone:
-            backbone[key] = None
-    model = build_model(bare, None)
-    vit, mit = find_vit(model), find_mit(model)
-    if vit is not None:
-        if not own:
-            raise ConfigError(f'the config {config.filename} names no method: add --reduction type=ALGM, or another.')
-        return str(own.get('type')), 'reduction', space(own, len(vit.blocks), vit.grid)
-    if mit is not None:
-        return 'SegFormer++', 'merging', mit_space(len(mit.layers))
-    raise ConfigError(f'the backbone of {config.filename} takes no method: tune takes mmseg_tr.ViT and mmseg_tr.MiT.')
+    if 'reduction' in backbone:
+        backbone['reduction'] = None
+    network = find_backbone(build_model(bare, None))
+    if network is None:
+        raise ConfigError(
+            f'the backbone of {config.filename} takes no method: tune takes mmseg_tr.ViT and mmseg_tr.MiT.'
+        )
+    fitting = method_names(network.kind)
+    if not own and len(fitting) > 1:
+        raise ConfigError(
+            f'the config {config.filename} names no method: add a reduction, one of {", ".join(fitting)}.',
+            parameters=['reduction'],
+        )
+    own = own or dict(type=fitting[0])
+    return find_method(own.get('type')).name, 'reduction', space(own, *network.extent)
 
 
 def find(

@@ -21,9 +21,10 @@ from mmengine.runner import autocast
 from PIL import Image
 from torch import Tensor, nn
 
-from mmseg_tr.analysis.groups import Merged, find_network, watch
 from mmseg_tr.analysis.macs import evaluating
+from mmseg_tr.analysis.network import find_backbone
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.reduction.observe import Merged
 from mmseg_tr.registry import HOOKS
 from mmseg_tr.visualization.merging import STYLES, show_groups
 
@@ -43,7 +44,7 @@ class MergingHook(Hook):
 
     def before_run(self, runner) -> None:
         """Raises ConfigError for a model whose merging cannot be watched."""
-        if find_network(runner.model) is None:
+        if find_backbone(runner.model) is None:
             raise ConfigError(
                 f'{type(self).__name__} watches mmseg_tr.ViT and mmseg_tr.MiT, and the model has neither: remove it.'
             )
@@ -61,7 +62,7 @@ class MergingHook(Hook):
             if mode != 'train' and test_cfg.get('mode') == 'slide':
                 place = middle(image.shape[-2:], test_cfg['crop_size'])
                 image, picture = image[(..., *place)], picture[place]
-            return picture, watch(find_network(model), image)
+            return picture, find_backbone(model).watch(image)
 
 
 @HOOKS.register_module()

@@ -1,216 +1,121 @@
-"""SegFormer++ (Kienzle et al., 2024): merging of queries, and of keys with values, inside the attention of MiT.
-
-A merger takes tokens (B, N, C) of a grid to fewer tokens, and gives a function that expands them again. A stage merges
-its queries, its keys and values, both, or nothing; segformerpp_settings reads what is asked of each stage. What a
-merger decides (its matching) is handed back, so that the next blocks of a stage may use it again.
-"""
+"""SegFormer++ (Kienzle et al., 2024): merging of queries, and of keys with values, inside the attention of MiT."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.profiler import record_function
 
-from mmseg_tr.reduction.matching import Merge, descending_rank, identity, merged_places, most_similar
-from mmseg_tr.reduction.ops import of_one_shape, per_image
-from mmseg_tr.reduction.tokens import as_map, as_tokens
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.reduction.base import Reduction
+from mmseg_tr.reduction.ladder import Grid, Ladder
+from mmseg_tr.reduction.observe import Merged
+from mmseg_tr.reduction.segformerpp.ladders import ladders
+from mmseg_tr.reduction.segformerpp.mergers import (
+    Bipartite,
+    Neighbours1D,
+    Neighbours2D,
+    StageMerging,
+    grid_matching,
+    grid_partition,
+)
+from mmseg_tr.reduction.segformerpp.settings import parse_stages, preset_name, preset_stages
+from mmseg_tr.reduction.segformerpp.watch import WatchedStage
 
-Grid = tuple[int, int]
-Merged = tuple[Tensor, Callable[[Tensor], Tensor]]
 
+@dataclass(frozen=True, eq=False)
+class SegFormerPP(Reduction):
+    """Merge queries, or keys with values, in the attention of every stage of a MiT; results return to every token.
 
-@lru_cache(maxsize=256)
-def grid_partition(grid: Grid, stride: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Destinations and sources of a grid, ascending: the upper left token of every whole block is a destination.
-
-    grid: (h, w); stride: (sy, sx). Blocks cut off at the lower and right border hold sources only. The arrays are
-    read-only, and not tensors: those would remember the mode (inference, tracing) of whoever asked first.
+    preset: 'bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample' or 'original', with - or _. After a name, _share4 lets four
+        blocks in a row use one matching, and _shared all blocks of a stage.
+    stages: in place of a preset, one dict per stage: q_mode 'bsm' (q_r, q_sx, q_sy), 'n1d' (q_s, a number) or 'n2d'
+        (q_s, (sy, sx)); kv_mode 'bsm' (kv_r, kv_sx, kv_sy) or 'n2d' (kv_s). q_r and kv_r are the fractions of tokens
+        removed. share, beside 'bsm': so many blocks of the stage use the matching of the first of them, 'stage' for
+        all of them; 1, where every block has its own, is published.
+    The default is the preset 'bsm_hq'. No weights are added. Raises ConfigError for settings that do not exist; warns
+    of settings that merge nothing.
     """
-    rows = np.arange(grid[0] // stride[0]) * stride[0]
-    columns = np.arange(grid[1] // stride[1]) * stride[1]
-    destinations = (rows[:, None] * grid[1] + columns).ravel()
-    sources = np.setdiff1d(np.arange(grid[0] * grid[1]), destinations)
-    destinations.flags.writeable = sources.flags.writeable = False
-    return destinations, sources
 
+    preset: str | None = None
+    stages: Sequence[dict | None] | None = None
 
-@torch.compiler.assume_constant_result
-def partition_places(grid: Grid, stride: Grid, which: int) -> Tensor:
-    """One of the arrays of grid_partition(), 0 or 1, as a tensor that torch.compile takes for a constant."""
-    return of_one_shape(torch.tensor(grid_partition(grid, stride)[which]))
+    name: ClassVar[str] = 'SegFormer++'
+    count_rule: ClassVar[str] = 'conv-matmul'
+    backbone: ClassVar[str] = 'MiT'
 
+    def __post_init__(self) -> None:
+        preset, stages = self.preset, self.stages
+        if preset is not None and stages is not None:
+            raise ConfigError(
+                f'{self.name} takes preset or stages, got both {preset!r} and {stages!r}: set one to None.'
+            )
+        if stages is None:
+            preset = 'bsm_hq' if preset is None else preset
+            stages = preset_stages(preset)
+        # empty: nothing in any stage, however many there are
+        merging = parse_stages(stages or ())
+        downsample = preset is not None and preset_name(preset) == 'downsample'
+        self._settle(preset=preset, merging=merging, downsample=downsample)
+        idle = [stage for stage, asked in enumerate(merging, 1) if asked.idle]
+        if idle:
+            warnings.warn(
+                f'{self.name} removes no token in stage {idle[0]}: its fraction is 0 or its stride 1.', stacklevel=3
+            )
 
-def shifted_partition(grid: Grid, stride: Grid, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """As grid_partition(), with the destination of each block at a place of its own.
+    @classmethod
+    def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
+        return dict(preset='bsm_hq')
 
-    offset: (h // sy, w // sx) int64, place oy * sx + ox inside the block.
-    """
-    rows = torch.arange(offset.shape[0], device=offset.device)[:, None] * stride[0] + offset // stride[1]
-    columns = torch.arange(offset.shape[1], device=offset.device) * stride[1] + offset % stride[1]
-    destinations = (rows * grid[1] + columns).flatten()
-    source = torch.ones(grid[0] * grid[1], dtype=torch.bool, device=offset.device)
-    source[destinations] = False
-    return destinations, source.nonzero().flatten()
+    @classmethod
+    def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
+        """depth: number of stages of the MiT."""
+        return ladders(depth)
 
-
-@torch.no_grad()
-def grid_matching(metric: Tensor, grid: Grid, stride: Grid, r: int, offset: Tensor | None = None) -> Merge:
-    """Join the r sources that are most similar to a destination, anywhere in the image, with it.
-
-    metric: (B, h*w, C) in raster order. Destinations: one token in every block of `stride`, see grid_partition() and
-    shifted_partition(). r is cut to the number of sources. A stride larger than the grid is cut to the grid (the
-    published code fails there), so that a single token is left alone. Merged order: remaining sources in descending
-    order of similarity, then destinations.
-    """
-    batch, num_tokens = metric.shape[:2]
-    stride = min(stride[0], grid[0]), min(stride[1], grid[1])
-    if offset is None:
-        # not waiting for the device, which torch.tensor(device=) does
-        places = [partition_places(tuple(grid), stride, which) for which in (0, 1)]
-        dst, src = (place.to(metric.device, non_blocking=True) for place in places)
-    else:
-        dst, src = shifted_partition(grid, stride, offset)
-    r = min(r, len(src))
-    if r <= 0:
-        return identity(metric)
-    score, partner = most_similar(metric.index_select(1, src), metric.index_select(1, dst))  # (B, sources)
-    index = merged_places(src, dst, partner, descending_rank(score), r)
-    return Merge(index, per_image(num_tokens - r, batch), (score,))
-
-
-@dataclass(frozen=True)
-class Bipartite:
-    """Bipartite soft matching on the grid: the fraction `ratio` of the tokens joins others."""
-
-    ratio: float
-    stride: Grid
-
-    def match(self, x: Tensor, grid: Grid) -> Merge:
-        """Which tokens join. x: (B, h*w, C)."""
-        return grid_matching(x, grid, self.stride, int(x.shape[1] * self.ratio))
-
-    def __call__(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> Merged:
-        """merge: a matching of tokens on the same grid, to be used instead of one of x."""
-        merge = self.match(x, grid) if merge is None else merge
-        lengths = per_image(x.shape[1], x.shape[0])
-        return merge.apply(x, None, lengths)[0], lambda values: merge.unmerge(values, lengths)
-
-    def reaches(self, grid: Grid) -> bool:
-        """Whether the grid holds a whole block, and more tokens than destinations."""
-        return grid[0] >= self.stride[0] and grid[1] >= self.stride[1]
+    def settings(self) -> dict[str, Any]:
+        """Type and arguments that build this strategy again."""
+        asked = dict(preset=self.preset) if self.stages is None else dict(stages=self.stages)
+        return dict(type=type(self).__name__, **asked)
 
     @property
-    def idle(self) -> bool:
-        return self.ratio == 0 or self.stride == (1, 1)
+    def active(self) -> bool:
+        """Whether there is less to do than in the plain network."""
+        return self.downsample or any(stage.queries or stage.keys for stage in self.merging)
 
+    def bind_stages(self, depths: Sequence[int]) -> SegFormerPP:
+        """The strategy fitted to a MiT whose stages have so many blocks.
 
-@dataclass(frozen=True)
-class Neighbours1D:
-    """Average of every `step` tokens that follow one another in raster order; expanded by nearest neighbour."""
-
-    step: int
-
-    def match(self, x: Tensor, grid: Grid) -> None:
-        """Places alone decide."""
-
-    def __call__(self, x: Tensor, grid: Grid, merge: None = None) -> Merged:
-        return average_blocks(x, (1, x.shape[1]), (1, self.step))
-
-    def reaches(self, grid: Grid) -> bool:
-        return grid[0] * grid[1] >= self.step
-
-    @property
-    def idle(self) -> bool:
-        return self.step == 1
-
-
-@dataclass(frozen=True)
-class Neighbours2D:
-    """Average over blocks of `stride` = (sy, sx); expanded by nearest neighbour.
-
-    Where the stride is not 2 and does not divide the grid, expanding is not the exact inverse, as published.
-    """
-
-    stride: Grid
-
-    def match(self, x: Tensor, grid: Grid) -> None:
-        """Places alone decide."""
-
-    def __call__(self, x: Tensor, grid: Grid, merge: None = None) -> Merged:
-        return average_blocks(x, grid, self.stride)
-
-    def reaches(self, grid: Grid) -> bool:
-        return grid[0] >= self.stride[0] and grid[1] >= self.stride[1]
-
-    @property
-    def idle(self) -> bool:
-        return self.stride == (1, 1)
-
-
-def average_blocks(x: Tensor, grid: Grid, stride: Grid) -> Merged:
-    """Mean of every block of the grid, cut off at the border; expanded by nearest neighbour."""
-    merged, small = as_tokens(F.avg_pool2d(as_map(x, grid), stride, ceil_mode=True))
-    return merged, lambda values: as_tokens(F.interpolate(as_map(values, small), size=grid))[0]
-
-
-Merger = Bipartite | Neighbours1D | Neighbours2D
-
-
-class Matchings(NamedTuple):
-    """What a block decided about its queries and about its keys; None where nothing is compared."""
-
-    queries: Merge | None = None
-    keys: Merge | None = None
-
-
-@dataclass(frozen=True)
-class StageMerging:
-    """What the blocks of one stage merge: queries, and keys with values, each on its own.
-
-    share: so many blocks in a row use the matchings of the first of them; 1 is published, None: all of the stage.
-    """
-
-    queries: Merger | None = None
-    keys: Merger | None = None
-    share: int | None = 1
-
-    def compares(self, block: int) -> bool:
-        """Whether a block, counted from 0 in its stage, decides anew what joins."""
-        return block % self.share == 0 if self.share else block == 0
-
-    def merge_keys(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> tuple[Tensor, Merge | None]:
-        """Tokens from which keys and values are made, (B, K, C) of a grid, and the matching that was used.
-
-        They are never expanded again. merge: a matching of an earlier block, used instead of one of x.
+        Raises ConfigError where the settings are for another number of stages.
         """
-        if self.keys is None:
-            return x, None
-        with record_function('mmseg_tr::merge'):
-            merge = self.keys.match(x, grid) if merge is None else merge
-            return self.keys(x, grid, merge)[0], merge
+        if self.merging and len(self.merging) != len(depths):
+            raise ConfigError(
+                f'{self.name} has settings for {len(self.merging)} stages, and the network has {len(depths)}: give one '
+                'dict per stage.'
+            )
+        return self if self.merging else self.with_merging([StageMerging()] * len(depths))
 
-    def merge_queries(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> tuple[Merged, Merge | None]:
-        """Tokens from which queries are made, the function that gives every token its query's result, the matching."""
-        if self.queries is None:
-            return (x, lambda values: values), None
-        with record_function('mmseg_tr::merge'):
-            merge = self.queries.match(x, grid) if merge is None else merge
-            merged, expand = self.queries(x, grid, merge)
+    def with_merging(self, merging: Sequence[StageMerging]) -> SegFormerPP:
+        """The strategy with other stages, for what looks on or stands in; settings() stays."""
+        return self._with(merging=tuple(merging))
 
-        def unmerge(values: Tensor) -> Tensor:
-            with record_function('mmseg_tr::merge'):
-                return expand(values)
+    def watched(self, found: list[Merged], depths: Sequence[int], device: torch.device) -> SegFormerPP:
+        """The strategy for one forward of a single image that appends what every block merges to `found`."""
+        stages = [
+            WatchedStage(stage.queries, stage.keys, stage.share, found, number, sum(depths[: number - 1]), device)
+            for number, stage in enumerate(self.bind_stages(depths).merging, 1)
+        ]
+        return self.with_merging(stages)
 
-        return (merged, unmerge), merge
 
-    def reaches(self, grid: Grid, key_grid: Grid) -> bool:
-        """Whether the grids of queries and of keys are large enough to merge as asked."""
-        asked = ((self.queries, grid), (self.keys, key_grid))
-        return all(merger is None or merger.reaches(size) for merger, size in asked)
+__all__ = [
+    'Bipartite',
+    'Neighbours1D',
+    'Neighbours2D',
+    'SegFormerPP',
+    'StageMerging',
+    'grid_matching',
+    'grid_partition',
+]

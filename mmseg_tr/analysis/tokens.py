@@ -1,19 +1,16 @@
-"""Attention as it runs: how many queries meet how many keys, in each layer and in each stage of a MiT.
-
-Needs torch and timm only.
-"""
+"""Tokens and attention of a network as it runs: how many leave each layer, how many queries meet how many keys."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmseg_tr.analysis.mac_rules import SDPA
-from mmseg_tr.nn.mit import MixVisionTransformer
+from mmseg_tr.nn.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class AttentionSize:
 
     @property
     def score_bytes(self) -> int:
-        """Of its scores in float32, were they kept in memory."""
+        """Bytes of its scores in float32, if they were kept in memory."""
         return 4 * self.maps * self.queries * self.keys
 
 
@@ -54,15 +51,23 @@ def attention_sizes(network: Callable[[Tensor], object], images: Tensor) -> list
     return recorder.sizes
 
 
-def find_mit(model: nn.Module) -> MixVisionTransformer | None:
-    """The first MiT of this package inside `model`, or None."""
-    return next((module for module in model.modules() if isinstance(module, MixVisionTransformer)), None)
+@torch.inference_mode()
+def tokens_per_layer(backbone: Backbone, batches: Iterable[Tensor]) -> list[float] | None:
+    """Mean number of tokens that leave each layer, over all images, prefix included; None where all tokens stay."""
+    per_image = []
+    for batch in batches:
+        trace = backbone.trace(batch)
+        if trace is None:
+            return None
+        per_image += zip(*trace, strict=True)
+    return [sum(counts) / len(per_image) for counts in zip(*per_image, strict=True)]
 
 
-def tokens_per_stage(mit: MixVisionTransformer, images: Tensor) -> list[dict[str, int]]:
-    """Queries and keys of each stage's attention as they are after merging; what a stage's first block has."""
-    sizes, found, first = attention_sizes(mit, images[:1]), [], 0
-    for _, blocks, _ in mit.layers:
-        found.append(dict(queries=sizes[first].queries, keys=sizes[first].keys))
-        first += len(blocks)
-    return found
+def tokens_per_stage(backbone: Backbone, images: Tensor) -> list[dict[str, int]] | None:
+    """Queries and keys, after merging, of the first block of each stage; None for a network of one stage."""
+    depths: Sequence[int] = backbone.depths
+    if len(depths) == 1:
+        return None
+    sizes = attention_sizes(backbone, images[:1])
+    first = [sizes[sum(depths[:stage])] for stage in range(len(depths))]
+    return [dict(queries=size.queries, keys=size.keys) for size in first]

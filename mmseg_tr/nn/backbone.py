@@ -1,0 +1,114 @@
+"""What the backbones ViT and MiT offer alike, so that nothing above asks which of them a network has."""
+
+from __future__ import annotations
+
+import copy
+from itertools import chain
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from mmseg_tr.reduction.base import Reduction
+from mmseg_tr.reduction.ladder import Grid
+from mmseg_tr.reduction.observe import Merged
+
+Module = TypeVar('Module', bound=nn.Module)
+Network = TypeVar('Network', bound='Backbone')
+
+
+class Backbone(nn.Module):
+    """A vision transformer that a token-reduction method can be given to, as `reduction` or for one forward.
+
+    reduction: the strategy; None for the plain network. It may be changed at any time.
+    kind: which methods fit, those whose `backbone` it is. count_rule: the counting rule of analysis.mac_rules that the
+    plain network's publications follow.
+    """
+
+    kind: ClassVar[str]
+    count_rule: ClassVar[str]
+    reduction: Reduction | None
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Blocks of each stage; a ViT is one stage."""
+        raise NotImplementedError
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return sum(self.depths)
+
+    @property
+    def width(self) -> int:
+        """Channels of the tokens that leave the last block."""
+        raise NotImplementedError
+
+    @property
+    def extent(self) -> tuple[int, Grid]:
+        """Number of layers, or stages, and grid that a method's defaults and ladders are scaled to."""
+        raise NotImplementedError
+
+    @property
+    def step(self) -> tuple[int, int]:
+        """Pixels (h, w) per cell of the input grid: an image of whole cells needs no padding in any layer."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor, reduction: Reduction | None = None) -> Any:
+        """reduction: used in this forward in place of the network's own."""
+        raise NotImplementedError
+
+    def watch(self, image: Tensor) -> list[Merged]:
+        """What merges in every layer in a forward of one image, (1, C, H, W), in the order of the layers.
+
+        Raises ValueError for a batch of several images.
+        """
+        raise NotImplementedError
+
+    def trace(self, image: Tensor) -> tuple[tuple[int, ...], ...] | None:
+        """Tokens of each image, prefix included, that leave each layer; None where every layer keeps all tokens."""
+        return None
+
+    def part_starts(self) -> list[tuple[str, nn.Module]]:
+        """Modules with which a part of the work begins, see analysis.macs.PARTS; empty where the parts have none."""
+        return []
+
+    def fitted(self, reduction: dict | str | Reduction | None) -> Reduction | None:
+        """A method fitted to this network; a bare name takes the defaults for its width, depth and grid.
+
+        Raises ConfigError for settings that do not exist or do not fit.
+        """
+        raise NotImplementedError
+
+    def with_reduction(self: Network, reduction: dict | str | Reduction | None) -> Network:
+        """The same network under another method: new modules around the same weights, which are not copied."""
+        shared = {id(tensor): tensor for tensor in chain(self.parameters(), self.buffers())}
+        if isinstance(self.reduction, nn.Module):
+            shared[id(self.reduction)] = None
+        other = copy.deepcopy(self, shared)
+        other.drop_reduction()
+        other.reduction = self.fitted(reduction)
+        return other
+
+    def plain(self: Network) -> Network:
+        """The plain network around the same weights."""
+        return self.with_reduction(None)
+
+    def drop_reduction(self) -> None:
+        """Set the reduction to None, in place."""
+        del self.reduction  # a method that is a module has its place among the modules
+        self.reduction = None
+
+    def extra_repr(self) -> str:
+        """The method and its settings; one that is a module prints itself."""
+        return '' if isinstance(self.reduction, nn.Module) else f'reduction={self.reduction!r}'
+
+
+def same_weights(model: Module) -> Module:
+    """A copy of the modules around the same parameters and buffers."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())})
+
+
+def check_single(image: Tensor) -> None:
+    """Raise ValueError unless there is exactly one image."""
+    if len(image) != 1:
+        raise ValueError(f'watch() takes one image at a time, got a batch of {len(image)}.')

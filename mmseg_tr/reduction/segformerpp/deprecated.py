@@ -1,0 +1,45 @@
+"""The spelling of before 0.2: `merging=` on a MiT, which is read as `reduction=` with a DeprecationWarning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import MutableMapping, Sequence
+from typing import Any
+
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.reduction.segformerpp.settings import as_reduction
+
+
+def reduction_from_merging(merging: str | Sequence[dict | None] | None, stacklevel: int = 2) -> dict[str, Any] | None:
+    """The settings of `reduction=` for those of `merging=`: a preset, one dict per stage, or None.
+
+    Warns with the new spelling. Raises ConfigError for anything else.
+    """
+    if not (merging is None or isinstance(merging, str | Sequence)):
+        raise ConfigError(
+            f"merging must be a preset such as 'bsm_hq' or a list of one dict per stage, got {merging!r}."
+        )
+    reduction = as_reduction(merging)
+    if isinstance(reduction, str):
+        reduction = dict(type='SegFormerPP', preset=reduction)  # which refuses it
+    warnings.warn(
+        f'merging= is deprecated and will be removed in 0.3: write reduction={as_code(reduction)}.',
+        DeprecationWarning,
+        stacklevel=stacklevel + 1,
+    )
+    return reduction
+
+
+def replace_merging(backbone: MutableMapping[str, Any]) -> None:
+    """Say `reduction` in the settings of a MiT that say `merging`, in place, with one DeprecationWarning."""
+    if 'merging' in backbone and str(backbone.get('type', '')).rpartition('.')[2] in ('MiT', 'MixVisionTransformer'):
+        backbone['reduction'] = reduction_from_merging(backbone.pop('merging'), stacklevel=3)
+
+
+def as_code(value: Any) -> str:
+    """Plain values as configs write them: dict(a=1)."""
+    if isinstance(value, dict):
+        return f'dict({", ".join(f"{key}={as_code(part)}" for key, part in value.items())})'
+    if isinstance(value, list):
+        return f'[{", ".join(map(as_code, value))}]'
+    return repr(value)

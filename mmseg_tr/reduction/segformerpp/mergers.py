@@ -1,0 +1,221 @@
+"""The mergers of SegFormer++, and what a stage of a MiT does with them.
+
+A merger takes tokens (B, N, C) of a grid to fewer tokens, and returns a function that expands them again. A stage
+merges its queries, its keys and values, both, or nothing. What a merger decides (its matching) is returned too, so that
+the next blocks of the stage can use it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.profiler import record_function
+
+from mmseg_tr.reduction.matching import Merge, descending_rank, identity, merged_places, most_similar
+from mmseg_tr.reduction.ops import of_one_shape, per_image
+from mmseg_tr.reduction.tokens import as_map, as_tokens
+
+Grid = tuple[int, int]
+Shorter = tuple[Tensor, Callable[[Tensor], Tensor]]  # merged tokens, and the function that expands them
+
+
+@lru_cache(maxsize=256)
+def grid_partition(grid: Grid, stride: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Destinations and sources of a grid, ascending: the upper left token of every whole block is a destination.
+
+    grid: (h, w); stride: (sy, sx). Blocks cut off at the lower and right border hold sources only. The arrays are
+    read-only, and not tensors: those would remember the mode (inference, tracing) of whoever asked first.
+    """
+    rows = np.arange(grid[0] // stride[0]) * stride[0]
+    columns = np.arange(grid[1] // stride[1]) * stride[1]
+    destinations = (rows[:, None] * grid[1] + columns).ravel()
+    sources = np.setdiff1d(np.arange(grid[0] * grid[1]), destinations)
+    destinations.flags.writeable = sources.flags.writeable = False
+    return destinations, sources
+
+
+@torch.compiler.assume_constant_result
+def partition_places(grid: Grid, stride: Grid, which: int) -> Tensor:
+    """One of the arrays of grid_partition(), 0 or 1, as a tensor that torch.compile takes for a constant."""
+    return of_one_shape(torch.tensor(grid_partition(grid, stride)[which]))
+
+
+def shifted_partition(grid: Grid, stride: Grid, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """As grid_partition(), with the destination of each block at a place of its own.
+
+    offset: (h // sy, w // sx) int64, place oy * sx + ox inside the block.
+    """
+    rows = torch.arange(offset.shape[0], device=offset.device)[:, None] * stride[0] + offset // stride[1]
+    columns = torch.arange(offset.shape[1], device=offset.device) * stride[1] + offset % stride[1]
+    destinations = (rows * grid[1] + columns).flatten()
+    source = torch.ones(grid[0] * grid[1], dtype=torch.bool, device=offset.device)
+    source[destinations] = False
+    return destinations, source.nonzero().flatten()
+
+
+@torch.no_grad()
+def grid_matching(metric: Tensor, grid: Grid, stride: Grid, r: int, offset: Tensor | None = None) -> Merge:
+    """Join the r sources that are most similar to a destination, anywhere in the image, with it.
+
+    metric: (B, h*w, C) in raster order. Destinations: one token in every block of `stride`, see grid_partition() and
+    shifted_partition(). r is cut to the number of sources. A stride larger than the grid is cut to the grid (the
+    published code fails there), so that a single token is left alone. Merged order: remaining sources in descending
+    order of similarity, then destinations.
+    """
+    batch, num_tokens = metric.shape[:2]
+    stride = min(stride[0], grid[0]), min(stride[1], grid[1])
+    if offset is None:
+        # not waiting for the device, which torch.tensor(device=) does
+        places = [partition_places(tuple(grid), stride, which) for which in (0, 1)]
+        dst, src = (place.to(metric.device, non_blocking=True) for place in places)
+    else:
+        dst, src = shifted_partition(grid, stride, offset)
+    r = min(r, len(src))
+    if r <= 0:
+        return identity(metric)
+    score, partner = most_similar(metric.index_select(1, src), metric.index_select(1, dst))  # (B, sources)
+    index = merged_places(src, dst, partner, descending_rank(score), r)
+    return Merge(index, per_image(num_tokens - r, batch), (score,))
+
+
+@dataclass(frozen=True)
+class Bipartite:
+    """Bipartite soft matching on the grid: the fraction `ratio` of the tokens joins others."""
+
+    ratio: float
+    stride: Grid
+
+    def match(self, x: Tensor, grid: Grid) -> Merge:
+        """Which tokens join. x: (B, h*w, C)."""
+        return grid_matching(x, grid, self.stride, int(x.shape[1] * self.ratio))
+
+    def __call__(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> Shorter:
+        """merge: a matching of tokens on the same grid, to be used instead of one of x."""
+        merge = self.match(x, grid) if merge is None else merge
+        lengths = per_image(x.shape[1], x.shape[0])
+        return merge.apply(x, None, lengths)[0], lambda values: merge.unmerge(values, lengths)
+
+    def reaches(self, grid: Grid) -> bool:
+        """Whether the grid holds a whole block, and more tokens than destinations."""
+        return grid[0] >= self.stride[0] and grid[1] >= self.stride[1]
+
+    @property
+    def idle(self) -> bool:
+        return self.ratio == 0 or self.stride == (1, 1)
+
+
+@dataclass(frozen=True)
+class Neighbours1D:
+    """Average of every `step` tokens that follow one another in raster order; expanded by nearest neighbour."""
+
+    step: int
+
+    def match(self, x: Tensor, grid: Grid) -> None:
+        """Places alone decide."""
+
+    def __call__(self, x: Tensor, grid: Grid, merge: None = None) -> Shorter:
+        return average_blocks(x, (1, x.shape[1]), (1, self.step))
+
+    def reaches(self, grid: Grid) -> bool:
+        return grid[0] * grid[1] >= self.step
+
+    @property
+    def idle(self) -> bool:
+        return self.step == 1
+
+
+@dataclass(frozen=True)
+class Neighbours2D:
+    """Average over blocks of `stride` = (sy, sx); expanded by nearest neighbour.
+
+    Where the stride is not 2 and does not divide the grid, expanding is not the exact inverse, as published.
+    """
+
+    stride: Grid
+
+    def match(self, x: Tensor, grid: Grid) -> None:
+        """Places alone decide."""
+
+    def __call__(self, x: Tensor, grid: Grid, merge: None = None) -> Shorter:
+        return average_blocks(x, grid, self.stride)
+
+    def reaches(self, grid: Grid) -> bool:
+        return grid[0] >= self.stride[0] and grid[1] >= self.stride[1]
+
+    @property
+    def idle(self) -> bool:
+        return self.stride == (1, 1)
+
+
+def average_blocks(x: Tensor, grid: Grid, stride: Grid) -> Shorter:
+    """Mean of every block of the grid, cut off at the border; expanded by nearest neighbour."""
+    merged, small = as_tokens(F.avg_pool2d(as_map(x, grid), stride, ceil_mode=True))
+    return merged, lambda values: as_tokens(F.interpolate(as_map(values, small), size=grid))[0]
+
+
+Merger = Bipartite | Neighbours1D | Neighbours2D
+
+
+class Matchings(NamedTuple):
+    """What a block decided about its queries and about its keys; None where nothing is compared."""
+
+    queries: Merge | None = None
+    keys: Merge | None = None
+
+
+@dataclass(frozen=True)
+class StageMerging:
+    """What the blocks of one stage merge: queries, and keys with values, each on its own.
+
+    share: so many blocks in a row use the matchings of the first of them; 1 is published, None: all of the stage.
+    """
+
+    queries: Merger | None = None
+    keys: Merger | None = None
+    share: int | None = 1
+
+    @property
+    def idle(self) -> bool:
+        """Whether a merger is asked for that removes no token."""
+        return any(merger is not None and merger.idle for merger in (self.queries, self.keys))
+
+    def compares(self, block: int) -> bool:
+        """Whether a block, counted from 0 in its stage, decides anew what joins."""
+        return block % self.share == 0 if self.share else block == 0
+
+    def merge_keys(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> tuple[Tensor, Merge | None]:
+        """Tokens from which keys and values are made, (B, K, C) of a grid, and the matching that was used.
+
+        They are never expanded again. merge: a matching of an earlier block, used instead of one of x.
+        """
+        if self.keys is None:
+            return x, None
+        with record_function('mmseg_tr::merge'):
+            merge = self.keys.match(x, grid) if merge is None else merge
+            return self.keys(x, grid, merge)[0], merge
+
+    def merge_queries(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> tuple[Shorter, Merge | None]:
+        """Tokens from which queries are made, the function that gives every token its query's result, the matching."""
+        if self.queries is None:
+            return (x, lambda values: values), None
+        with record_function('mmseg_tr::merge'):
+            merge = self.queries.match(x, grid) if merge is None else merge
+            merged, expand = self.queries(x, grid, merge)
+
+        def unmerge(values: Tensor) -> Tensor:
+            with record_function('mmseg_tr::merge'):
+                return expand(values)
+
+        return (merged, unmerge), merge
+
+    def reaches(self, grid: Grid, key_grid: Grid) -> bool:
+        """Whether the grids of queries and of keys are large enough to merge as asked."""
+        asked = ((self.queries, grid), (self.keys, key_grid))
+        return all(merger is None or merger.reaches(size) for merger, size in asked)
