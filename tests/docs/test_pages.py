@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import re
 import shlex
@@ -11,9 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
+from benchmarks.ideal import sliced_network
+from mmseg_tr import create_model
+from mmseg_tr.apis.build import build_model
+from mmseg_tr.apis.config import load_config
+from mmseg_tr.apis.tune.spaces import space
 from mmseg_tr.cli.command import tools
+from mmseg_tr.datasets.photographs import photograph_batch
 from mmseg_tr.paths import find_config
+from mmseg_tr.reduction import REDUCTIONS
 from tests.tools.command import call
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,11 +71,19 @@ RUNNING = [page for page in PAGES if any(kind != 'bash' for kind, _ in blocks(pa
 NAMING = [page for page in PAGES if named_commands(page)]
 
 
+def forget_methods_afterwards(monkeypatch) -> None:
+    """What a page registers is known to this test alone."""
+    known = dict(REDUCTIONS)
+    for name in [*known, 'Pool']:
+        monkeypatch.delitem(REDUCTIONS, name, raising=False)
+    REDUCTIONS.update(known)
+
+
 @pytest.mark.parametrize('page', RUNNING, ids=names(RUNNING))
 def test_examples_of_the_page_run_in_its_order(page, tmp_path, monkeypatch):
     """Python of one page shares its names; commands run in one empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('mmseg_tr.reduction.REDUCTIONS', dict(importlib.import_module('mmseg_tr.reduction').REDUCTIONS))
+    forget_methods_afterwards(monkeypatch)
     space: dict = {}
     for kind, text in blocks(page):
         if kind == 'python':
@@ -76,6 +92,69 @@ def test_examples_of_the_page_run_in_its_order(page, tmp_path, monkeypatch):
             for name, *arguments in commands(text):
                 arguments = [word.replace('iter_2400', 'iter_2') for word in arguments]
                 assert call(name.replace('-', '_'), *arguments, *QUICK.get(name, [])) == 0, f'mmseg-tr {name}'
+
+
+@pytest.fixture(scope='module')
+def small_model(tmp_path_factory):
+    """A config of a small plain Segmenter, a file of random weights for it, and a picture."""
+    folder = tmp_path_factory.mktemp('small')
+    config = find_config(Path('segmenter/segmenter_vit-tiny-p8_photo-mosaic-128x128.py'))
+    torch.save(dict(meta={}, state_dict=build_model(load_config(config), None).state_dict()), folder / 'plain.pth')
+    Image.fromarray(photograph_batch(1, (128, 128))[0].transpose(1, 2, 0)).save(folder / 'picture.png')
+    return str(config), str(folder / 'plain.pth'), str(folder / 'picture.png')
+
+
+POOL = ('--reduction', 'type=Pool,layer=2')
+IN_TOOLS = {
+    'show_merging': lambda config, weights, picture: (config, weights, picture, 'shown', *POOL),
+    'show_attention': lambda config, weights, picture: (
+        *(config, weights, picture, 'attention', '--layer-id', 3),
+        *('--cfg-options', "model.backbone.reduction=dict(type='Pool', layer=2)"),
+    ),
+    'export': lambda config, weights, picture: (config, weights, 'pool.pt2', '--batch-size', 1, *POOL),
+    'get_fps_flops': lambda config, weights, picture: (
+        *(config, '--checkpoint', weights, *QUICK['get-fps-flops'], '--cfg-options'),
+        "model.backbone.reduction=dict(type='pool', layer=2)",
+    ),
+    'tune': lambda config, weights, picture: (
+        *(config, weights, '--speed-up', 1.05, '--by', 'work', '--frac-dataset', 0.5, '--images', 2),
+        *('--batch-size', 1, '--repeats', 1, '--reduction', 'type=Pool'),
+        *('--cfg-options', 'test_dataloader.dataset.indices=4'),
+    ),
+    'compare': lambda config, weights, picture: (
+        *(config, 'pooled.py', '--checkpoint', weights, '--frac-dataset', 0.02, '--images', 2),
+        *('--batch-size', 1, '--repeats', 1),
+    ),
+}
+
+
+@pytest.fixture
+def pool(monkeypatch, tmp_path):
+    """The class of the worked example, registered as the page does it."""
+    monkeypatch.chdir(tmp_path)
+    forget_methods_afterwards(monkeypatch)
+    space: dict = {}
+    for kind, text in blocks(ROOT / 'docs' / 'add_a_method.md'):
+        if kind == 'python':
+            exec(compile(text, 'add_a_method.md', 'exec'), space)
+    return space['Pool']
+
+
+@pytest.mark.parametrize('tool', IN_TOOLS)
+def test_the_method_of_the_worked_example_works_by_name_in_every_tool(tool, pool, small_model):
+    config = small_model[0]
+    Path('pooled.py').write_text(f"_base_ = {config!r}\nmodel = dict(backbone=dict(reduction=dict(type='Pool')))\n")
+    assert call(tool, *IN_TOOLS[tool](*small_model)) == 0
+
+
+def test_the_method_of_the_worked_example_works_by_name_in_python(pool):
+    arch = dict(embed_dim=32, depth=4, num_heads=2, patch_size=8)
+    model = create_model('segmenter', 'pool', arch=arch, img_size=64, num_classes=3).eval()
+    assert model.encoder.reduction == pool(layer=2)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert sliced_network(model, image)(image).shape == model(image).shape
+    assert [ladder.rungs[0]['layer'] for ladder in space(dict(type='pool'), 4, (8, 8))] == [4]
 
 
 @pytest.mark.parametrize('page', NAMING, ids=names(NAMING))
