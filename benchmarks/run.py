@@ -23,9 +23,9 @@ from benchmarks.onnx import exported
 from benchmarks.suites import Row, Suite, chosen_rows, suite_of
 from benchmarks.vit import Bench, copies, improvements, reduced
 from mmseg_tr.apis.build import cpu_threads, machine, pick_device, pick_precision
+from mmseg_tr.cpu import keep_freed_memory
 from mmseg_tr.errors import ConfigError, DeviceError
 from mmseg_tr.files import write_atomically
-from mmseg_tr.memory import keep_freed_memory
 
 KINDS: dict[str, Callable[[Bench, dict], dict]] = dict(
     improvements=improvements,
@@ -39,7 +39,7 @@ KINDS: dict[str, Callable[[Bench, dict], dict]] = dict(
     copies=copies,
     onnx=exported,
 )
-# measured first, and as a process of its own would run: all others keep memory that is freed (mmseg_tr.memory)
+# measured first, and as a process of its own would run: all others keep memory that is freed (mmseg_tr.cpu)
 AS_SHIPPED = 'shipped'
 
 

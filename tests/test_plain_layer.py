@@ -9,7 +9,7 @@ from tests.clean import OPENMMLAB, ROOT, run_clean
 
 ROOMS = ('analysis', 'nn', 'reduction', 'weights')
 FILES = sorted(file for room in ROOMS for file in (ROOT / 'mmseg_tr' / room).rglob('*.py'))
-OURS = tuple(f'mmseg_tr.{name}' for name in (*ROOMS, 'compat', 'errors', 'files', 'version'))
+OURS = tuple(f'mmseg_tr.{name}' for name in (*ROOMS, 'compat', 'cpu', 'errors', 'files', 'version'))
 
 FORWARD = """
 import importlib, pkgutil

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from mmseg_tr.apis.images import SUFFIXES, files_below
 from mmseg_tr.apis.preprocess import PictureReader, input_channels, preprocess
 from mmseg_tr.apis.windows import windows_of
+from mmseg_tr.cpu import keep_freed_memory
 from mmseg_tr.datasets.photographs import photograph_batch
 from mmseg_tr.engine.pose_checks import check_pose_network
 from mmseg_tr.engine.runner import config_mistakes
 from mmseg_tr.engine.start import load_strictly
 from mmseg_tr.errors import ConfigError, DatasetError, DeviceError
-from mmseg_tr.memory import keep_freed_memory
 from mmseg_tr.registry import MODELS
 
 PRECISIONS = {'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -81,7 +81,7 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def prepare_device(name: str | None) -> torch.device:
-    """pick_device(), with the memory of a CPU managed as networks need it from now on (mmseg_tr.memory)."""
+    """pick_device(), with the memory of a CPU managed as networks need it from now on (mmseg_tr.cpu)."""
     device = pick_device(name)
     if device.type == 'cpu':
         keep_freed_memory()

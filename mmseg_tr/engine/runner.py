@@ -15,10 +15,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
+from mmseg_tr.cpu import keep_freed_memory
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.engine.pose_checks import check_pose_network, check_pose_run
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.memory import keep_freed_memory
 
 FRACTION = 'fraction'  # a key of a dataloader's config that only ToolRunner knows
 

@@ -21,6 +21,7 @@ from mmseg_tr.reduction.segformerpp.deprecated import reduction_from_merging
 from mmseg_tr.reduction.segformerpp.mergers import StageMerging
 from mmseg_tr.reduction.segformerpp.settings import PRESETS, as_reduction
 from mmseg_tr.reduction.tokens import as_map
+from mmseg_tr.weights.mit import load_backbone
 
 DEFAULTS = dict(
     embed_dims=64,
@@ -114,8 +115,6 @@ class MixVisionTransformer(Backbone):
         Raises CheckpointError when they cannot be had, or belong to another network.
         """
         if self.pretrained:
-            from mmseg_tr.weights.mit import load_backbone
-
             load_backbone(self, f'mit_{self.arch}' if self.pretrained is True else self.pretrained)
             self.pretrained = None
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from mmseg_tr.cpu import band_rows, in_bands
 from mmseg_tr.nn.attention import scaled_attention
 from mmseg_tr.reduction.segformerpp.mergers import Grid, Matchings, StageMerging
 from mmseg_tr.reduction.tokens import as_map, as_tokens
@@ -89,11 +90,6 @@ class EfficientAttention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-# Bytes of hidden values that the Mix-FFN works on at once on a CPU: they stay in its cache, and below the size from
-# which every allocation is a fresh mapping of memory, whose first touch takes longer than the arithmetic.
-BAND = 8 * 2**20
-
-
 class MixFFN(nn.Module):
     """MLP of 1x1 convolutions with a depthwise 3x3 convolution between; (B, h*w, C) -> the same.
 
@@ -110,29 +106,14 @@ class MixFFN(nn.Module):
         )
 
     def forward(self, y: Tensor, grid: Grid) -> Tensor:
-        size = grid[0] * grid[1] * self.layers[0].out_channels * y.element_size()  # of one image's hidden values
-        if not y.is_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling() or len(y) * size <= BAND:
-            return self.whole(y, grid)
-        rows = max(BAND // (size // grid[0]), 1)
-        out = y.new_empty(len(y), *grid, self.layers[4].out_channels, dtype=self.result_dtype(y))
-        for source, target in zip(y.unflatten(1, grid), out):
-            for top in range(0, grid[0], rows):
-                bottom = min(top + rows, grid[0])
-                first, last = max(top - 1, 0), min(bottom + 1, grid[0])  # the convolution looks one row further
-                band = self.whole(source[first:last].flatten(0, 1)[None], (last - first, grid[1]))
-                target[top:bottom] = band[0].unflatten(0, (-1, grid[1]))[top - first : bottom - first]
-        return out.flatten(1, 2)
+        rows = band_rows(y, grid, self.layers[0].out_channels)
+        return self.whole(y, grid) if rows is None else in_bands(self.whole, y, grid, rows, self.layers[4].out_channels)
 
     def whole(self, y: Tensor, grid: Grid) -> Tensor:
         """All rows at once; zeros stand around them."""
         widen, depthwise, activation, dropout, narrow, _ = self.layers
         hidden, _ = as_tokens(depthwise(as_map(pointwise(widen, y), grid)))
         return dropout(pointwise(narrow, dropout(activation(hidden))))
-
-    @staticmethod
-    def result_dtype(y: Tensor) -> torch.dtype:
-        """What linear layers give for tokens like y: autocast decides where it is on."""
-        return torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else y.dtype
 
 
 def pointwise(conv: nn.Conv2d, tokens: Tensor) -> Tensor:

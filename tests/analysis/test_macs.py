@@ -189,7 +189,7 @@ def test_a_linear_decoder_and_a_network_of_others_are_counted():
 def test_a_policy_network_that_writes_over_its_maps_costs_the_same(monkeypatch):
     net, image = PolicyNet().eval(), torch.randn(1, 3, 64, 96)
     found = counted(net, image)
-    monkeypatch.setattr('mmseg_tr.reduction.cts.policy.runs_in_place', lambda x: False)
+    monkeypatch.setattr('mmseg_tr.reduction.cts.policy.may_overwrite', lambda x: False)
     expected = counted(net, image)
     assert found.units == expected.units and found.units['other', 'batch_norm'] > 0
     assert not found.unknown and not expected.unknown

@@ -212,7 +212,7 @@ def test_mix_ffn_in_bands_of_rows_is_that_of_the_whole_grid(rows, precision, mon
     y = torch.randn(2, grid[0] * grid[1], 8)
     with torch.no_grad(), torch.autocast('cpu', precision, enabled=precision is not None):
         whole = ffn.whole(y, grid)
-        monkeypatch.setattr('mmseg_tr.nn.mit_blocks.BAND', rows * grid[1] * 32 * 4)
+        monkeypatch.setattr('mmseg_tr.cpu.BAND', rows * grid[1] * 32 * 4)
         bands = ffn(y, grid)
     assert bands.dtype == whole.dtype
     torch.testing.assert_close(bands, whole, atol=1e-6 if precision is None else 2e-2, rtol=1e-6)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_tr.compat import ensure_torchvision
+from mmseg_tr.cpu import may_overwrite
 from mmseg_tr.errors import CheckpointError
 from mmseg_tr.weights.fetch import fetch_if_published
 from mmseg_tr.weights.fit import check_tensors
@@ -62,7 +63,7 @@ class PolicyNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         parts = [image]
-        if not self.training and runs_in_place(image):  # the maps of more exceed the caches of a CPU
+        if not self.training and may_overwrite(image):  # the maps of more exceed the caches of a CPU
             parts = image.split(max(1, PIXELS_AT_ONCE // image[0, 0].numel()))
         return torch.cat([self.head(self.features(part)) for part in parts])
 
@@ -74,7 +75,7 @@ class InPlaceBatchNormAct(timm.layers.BatchNormAct2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training or x.dtype != self.weight.dtype or not runs_in_place(x):
+        if self.training or x.dtype != self.weight.dtype or not may_overwrite(x):
             return super().forward(x)
         none = x.new_empty(0)
         parts = self.weight, self.bias, self.running_mean, self.running_var
@@ -85,11 +86,6 @@ class InPlaceBatchNormAct(timm.layers.BatchNormAct2d):
 def in_place_norm(channels: int, **settings) -> InPlaceBatchNormAct:
     """What timm takes as the norm of a network."""
     return InPlaceBatchNormAct(channels, **settings)
-
-
-def runs_in_place(x: Tensor) -> bool:
-    """Whether maps may be written over: in a plain forward on a CPU, where their memory takes most of the time."""
-    return x.device.type == 'cpu' and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def imagenet_state() -> dict[str, Tensor]:

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from mmseg_tr.memory import keep_freed_memory
+from mmseg_tr.cpu import keep_freed_memory
 
 # pages touched for the first time while 48 MB are asked for and freed again ten times
 FAULTS = """
 import resource, torch
-from mmseg_tr.memory import keep_freed_memory
+from mmseg_tr.cpu import keep_freed_memory
 kept = {keep}
 for _ in range(20):  # until a hole is there that no small block breaks up
     torch.zeros(12 << 20)
