@@ -18,6 +18,7 @@ prefixes = st.sampled_from(sorted(PREFIXES))
 grids = st.tuples(st.integers(2, 9), st.integers(2, 9))
 batches = st.integers(1, 3)
 seeds = st.integers(0, 99)
+dtypes = st.sampled_from([torch.float32, torch.float64])
 every_method = pytest.mark.parametrize('method', METHODS, ids=str)
 joint_methods = pytest.mark.parametrize('method', [method for method in METHODS if method.joint], ids=str)
 idle_methods = pytest.mark.parametrize('method', [method for method in METHODS if method.idle], ids=str)
@@ -34,9 +35,8 @@ def test_pictures_are_reduced_by_different_amounts(method):
 
 @every_method
 @few
-@given(prefix=prefixes, grid=grids, batch=st.integers(2, 3), seed=seeds)
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
-def test_result_is_independent_of_batch_mates(method, dtype, prefix, grid, batch, seed):
+@given(prefix=prefixes, grid=grids, batch=st.integers(2, 3), seed=seeds, dtype=dtypes)
+def test_result_is_independent_of_batch_mates(method, prefix, grid, batch, seed, dtype):
     assume(method.takes(prefix))
     vit, images = tiny_vit(method.settings, prefix, grid).to(dtype), pictures(batch, grid, seed, dtype)
     with torch.no_grad():
@@ -230,10 +230,9 @@ def test_every_level_is_restored_to_the_grid(method):
 
 
 @every_method
-@pytest.mark.parametrize('decoder', ['linear', 'mask'])
 @few
-@given(prefix=prefixes, grid=grids, batch=batches, seed=seeds)
-def test_decoders_score_every_patch_independently_of_batch_mates(method, decoder, prefix, grid, batch, seed):
+@given(prefix=prefixes, grid=grids, batch=batches, seed=seeds, decoder=st.sampled_from(['linear', 'mask']))
+def test_decoders_score_every_patch_independently_of_batch_mates(method, prefix, grid, batch, seed, decoder):
     assume(method.takes(prefix))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
