@@ -12,7 +12,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmseg_tr.apis.build import network_input
-from mmseg_tr.apis.infer.segment import dataset_infos
+from mmseg_tr.apis.meta import metainfos
 from mmseg_tr.version import __version__
 
 SIDE = 32  # of the plain pictures that are shown to the preprocessing
@@ -72,7 +72,7 @@ def _rounded(values: Tensor) -> list[float]:
 def class_names(config: Config, model: nn.Module) -> list[str] | None:
     """Names of the model's classes as the config's datasets have them; None for a model without, or of others."""
     count = getattr(getattr(model, 'decode_head', None), 'num_classes', None)
-    for info in dataset_infos(config):
+    for info in metainfos(config):
         if info.get('classes') is not None and len(info['classes']) == count:
             return list(info['classes'])
     return None
