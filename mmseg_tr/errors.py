@@ -49,8 +49,23 @@ class WriteError(OSError):
         return f'{self.filename} cannot be written: {self.strerror}.'
 
 
+class StoppedError(InputError, RuntimeError):
+    """A run that ended early, for instance on a full disk; the message says what was kept."""
+
+
 class MissingExtraError(InputError, ImportError):
     """A part of the package whose optional requirements are not installed."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or a signal that ends a program, during a run; the message says what was kept.
+
+    resumable: whether the same command with --resume continues it.
+    """
+
+    def __init__(self, message: str, resumable: bool = False) -> None:
+        super().__init__(message)
+        self.resumable = resumable
 
 
 def installed(module: str) -> bool:

@@ -1,7 +1,7 @@
 # Sourced by dist_*.sh and slurm_*.sh: where the tools are, which Python runs them, and one process a device.
 # shellcheck shell=bash
 
-tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+tools=$(CDPATH='' cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)
 export PYTHONPATH="${tools%/*}${PYTHONPATH:+:$PYTHONPATH}"
 
 fail() {

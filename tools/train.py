@@ -1,6 +1,7 @@
 """Train the model of a config."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,22 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def resume_command() -> str:
+    """The command that continues an interrupted training: the same one with --resume."""
+    words = sys.argv[1:]
+    if '--resume' in words:
+        place = words.index('--resume')
+        named = place + 1 < len(words) and not words[place + 1].startswith('-')
+        words = words[:place] + words[place + 1 + named :]
+    if '--load-from' in words:
+        place = words.index('--load-from')
+        words = words[:place] + words[place + 2 :]
+    if '--launcher' in words:
+        return 'the same command and --resume'
+    tool = sys.argv[0] if ' ' in sys.argv[0] else f'python {shlex.quote(sys.argv[0])}'  # 'mmseg-tr train'
+    return f'{tool} {shlex.join([*words, "--resume"])}'
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Train."""
     require_openmmlab('to train')
@@ -53,4 +70,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(run_tool(main))
+    sys.exit(run_tool(main, resume=resume_command))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +13,17 @@ from mmengine.runner import Runner
 from mmseg_tr.apis.config import fit_to_run, load_config, require_sections, use_amp_for_training
 from mmseg_tr.engine.data_checks import check_run_data
 from mmseg_tr.engine.distributed import process_group
-from mmseg_tr.engine.runner import bare_model, build_runner, config_mistakes
-from mmseg_tr.engine.start import check_resumable, check_start, find_checkpoint
+from mmseg_tr.engine.runner import bare_model, build_runner
+from mmseg_tr.engine.start import (
+    check_resumable,
+    check_start,
+    find_checkpoint,
+    last_checkpoint,
+    read_training,
+    refuse_used_folder,
+)
+from mmseg_tr.errors import InputError, Interrupted, StoppedError
+from mmseg_tr.signals import stopped_by
 
 
 @dataclass(frozen=True)
@@ -51,13 +61,19 @@ def train(config: str | Config, options: TrainOptions | None = None, **settings:
     fit_to_run(config, options.work_dir, options.launcher, options.seed)
     if options.amp:
         use_amp_for_training(config)
+    use_safe_checkpoints(config)
     resume, start = options.resume, options.load_from or config.get('load_from')
     if not resume and config.get('resume'):
         resume = start or True  # as mmengine reads the two together
-    if resume:
+    if not resume:
+        refuse_used_folder(config.work_dir)
+    else:
         start = find_checkpoint(config.work_dir, resume if isinstance(resume, str) else None)
+        seed = read_training(start, config.train_cfg.get('max_iters'))['meta'].get('seed')
+        if options.seed is None and seed is not None:  # the data loaders' too
+            config.randomness = {**config.get('randomness', {}), 'seed': seed}
     config.load_from, config.resume = start, bool(resume)
-    with process_group(options.launcher):
+    with process_group(options.launcher), kept_work(config.work_dir):
         runner = build_runner(config, 'train')
         if config.get('check_data', True) if options.check_data is None else options.check_data:
             check_run_data(runner, *(('train', 'val') if config.get('val_cfg') else ('train',)))
@@ -66,6 +82,34 @@ def train(config: str | Config, options: TrainOptions | None = None, **settings:
         elif start:
             for remark in check_start(bare_model(runner), start):
                 runner.logger.warning(remark)
-        with config_mistakes(config):  # the optimiser and its schedule are built in here
-            runner.train()
+        runner.train()
     return runner
+
+
+def use_safe_checkpoints(config: Config) -> None:
+    """Put SafeCheckpointHook in the place of mmengine's own, in place; its arguments are the same."""
+    hooks = config.setdefault('default_hooks', {})
+    hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
+    if isinstance(hook, Mapping) and hook.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook'):
+        hook['type'] = 'mmseg_tr.SafeCheckpointHook'
+
+
+@contextmanager
+def kept_work(work_dir: str) -> Iterator[None]:
+    """Name the last checkpoint where a training is ended by a signal or a full disk.
+
+    Raises Interrupted or StoppedError.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except BaseException as error:
+        stopped = stopped_by(error) is not None
+        if not (stopped or isinstance(error, OSError)):
+            raise
+        last = last_checkpoint(work_dir)
+        kept = f'the last checkpoint is {last}' if last else 'no checkpoint was saved yet'
+        if stopped:
+            raise Interrupted(f'interrupted: {kept}', resumable=last is not None) from error
+        raise StoppedError(f'{str(error).rstrip(".")}: {kept}.') from error

@@ -1,24 +1,35 @@
-"""torchrun, ending as its processes did: ``python -m mmseg_tr.cli.launch [arguments of torchrun]``.
+"""torchrun with the exit status of its processes: ``python -m mmseg_tr.cli.launch [arguments of torchrun]``.
 
-torchrun itself buries what a failing process said under a traceback of its own, and exits with status 1.
+torchrun itself prints a traceback of its own after what a failing process said, and exits with status 1.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the processes; returns 0, or the exit status of the first that failed (1 where a signal ended it)."""
+    """Run the processes; returns 0, or the exit status of the first that failed.
+
+    Where a signal ended a process the status is 1; where one ended this program it is 128 plus its number, and the
+    processes have ended too.
+    """
+    logging.getLogger('torch.distributed.elastic').setLevel(logging.ERROR)  # each process that is stopped is a warning
     try:
         run(parse_args(list(argv)))
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         return failure.exitcode if failure.exitcode > 0 else 1
+    except SignalException as error:
+        return 128 + error.sigval
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -10,8 +11,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mmseg_tr import signals
 from mmseg_tr.apis.values import read_value
-from mmseg_tr.errors import InputError, WriteError, require_extra
+from mmseg_tr.errors import InputError, Interrupted, WriteError, require_extra
 
 # Options whose name is not that of the parameter with dashes: `option_name` derives the others.
 OPTION_NAMES = {
@@ -29,36 +31,64 @@ OPTION_NAMES = {
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
-def run_tool(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
+def run_tool(
+    main: Callable[[Sequence[str] | None], None],
+    argv: Sequence[str] | None = None,
+    resume: Callable[[], str] | None = None,
+) -> int:
     """Run a tool's `main`; return its exit status.
 
     0 when it is done, 2 when the user's input or machine cannot be used, with one sentence on stderr. Any other
-    exception is a fault of this package and keeps its traceback.
+    exception is a fault of this package and keeps its traceback. Ctrl-C and the signals that end a program give one
+    line and 128 plus the signal's number. resume: returns the command that continues what was interrupted.
     """
-    status = _status_of(main, argv)
+    logging.raiseExceptions = False  # a log file on a full disk is not worth a traceback for every line
+    with signals.raised_once():
+        status = _status_of(main, argv, resume)
+    if status > 128:
+        signals.ignore()
     distributed = sys.modules.get('mmseg_tr.engine.distributed')  # torch is not imported for a tool that did without
     if distributed is not None:
         distributed.end_process(status)
     return status
 
 
-def _status_of(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> int:
-    tool = Path(sys.argv[0]).name
+def _status_of(
+    main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None, resume: Callable[[], str] | None
+) -> int:
     # which Python shows to authors of code only
     warnings.filterwarnings('default', '.* is deprecated and will be removed in', DeprecationWarning)
     try:
         main(argv)
-    except (InputError, WriteError) as error:
-        print(f'{tool}: {sentence(error)}', file=sys.stderr, flush=True)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        number = signals.stopped_by(error)
+        if number is not None:
+            if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+                _say(_stopped(error, resume))
+            return 128 + number
+        if isinstance(error, InputError | WriteError):
+            _say(sentence(error))
+        elif isinstance(error, OSError):
+            _say(f'{f"{error.filename}: " if error.filename else ""}{error.strerror or error}')
+        else:
+            raise
         return 2
-    except OSError as error:
-        where = f'{error.filename}: ' if error.filename else ''
-        print(f'{tool}: {where}{error.strerror or error}', file=sys.stderr, flush=True)
-        return 2
-    except KeyboardInterrupt:
-        print(f'{tool}: interrupted', file=sys.stderr, flush=True)
-        return 130
     return 0
+
+
+def _say(text: str) -> None:
+    print(f'{Path(sys.argv[0]).name}: {text}', file=sys.stderr, flush=True)
+
+
+def _stopped(error: BaseException, resume: Callable[[], str] | None) -> str:
+    """What is said where a signal ended a tool: what was kept, and how to continue."""
+    kept: BaseException | None = error
+    while kept is not None and not isinstance(kept, Interrupted):
+        kept = kept.__cause__ or kept.__context__
+    text = str(kept) if kept is not None else 'interrupted'
+    return f'{text}; continue with {resume()}' if resume is not None and getattr(kept, 'resumable', False) else text
 
 
 def sentence(error: BaseException) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,6 +88,8 @@ def process_group(launcher: str) -> Iterator[None]:
         return
     place = read_place(launcher)
     check_devices(place)
+    if launcher == 'pytorch':
+        _end_with(os.getppid())
     if not torch.cuda.is_available():
         _export(launcher, place)
         dist.init_process_group('gloo')
@@ -93,6 +98,17 @@ def process_group(launcher: str) -> Iterator[None]:
     # Not when the work failed: its neighbours may still wait in a collective, and the launcher ends them.
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _end_with(launcher: int) -> None:
+    """Kill this process when the launcher is gone, which without a signal (kill -9) leaves its processes running."""
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)  # the main thread may wait in a collective for ever
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def end_process(status: int) -> None:

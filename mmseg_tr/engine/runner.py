@@ -1,10 +1,13 @@
-"""mmengine's Runner, with datasets that say what is wrong with them."""
+"""mmengine's Runner with checked datasets and errors in one sentence."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -18,9 +21,11 @@ import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import toge
 from mmseg_tr.cpu import keep_freed_memory
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.engine.pose_checks import check_pose_network, check_pose_run
-from mmseg_tr.errors import ConfigError
+from mmseg_tr.engine.training_state import overruled, settings_in_force
+from mmseg_tr.errors import CheckpointError, ConfigError, InputError
 
 FRACTION = 'fraction'  # a key of a dataloader's config that only ToolRunner knows
+WORKERS_ONLY = ('persistent_workers', 'prefetch_factor')  # torch refuses them without worker processes
 
 
 class ToolRunner(Runner):
@@ -40,7 +45,46 @@ class ToolRunner(Runner):
         fraction = config.pop(FRACTION, 1.0)
         if isinstance(config.get('dataset'), Mapping):
             config['dataset'] = build_dataset(config['dataset'], fraction)
-        return Runner.build_dataloader(config, seed, diff_rank_seed)
+        if config.get('num_workers', 0) == 0:
+            for key in WORKERS_ONLY:
+                config.pop(key, None)
+        loader = Runner.build_dataloader(config, seed, diff_rank_seed)
+        loader.worker_init_fn = partial(start_worker, loader.worker_init_fn)
+        return loader
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """As mmengine's. Raises ConfigError."""
+        with config_mistakes(self.cfg):
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """As mmengine's. Raises ConfigError."""
+        with config_mistakes(self.cfg):
+            return super().build_param_scheduler(scheduler)
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Continue a training; settings of the config that it does not take up are logged.
+
+        Raises CheckpointError where the training does not fit the config.
+        """
+        asked = settings_in_force(self)
+        try:
+            super().resume(filename, *args, **kwargs)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, RuntimeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise CheckpointError(
+                f'{filename} cannot be resumed with this config: {one_line(error)}; give the config of that training.'
+            ) from error
+        for sentence in overruled(asked, settings_in_force(self)):
+            self.logger.warning(f'{sentence}.')
+
+
+def start_worker(then: Callable[[int], None] | None, worker_id: int) -> None:
+    """Set up a process that loads data: Ctrl-C is the main process' to handle, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if then is not None:
+        then(worker_id)
 
 
 def build_runner(config: Config, loop: str) -> Runner:
@@ -51,20 +95,15 @@ def build_runner(config: Config, loop: str) -> Runner:
     """
     if get_device() == 'cpu':
         keep_freed_memory()
-    try:
-        with config_mistakes(config):
-            runner = RUNNERS.build(config) if 'runner_type' in config else ToolRunner.from_cfg(config)
-            check_pose_network(bare_model(runner))
-            loops = [getattr(runner, f'{loop}_loop')]
-            if loop == 'train':
-                _check_optimizer(config)
-                if config.get('val_cfg'):
-                    loops.append(runner.val_loop)
-            check_pose_run(bare_model(runner), [loop.dataloader.dataset for loop in loops])
-    except TypeError as error:
-        if 'argument' not in str(error):
-            raise
-        raise ConfigError(f'the config {config.filename} has a setting that its type does not take: {error}') from error
+    with config_mistakes(config):
+        runner = RUNNERS.build(config) if 'runner_type' in config else ToolRunner.from_cfg(config)
+        check_pose_network(bare_model(runner))
+        loops = [getattr(runner, f'{loop}_loop')]
+        if loop == 'train':
+            _check_optimizer(config)
+            if config.get('val_cfg'):
+                loops.append(runner.val_loop)
+        check_pose_run(bare_model(runner), [loop.dataloader.dataset for loop in loops])
     return runner
 
 
@@ -72,18 +111,28 @@ def _check_optimizer(config: Config) -> None:
     """Raise ConfigError for an optimizer that does not exist, which mmengine would call as None."""
     kind = (config.optim_wrapper.get('optimizer') or {}).get('type')
     if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
-        raise ConfigError(f'the config {config.filename} names an unknown type: {kind} is not an optimizer')
+        raise ConfigError(f'the config {config.filename} names an unknown type: {kind} is not an optimizer.')
 
 
 @contextmanager
 def config_mistakes(config: Config) -> Iterator[None]:
-    """Turn mmengine's complaint about a type that is not registered into a ConfigError."""
+    """Turn what the parts of a config raise while they are built into a ConfigError of one sentence."""
     try:
         yield
+    except (InputError, OSError, ImportError, MemoryError):
+        raise
     except KeyError as error:
         if 'registry' not in str(error):
-            raise
+            raise ConfigError(f'the config {config.filename} cannot be built: it lacks {error}.') from error
         raise ConfigError(f'the config {config.filename} names an unknown type: {error.args[0]}') from error
+    except Exception as error:
+        raise ConfigError(f'the config {config.filename} cannot be built: {one_line(error)}') from error
+
+
+def one_line(error: Exception) -> str:
+    """Type and message of an error in one line; an assertion without a message is told by its place."""
+    text = ' '.join(str(error).split())
+    return f'{type(error).__name__}: {text}' if text else f'{type(error).__name__} without a message'
 
 
 def bare_model(runner: Runner) -> nn.Module:

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmseg_tr.checkpoints.loader import local_file
-from mmseg_tr.errors import CheckpointError
+from mmseg_tr.engine.training_state import BEST, check_training_state
+from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.weights.fit import check_tensors, completed, difference, load_into, resize_positions
 from mmseg_tr.weights.io import few, read_file
 
@@ -19,27 +20,45 @@ NUMBERED = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
 def find_checkpoint(work_dir: str, named: str | None = None) -> str:
     """The checkpoint to resume from: `named`, or the last one that was completed in `work_dir`.
 
-    The file last_checkpoint names it; where the folder has been moved it is looked for beside that file.
+    The file last_checkpoint names it; a file of that name beside it comes first, since a folder may have been copied.
     Raises CheckpointError when there is none.
     """
     if named is not None:
         if not Path(named).is_file():
             raise CheckpointError(f'resume must name a checkpoint file, there is no {named}.', parameters=['resume'])
         return named
+    found = last_checkpoint(work_dir)
+    if found is None:
+        raise CheckpointError(
+            f'resume found no checkpoint in {work_dir}: name the file to resume from, or leave it out to start anew.',
+            parameters=['resume'],
+        )
+    return found
+
+
+def last_checkpoint(work_dir: str) -> str | None:
+    """The last checkpoint that was completed in a folder; None without any."""
     folder = Path(work_dir)
     record = folder / 'last_checkpoint'
     if record.is_file():
-        last = Path(record.read_text().strip())
-        for path in (last, folder / last.name):
+        last = Path(record.read_text(errors='replace').strip())
+        for path in (folder / last.name, last):
             if path.is_file():
                 return str(path)
     numbered = [(int(match[1]), path) for path in folder.glob('*.pth') if (match := NUMBERED.fullmatch(path.name))]
-    if not numbered:
-        raise CheckpointError(
-            f'resume found no checkpoint in {folder}: name the file to resume from, or leave it out to start anew.',
-            parameters=['resume'],
+    return str(max(numbered)[1]) if numbered else None
+
+
+def refuse_used_folder(folder: str) -> None:
+    """Raise ConfigError where a folder holds checkpoints of an earlier training, which a new one would replace."""
+    names = [path.name for path in Path(folder).glob('*.pth')]
+    left = sorted(name for name in names if NUMBERED.fullmatch(name) or BEST.fullmatch(name))
+    if left:
+        raise ConfigError(
+            f'work_dir {folder} holds checkpoints of an earlier training ({few(left)}): continue it with resume, or '
+            'name another folder.',
+            parameters=['work_dir', 'resume'],
         )
-    return str(max(numbered)[1])
 
 
 def read(path: str) -> Any:
@@ -58,15 +77,16 @@ def load_strictly(model: nn.Module, path: str) -> None:
         raise _with_way_out(error, path) from error
 
 
+def read_training(path: str, max_iters: int | None = None) -> dict[str, Any]:
+    """The content of a checkpoint that holds a training, as check_training_state says. Raises CheckpointError."""
+    content = read(path)
+    check_training_state(content, path, max_iters)
+    return content
+
+
 def check_resumable(model: nn.Module, path: str) -> None:
     """Raise CheckpointError unless `path` holds this model's weights and the state of a training."""
-    content = read(path)
-    missing = [key for key in ('optimizer', 'message_hub') if key not in content] if isinstance(content, dict) else []
-    if missing:
-        raise CheckpointError(
-            f'{path} holds weights only and cannot be resumed: give it as load_from to start from it.',
-            parameters=['load_from'],
-        )
+    read_training(path)
     load_strictly(model, path)
 
 
@@ -101,4 +121,4 @@ def _with_way_out(error: CheckpointError, path: str) -> CheckpointError:
     if '--trust' in text:
         convert = f'mmseg-tr convert-checkpoint {path} model.pth --trust'
         text = f'{text.partition(";")[0]}: if you trust whoever made it, convert it first with {convert}'
-    return CheckpointError(text)
+    return CheckpointError(text, parameters=error.parameters)

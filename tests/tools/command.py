@@ -19,7 +19,8 @@ def call(name: str, *arguments: object) -> int:
     spec.loader.exec_module(module)
     sys.path[:] = before
     try:
-        return run_tool(module.main, [str(argument) for argument in arguments])
+        resume = getattr(module, 'resume_command', None)
+        return run_tool(module.main, [str(argument) for argument in arguments], resume)
     except SystemExit as stop:  # argparse
         return stop.code
 

@@ -1,4 +1,4 @@
-"""A program that trains over and over, killed by SIGKILL at another moment each time, and resumes to the end.
+"""A program that trains over and over, killed or interrupted at another moment each time, and resumes to the end.
 
 It runs in a process of its own, trains once to have everything imported, and forks a process for each training. A
 moment is the n-th step of writing, renaming or removing a file in the folder of checkpoints, a half-written file
@@ -24,6 +24,7 @@ from tests.tiny import write_config, write_dataset
 from tests.tools.command import call
 
 MORE = """
+model['backbone'].update(drop_rate=0.2, drop_path_rate=0.2)
 default_hooks['checkpoint'].update(interval=1, max_keep_ckpts=1, save_best='mIoU')
 train_cfg.update(max_iters=3, val_interval=1)
 param_scheduler[0].update(end=3)
@@ -99,6 +100,41 @@ def forked(work, fatal=None, after=None):
     return os.waitpid(child, 0)[1]
 
 
+def signalled(work, number, times):
+    """Train with a worker process, send a signal to the whole group `times` times; returns what came of it."""
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(work.with_suffix('.err'), os.O_WRONLY | os.O_CREAT), 2)
+        sys.argv = ['tools/train.py', 'tiny.py', '--work-dir', str(work)]
+        long = ['train_cfg.max_iters=100000', 'train_cfg.val_interval=100000', 'train_dataloader.num_workers=1']
+        os._exit(call('train', work.parent / 'tiny.py', '--work-dir', work, '--cfg-options', *long))
+    while not list(work.glob('iter_[2-9].pth')):
+        time.sleep(0.05)
+    for _ in range(times):
+        os.killpg(child, number)
+        time.sleep(0.05)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    for _ in range(100):  # a worker process ends within a few seconds of its parent
+        try:
+            os.killpg(child, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.1)
+    else:
+        os.killpg(child, signal.SIGKILL)
+        ended = 'processes were left'
+    said = [line for line in work.with_suffix('.err').read_text().splitlines() if line and 'arn' not in line]
+    return {
+        'signal': number,
+        'times': times,
+        'ended': ended,
+        'said': said,
+        'left': sorted(map(str, work.glob('*.pth'))),
+    }
+
+
 def state(work):
     """What is in a work dir: names, the last checkpoint's iteration and a hash of its weights. All files must load."""
     content = {path.name: torch.load(path, weights_only=True) for path in sorted(work.glob('*.pth'))}
@@ -139,6 +175,8 @@ def main(folder):
         ended = forked(work, **moment)
         left, resumed = state(work) if work.exists() else None, forked(work)
         print(json.dumps({'moment': moment, 'ended': ended, 'left': left, 'resumed': resumed, 'end': state(work)}))
+    for number, times in ((signal.SIGINT, 1), (signal.SIGINT, 3), (signal.SIGTERM, 1)):
+        print(json.dumps(signalled(folder / f'signalled{number}_{times}', number, times)))
 
 
 if __name__ == '__main__':

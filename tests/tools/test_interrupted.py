@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope='module')
-def trainings(tmp_path_factory):
-    """The undisturbed training, and the list of those that were killed and resumed."""
+def lines(tmp_path_factory):
+    """What the program prints: a line for every training."""
     folder = tmp_path_factory.mktemp('interrupted')
     done = subprocess.run(
         [sys.executable, '-m', 'tests.tools.interrupted', str(folder)], cwd=ROOT, capture_output=True, text=True,
@@ -22,14 +22,20 @@ def trainings(tmp_path_factory):
     )  # fmt: skip
     logs = ''.join(path.read_text()[-2000:] for path in folder.glob('*.log')) if done.returncode else ''
     assert done.returncode == 0, done.stderr + logs
-    whole, *killed = map(json.loads, done.stdout.splitlines())
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope='module')
+def trainings(lines):
+    """The undisturbed training, and the list of those that were killed and resumed."""
+    whole, *killed = (line for line in lines if 'moment' in line)
     return whole, killed
 
 
 def test_the_moments_cover_the_training_and_were_deadly(trainings):
     whole, killed = trainings
     assert whole['ended'] == 0
-    assert whole['steps'] > 50
+    assert whole['steps'] > 30
     at_steps = [training for training in killed if 'fatal' in training['moment']]
     assert len(at_steps) >= 10
     assert all(training['ended'] == signal.SIGKILL for training in at_steps)
@@ -52,3 +58,14 @@ def test_resuming_reaches_the_same_end(trainings):
         names = [name for name in training['end']['names'] if not name.startswith('best')]
         assert names == ['iter_3.pth'], training
         assert training['end']['best_is_there'], training
+
+
+def test_a_signal_ends_a_training_in_one_line_that_says_how_to_continue(lines):
+    """Ctrl-C reaches the worker processes too, and may come again while they end."""
+    signalled = [line for line in lines if 'signal' in line]
+    assert len(signalled) == 3
+    for training in signalled:
+        assert training['ended'] == 128 + training['signal'], training
+        (line,) = training['said']
+        last = max(training['left'], key=lambda path: int(path.rpartition('_')[2][:-4]))
+        assert line.startswith('train.py: interrupted') and last in line and line.endswith('--resume'), line

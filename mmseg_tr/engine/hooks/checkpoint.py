@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import os.path as osp
+import os
 from collections import deque
+from collections.abc import MutableMapping
+from typing import Any
 
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 
-from mmseg_tr.engine.plain import history_from_plain, to_plain
+from mmseg_tr.engine.plain import to_plain
+from mmseg_tr.engine.random_state import RestoredIterator, random_state, set_random_state
 from mmseg_tr.engine.storage import BACKEND
+from mmseg_tr.engine.training_state import is_count, keep_training_state, own_name
+from mmseg_tr.errors import ConfigError
 from mmseg_tr.files import remove_unfinished, write_atomically
 from mmseg_tr.registry import HOOKS
 from mmseg_tr.weights.fit import resize_positions
@@ -25,36 +30,94 @@ class SafeCheckpointHook(CheckpointHook):
     - A checkpoint, and the file `last_checkpoint` that names it, is written beside its place and then moved there.
     - A superseded checkpoint, the best one included, is removed only once its successor is complete; a kill between
       the two may leave a best checkpoint too many, never one too few.
+    - Only files of its own folder, under names that it writes itself, are ever removed.
     - Everything but weights is plain numbers, text and tensors: the files load, and resume, with
       ``torch.load(weights_only=True)``, which is torch's default.
+    - Random states are saved with the training and set when it resumes; validation leaves them unchanged. A training
+      that was killed so ends with the weights of one that was not, dropout and stochastic depth included.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.states: list[dict[str, Any]] = []  # of every process, as the checkpoint saves or has saved them
+        self.before_validation: dict[str, Any] | None = None
 
     def before_train(self, runner) -> None:
         """Choose the atomic backend for local folders, and clear away what a killed process left half written."""
         local = '://' not in str(self.out_dir or runner.work_dir)
         if local and self.backend_args is None and self.file_client_args is None:
             self.backend_args = {'backend': BACKEND}
+        info = runner.message_hub.runtime_info
+        superseded = self._kept_ids(info)
         super().before_train(runner)
+        for step in superseded:
+            self._remove(self.filename_tmpl.format(step))
+        if self.save_best:
+            self._best = {key: self._own(path) for key, path in self._best.items()}
+            for key, path in self._best.items():
+                if path:
+                    runner.message_hub.update_info(f'best_ckpt_{key}' if key else 'best_ckpt', path)
         if local and is_main_process():
             for name in remove_unfinished(self.out_dir):
                 runner.logger.info(f'Removed {name}, which an interrupted run had not finished writing.')
+        self._restore_random_state(runner)
+
+    def _kept_ids(self, info: MutableMapping[str, Any]) -> list[int]:
+        """Numbers of old checkpoints that are one too many; those that stay are left in `info`."""
+        ids = [step for step in info.get('keep_ckpt_ids', ()) if is_count(step)]
+        kept = ids[-self.max_keep_ckpts :] if self.max_keep_ckpts > 0 else ids
+        if 'keep_ckpt_ids' in info:
+            info['keep_ckpt_ids'] = kept
+        return ids[: len(ids) - len(kept)]
+
+    def _own(self, path: str | None) -> str | None:
+        """The best checkpoint in this run's own folder that a path names; None where there is none."""
+        name = own_name(path)
+        mine = name and self.file_backend.join_path(self.out_dir, name)
+        return mine if mine and self.file_backend.isfile(mine) else None
+
+    def _restore_random_state(self, runner) -> None:
+        """Set the random state of the training that is resumed, where its processes were as many."""
+        states, self.states = self.states, []
+        if not states or runner.iter == 0:
+            return
+        if len(states) != get_world_size():
+            runner.logger.warning(
+                f'The training ran in {len(states)} processes and resumes in {get_world_size()}: random numbers differ.'
+            )
+            return
+        loop, state = runner.train_loop, states[get_rank()]
+        if hasattr(loop, 'dataloader_iterator'):
+            loop.dataloader_iterator = RestoredIterator(loop.dataloader_iterator, loop.iter, state)
+        else:
+            set_random_state(state)
+
+    def before_val(self, runner) -> None:
+        """Remember the random state of the training."""
+        self.before_validation = random_state()
+
+    def after_val(self, runner) -> None:
+        """Put the random state of the training back."""
+        if self.before_validation is not None:
+            set_random_state(self.before_validation)
+        self.before_validation = None
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Turn everything but the weights into plain values."""
         dropped: list[str] = []
+        if 'optimizer' in checkpoint:
+            checkpoint['random_states'] = self.states
         for key in [key for key in checkpoint if key not in WEIGHTS]:
             checkpoint[key] = to_plain(checkpoint[key], dropped, key)
         if dropped:
             runner.logger.warning(f'Not saved in the checkpoint, having no plain form: {", ".join(dropped)}.')
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Fit positions of another image size, for load_from; give mmengine its HistoryBuffers back."""
+        """Take up what resuming needs; fit positions of another image size where a training starts anew."""
+        keep_training_state(checkpoint)
+        self.states = checkpoint.pop('random_states', []) if runner._resume else []
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         resize_positions(model, checkpoint.get('state_dict', checkpoint))
-        hub = checkpoint.get('message_hub')
-        if hub:
-            scalars = {key: history_from_plain(value) for key, value in hub['log_scalars'].items()}
-            checkpoint['message_hub'] = {**hub, 'log_scalars': scalars}
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
         """Save, then say that it is the last one, then remove what is too many: mmengine removes first."""
@@ -63,6 +126,7 @@ class SafeCheckpointHook(CheckpointHook):
             kept = [*(old for old in self.keep_ckpt_ids if old != step), step]
             # One too many on purpose: a run that resumes from this file after a kill finds what was left to remove.
             runner.message_hub.update_info('keep_ckpt_ids', kept)
+        self.states = all_gather_object(self.before_validation or random_state())
         filename = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
@@ -78,10 +142,10 @@ class SafeCheckpointHook(CheckpointHook):
             **self.args,
         )
         if is_main_process():
-            write_atomically(self.last_ckpt, osp.join(runner.work_dir, 'last_checkpoint'))
+            write_atomically(self.last_ckpt, os.path.join(runner.work_dir, 'last_checkpoint'))
         if limit > 0:
             for old in kept[:-limit]:
-                self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
+                self._remove(self.filename_tmpl.format(old))
             self.keep_ckpt_ids = deque(kept[-limit:], limit)
             runner.message_hub.update_info('keep_ckpt_ids', kept[-limit:])
 
@@ -89,7 +153,12 @@ class SafeCheckpointHook(CheckpointHook):
         """Save a new best checkpoint and, when it and the last one that names it are complete, remove the old best."""
         if not self.save_best:
             return
-        # mmengine removes the best checkpoint that it knows before it saves a better one: it is told of none.
+        unknown = [key for key in self.key_indicators if key != 'auto' and key not in metrics]
+        if unknown:
+            raise ConfigError(
+                f'save_best must name metrics of the evaluation ({", ".join(metrics)}), got {unknown[0]!r}.'
+            )
+        # mmengine removes the best checkpoint that it knows before it saves a better one: none is shown to it.
         before = self._best
         self._best = dict.fromkeys(before)
         super()._save_best_checkpoint(runner, to_plain(metrics, []))
@@ -97,7 +166,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._best = {key: path or before.get(key) for key, path in after.items()}
         for key, path in after.items():
             if path and before.get(key) not in (None, path):
-                self._remove(before[key])
+                self._remove(own_name(before[key]))
 
     @property
     def _best(self) -> dict[str, str | None]:
@@ -113,10 +182,10 @@ class SafeCheckpointHook(CheckpointHook):
         else:
             self.best_ckpt_path_dict = paths
 
-    def _remove(self, path: str) -> None:
-        if not is_main_process():
+    def _remove(self, name: str | None) -> None:
+        """Remove a file of this run's own folder, by its bare name."""
+        if not name or not is_main_process() or os.path.basename(name) != name:
             return
+        path = self.file_backend.join_path(self.out_dir, name)
         if self.file_backend.isfile(path):
             self.file_backend.remove(path)
-        elif self.file_backend.isdir(path):  # DeepSpeed saves folders
-            self.file_backend.rmtree(path)
