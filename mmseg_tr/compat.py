@@ -143,7 +143,11 @@ def _cocoeval_class(base: type) -> type:
     allowed = ('keypoints', 'bbox', 'segm')
 
     class COCOeval(base):
-        """pycocotools' COCOeval with xtcocotools' arguments: keypoint sigmas, and areas taken from boxes."""
+        """pycocotools' COCOeval with xtcocotools' arguments and rules.
+
+        Keypoint sigmas, areas taken from boxes; detections whose keypoint scores are all zero are dropped; an
+        annotation with id 0 can be matched, which pycocotools reads as "not matched".
+        """
 
         def __init__(self, cocoGt=None, cocoDt=None, iouType='keypoints', sigmas=None, use_area=True):
             if iouType not in allowed:
@@ -155,6 +159,12 @@ def _cocoeval_class(base: type) -> type:
 
         def _prepare(self):
             super()._prepare()
+            if self.params.iouType == 'keypoints':
+                for key, found in self._dts.items():
+                    self._dts[key] = [one for one in found if any(one['keypoints'][2::3])]
+            first = min((label['id'] for labels in self._gts.values() for label in labels), default=1)
+            for labels in self._gts.values() if first < 1 else ():
+                labels[:] = [dict(label, id=label['id'] + 1 - first) for label in labels]
             for labels in self._gts.values():
                 for i, label in enumerate(labels):
                     if 'area' not in label or not self.use_area:

@@ -14,6 +14,7 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from mmseg_tr.apis.config import check_autocast, fit_to_run, load_config, require_checkpoint, require_sections
+from mmseg_tr.datasets.label_loading import leaf_datasets
 from mmseg_tr.engine.data_checks import check_run_data
 from mmseg_tr.engine.distributed import process_group
 from mmseg_tr.engine.plain import to_plain
@@ -114,6 +115,7 @@ def _run(config: Config, checkpoint: str, path: str) -> dict[str, Any]:
         check_run_data(runner, 'test')
     # mmengine skips tensors that do not fit. It loads again by itself, so that its hooks see the file.
     load_strictly(bare_model(runner), checkpoint)
+    plan_predictions(runner)
     metrics = runner.test()
     found = collect_scores(metrics, _our_metric(runner))
     if not found or not is_main_process():
@@ -130,6 +132,17 @@ def _run(config: Config, checkpoint: str, path: str) -> dict[str, Any]:
     write_scores(found, path)
     runner.logger.info(f'Scores are in {path}.')
     return found
+
+
+def plan_predictions(runner: Runner) -> None:
+    """Give every prediction that is written a file of its own. Raises DatasetError where names clash."""
+    metric = _our_metric(runner)
+    if metric is None or metric.output_dir is None:
+        return
+    metric.dataset_meta = runner.test_dataloader.dataset.metainfo
+    leaves = list(leaf_datasets(runner.test_dataloader.dataset))
+    paths = [leaf.get_data_info(index)['img_path'] for leaf in leaves for index in range(len(leaf))]
+    metric.plan_files(paths, any(getattr(leaf, 'reduce_zero_label', False) for leaf in leaves))
 
 
 def _our_metric(runner: Runner) -> SegmenterIoUMetric | None:

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.evaluation.submission import FORMATS, resolve_format, to_submission
+from mmseg_tr.evaluation.submission import FORMATS, prediction_files, resolve_format, to_submission
+from mmseg_tr.files import open_atomically
 from mmseg_tr.registry import METRICS
 
 SCORES = ('mIoU', 'mDice', 'mFscore')
@@ -51,6 +52,8 @@ class SegmenterIoUMetric(IoUMetric):
         if self.output_dir is not None:  # mmseg leaves it to the main process, which may come later
             os.makedirs(self.output_dir, exist_ok=True)
         self.submission = submission
+        self._files: dict[str, str] = {}  # where the prediction of each image goes, below output_dir
+        self._owners: dict[str, str] = {}  # whose prediction a file holds
         self.class_scores: dict[str, np.ndarray] = {}
         self.areas: tuple[Tensor, ...] | None = None  # pixels of each class: in both, in either, predicted, labelled
 
@@ -64,8 +67,23 @@ class SegmenterIoUMetric(IoUMetric):
                 self.results.append(self.intersect_and_union(prediction, label, len(classes), self.ignore_index))
             if self.output_dir is not None:
                 form = resolve_format(self.submission, classes, sample.get('reduce_zero_label', False))
-                name = osp.splitext(osp.basename(sample['img_path']))[0] + '.png'
-                Image.fromarray(to_submission(prediction.cpu().numpy(), form)).save(osp.join(self.output_dir, name))
+                self._write(to_submission(prediction.cpu().numpy(), form), sample['img_path'])
+
+    def plan_files(self, paths: Sequence[str], reduce_zero_label: bool = False) -> None:
+        """Give the prediction of every image a file of its own below `output_dir`, before anything is evaluated.
+
+        The file has the image's base name. Where two images share one, class numbers ('index') keep the folders of
+        their images; test servers take no folders: then DatasetError is raised.
+        """
+        form = resolve_format(self.submission, self.dataset_meta['classes'], reduce_zero_label)
+        self._files = prediction_files(paths, keep_folders=form == 'index')
+
+    def _write(self, pixels: np.ndarray, image: str) -> None:
+        if image not in self._files:  # not planned: a run by mmseg's own tools
+            self._files[image] = prediction_files([image], keep_folders=False)[image]
+            prediction_files([self._owners.setdefault(self._files[image], image), image], keep_folders=False)
+        with open_atomically(osp.join(self.output_dir, self._files[image]), sync=False) as file:
+            Image.fromarray(pixels).save(file, format='PNG')
 
     @staticmethod
     def intersect_and_union(

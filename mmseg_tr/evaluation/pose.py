@@ -45,8 +45,9 @@ class PCKAccuracy(_PCKAccuracy):
         )
         if not labelled.any():
             return {f'PCK@{thr:g}': float('nan') for thr in self.thresholds}
+        # Copies: mmpose's function overwrites the sides of empty boxes, which would count from the second threshold on.
         return {
-            f'PCK@{thr:g}': float(keypoint_pck_accuracy(predicted, true, labelled, thr, sides)[1])
+            f'PCK@{thr:g}': float(keypoint_pck_accuracy(predicted, true, labelled.copy(), thr, sides.copy())[1])
             for thr in self.thresholds
         }
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from mmseg_tr.errors import ConfigError
@@ -26,8 +27,8 @@ def check_scores_path(path: str) -> None:
 def collect_scores(metrics: Mapping[str, Any], metric: SegmenterIoUMetric | None) -> dict[str, Any]:
     """Scores by name, in the words of the published score files first; plain Python numbers only.
 
-    pixel_accuracy, mean_accuracy and mean_iou are percentages with two decimals; cat_iou holds the IoU of each class
-    in [0, 1], NaN for a class that is nowhere. Behind them stands whatever the evaluation returned, such as mDice.
+    pixel_accuracy, mean_accuracy, mean_iou and cat_iou, the IoU of each class, are percentages with two decimals, as
+    published; NaN for a class without a pixel. After them comes what the evaluation returned, such as mDice.
 
     metric: where the counts of the classes are; without it there is only what the evaluation returned.
     """
@@ -36,7 +37,7 @@ def collect_scores(metrics: Mapping[str, Any], metric: SegmenterIoUMetric | None
         ratios = metric.total_area_to_metrics(*metric.areas, ['mIoU'])
         for name, key in (('pixel_accuracy', 'aAcc'), ('mean_accuracy', 'Acc'), ('mean_iou', 'IoU')):
             scores[name] = metric.percent(ratios[key])
-        scores['cat_iou'] = ratios['IoU'].tolist()
+        scores['cat_iou'] = np.round(100 * ratios['IoU'], 2).tolist()
         scores['classes'] = list(metric.dataset_meta['classes'])
     scores.update({name: float(value) for name, value in metrics.items()})
     return scores

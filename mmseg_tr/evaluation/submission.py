@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from mmseg_tr.errors import ConfigError
+from mmseg_tr.errors import ConfigError, DatasetError
 
 # what the Cityscapes server calls labelId, in the order of the 19 trainIds (labels.py of cityscapesScripts)
 CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -51,6 +53,39 @@ def resolve_format(name: str, classes: Sequence[str] | None, reduce_zero_label: 
     if is_cityscapes:
         return 'cityscapes'
     return 'ade20k' if reduce_zero_label else 'index'
+
+
+def prediction_files(images: Sequence[str], keep_folders: bool) -> dict[str, str]:
+    """The file of each image's prediction: its base name as a PNG; below its folders where base names are not unique.
+
+    keep_folders: whether folders are allowed. Raises DatasetError, naming two images of one name, where they are not.
+    """
+    images = list(dict.fromkeys(images))
+    names = {image: f'{_stem(image)}.png' for image in images}
+    first: dict[str, str] = {}
+    for image, name in names.items():
+        other = first.setdefault(name, image)
+        if other == image:
+            continue
+        if not keep_folders:
+            raise DatasetError(
+                f'the predictions of {other} and {image} would both be the file {name}: give the images different '
+                "names, or write class numbers below folders with submission='index' of SegmenterIoUMetric."
+            )
+        folder = os.path.commonpath([os.path.dirname(image) for image in images])
+        return _distinct({image: os.path.splitext(os.path.relpath(image, folder))[0] + '.png' for image in images})
+    return names
+
+
+def _distinct(names: dict[str, str]) -> dict[str, str]:
+    """Names of images that differ in their suffix only keep it."""
+    counts = Counter(names.values())
+    suffix = {image: os.path.splitext(image)[1] if counts[name] > 1 else '' for image, name in names.items()}
+    return {image: f'{name[:-4]}{suffix[image]}.png' for image, name in names.items()}
+
+
+def _stem(image: str) -> str:
+    return os.path.splitext(os.path.basename(image))[0]
 
 
 def to_submission(prediction: np.ndarray, form: str) -> np.ndarray:
