@@ -34,4 +34,5 @@ TRANSFORMS = _child(_root.TRANSFORMS, 'datasets.mosaic', 'datasets.label_transfo
 METRICS = _child(_root.METRICS, 'evaluation')
 HOOKS = _child(_root.HOOKS, 'engine')
 OPTIM_WRAPPERS = _child(_root.OPTIM_WRAPPERS, 'engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(_root.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
 PARAM_SCHEDULERS = _child(_root.PARAM_SCHEDULERS, 'engine')

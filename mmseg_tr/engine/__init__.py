@@ -2,11 +2,13 @@
 
 import mmseg_tr.registry  # noqa: F401 (first: it makes the OpenMMLab packages import together)
 from mmseg_tr.engine.hooks import MergingVisualizationHook, SafeCheckpointHook, TokenCountHook
+from mmseg_tr.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mmseg_tr.engine.optim import BFloat16OptimWrapper
 from mmseg_tr.engine.schedulers import SegmenterPolyLR, polynomial_lr
 
 __all__ = [
     'BFloat16OptimWrapper',
+    'LayerDecayOptimWrapperConstructor',
     'MergingVisualizationHook',
     'SafeCheckpointHook',
     'SegmenterPolyLR',

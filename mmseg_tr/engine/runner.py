@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
 from mmseg_tr.cpu import keep_freed_memory
 from mmseg_tr.engine.datasets import build_dataset
+from mmseg_tr.engine.layer_decay import OURS, recognised
 from mmseg_tr.engine.pose_checks import check_pose_network, check_pose_run
 from mmseg_tr.engine.training_state import overruled, settings_in_force
 from mmseg_tr.errors import CheckpointError, ConfigError, InputError
@@ -53,7 +54,10 @@ class ToolRunner(Runner):
         return loader
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
-        """As mmengine's. Raises ConfigError."""
+        """As mmengine's; layer decay of mmpose or mmseg becomes ours on our networks. Raises ConfigError."""
+        if recognised(optim_wrapper, bare_model(self)):
+            self.logger.info(f'{optim_wrapper["constructor"]} does not know this network: {OURS} takes its place.')
+            optim_wrapper = {**optim_wrapper, 'constructor': OURS}
         with config_mistakes(self.cfg):
             return super().build_optim_wrapper(optim_wrapper)
 

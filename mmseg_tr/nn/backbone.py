@@ -38,6 +38,10 @@ class Backbone(nn.Module):
         """Number of blocks."""
         return sum(self.depths)
 
+    def layer_of(self, name: str) -> int:
+        """Number of a parameter's block, from 1; 0 for embeddings, depth + 1 after the last block."""
+        raise NotImplementedError
+
     @property
     def width(self) -> int:
         """Channels of the tokens that leave the last block."""

@@ -122,6 +122,13 @@ class MixVisionTransformer(Backbone):
     def depths(self) -> tuple[int, ...]:
         return tuple(len(blocks) for _, blocks, _ in self.layers)
 
+    def layer_of(self, name: str) -> int:
+        stage, part, *inside = name.removeprefix('layers.').split('.')
+        before = sum(self.depths[: int(stage)])
+        if part == '0':  # a later stage's embedding moves with its first block
+            return before + 1 if before else 0
+        return before + int(inside[0]) + 1 if part == '1' else sum(self.depths[: int(stage) + 1])
+
     @property
     def width(self) -> int:
         return self.widths[-1]

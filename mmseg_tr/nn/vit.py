@@ -121,6 +121,12 @@ class ViT(Backbone):
     def depths(self) -> tuple[int, ...]:
         return (len(self.blocks),)
 
+    def layer_of(self, name: str) -> int:
+        part, *inside = name.split('.')
+        if part == 'blocks':
+            return int(inside[0]) + 1
+        return self.depth + 1 if part in ('norm', 'reduction') else 0
+
     @property
     def width(self) -> int:
         return self.embed_dim
