@@ -56,7 +56,7 @@ def create_model(
     options: SegFormer: head ('conv', 'linear'; by default that of the weights), channels (256), dropout,
         resolution ('full', 'quarter') and what MixVisionTransformer takes (in_channels, drop_path_rate, ...).
         Segmenter: img_size (side or (H, W) that the positions are made for), decoder ('mask', 'linear'),
-        decoder_depth, decoder_dropout and what ViT takes (drop_path_rate, in_chans, ...).
+        decoder_depth, decoder_dropout, decoder_dim (its width) and what ViT takes (drop_path_rate, in_chans, ...).
     The model is in training mode, as every new one: call eval() before predicting.
     Raises ConfigError for what does not exist or does not fit, CheckpointError for weights that cannot be had or used.
     """
@@ -111,14 +111,15 @@ def _segmenter(rest: str, method: Any, num_classes: int, pretrained: Source, opt
     decoder = options.pop('decoder', DECODERS[0])
     if decoder not in DECODERS:
         raise ConfigError(f'decoder={decoder!r} is unknown: it is one of {", ".join(DECODERS)}.')
-    named = {'decoder_depth': 'depth', 'decoder_dropout': 'dropout'}
+    named = {'decoder_depth': 'depth', 'decoder_dropout': 'dropout', 'decoder_dim': 'embed_dim'}
     own = {named[key]: options.pop(key) for key in list(options) if key in named and decoder == 'mask'}
     kept = _check_options('segmenter', options, ViT, ('arch', 'reduction', 'out', 'out_indices', 'pretrained'), named)
     encoder = ViT(arch, out='tokens', pretrained=pretrained is True or None, reduction=method, **kept)
     if decoder == 'linear':
         model = Segmenter(encoder, LinearDecoder(num_classes, encoder.embed_dim))
     else:
-        model = Segmenter(encoder, MaskTransformer(num_classes, encoder.embed_dim, **own))
+        own = dict(embed_dim=encoder.embed_dim) | own
+        model = Segmenter(encoder, MaskTransformer(num_classes, in_channels=encoder.embed_dim, **own))
     encoder.init_weights()
     if isinstance(pretrained, str | os.PathLike):
         load_segmenter(model, pretrained)

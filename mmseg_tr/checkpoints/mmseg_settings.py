@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from mmseg_tr.checkpoints.config_text import pretty_text, read_config, section
-from mmseg_tr.checkpoints.segmenter_config import STATISTICS, ConfigText, Dialect, segmenter_config
+from mmseg_tr.checkpoints.mmseg_config import head_settings, preprocessor, test_pipeline, use_pipeline
+from mmseg_tr.checkpoints.segmenter_config import ConfigText, Dialect, segmenter_config
 from mmseg_tr.errors import CheckpointError
 from mmseg_tr.weights.keymap import count_layers
 from mmseg_tr.weights.variant import Network
@@ -24,7 +25,7 @@ _OVERLAP = 32  # of the windows of mmsegmentation's Segmenter configs, in pixels
 @dataclass(frozen=True)
 class Settings:
     """net_kwargs: the network in the words of a variant.yml. dialect: how it runs. inference, dataset: as sections of
-    a variant.yml. changes: section of the model -> entries in which the config says something else than Segmenter's.
+    a variant.yml. changes: section of the model -> entries that the config says. pipeline: of its test, None for ours.
     """
 
     net_kwargs: dict[str, Any]
@@ -33,6 +34,7 @@ class Settings:
     dataset: dict[str, Any]
     changes: dict[str, dict[str, Any]]
     notes: tuple[str, ...]
+    pipeline: list[dict[str, Any]] | None = None
 
 
 def read_settings(state: Mapping[str, Tensor], config: dict[str, Any], where: str) -> Settings:
@@ -70,22 +72,26 @@ def _read(state: Mapping[str, Tensor], config: dict[str, Any], where: str) -> Se
         notes.append('dropout differs between attention and MLP: training here takes drop_rate for both.')
     name, test_size = _dataset(config, net_kwargs['n_cls'], side)
     inference, changes = _test_settings(config, side, test_size)
-    decoder_heads = max(net_kwargs['d_model'] // _HEAD_WIDTH, 1)
+    changes['decode_head'], left = head_settings(head)
+    notes += left
+    decoder_heads = max(net_kwargs['decoder'].get('d_model', 0) // _HEAD_WIDTH, 1)
     if head.get('num_heads', decoder_heads) != decoder_heads:
-        changes['decode_head'] = {'num_heads': head['num_heads']}
+        changes['decode_head']['num_heads'] = head['num_heads']
+    before = preprocessor(config, where)
+    if before is not None:
+        changes['data_preprocessor'] = before
     dialect = Dialect('mmsegmentation', float(eps), rule, 'straight', 'shrink')
-    return Settings(net_kwargs, dialect, inference, {'dataset': name}, changes, tuple(notes))
+    return Settings(net_kwargs, dialect, inference, {'dataset': name}, changes, tuple(notes), test_pipeline(config))
 
 
 def config_of(settings: Settings) -> ConfigText:
     """The config of this package."""
     net = Network.from_net_kwargs(settings.net_kwargs)
     config = segmenter_config(net, 'vit', settings.inference, settings.dataset, dialect=settings.dialect)
-    if not settings.changes:
-        return config
     content, header = read_config(config.text), config.text.partition('\n')[0]
     for part, entries in settings.changes.items():
-        content['model'][part] = entries if part == 'test_cfg' else content['model'][part] | entries
+        content['model'][part] = content['model'][part] | entries if part == 'decode_head' else entries
+    use_pipeline(content, settings.pipeline)
     return ConfigText(f'{header}\n{pretty_text(content)}', config.meta, config.notes, config.has_dataset)
 
 
@@ -107,6 +113,7 @@ def _network(state: Mapping[str, Tensor], backbone: dict[str, Any], head: dict[s
     if mask:
         decoder = {
             'name': 'mask_transformer',
+            'd_model': shape['decode_head.cls_emb'][2],
             'n_layers': count_layers(state, 'decode_head.layers'),
             'dropout': float(head.get('drop_rate', 0.0)),
             'drop_path_rate': float(head.get('drop_path_rate', 0.1)),
@@ -149,12 +156,14 @@ def _refuse_other_networks(
     level = levels[index] if isinstance(index, int) and -len(levels) <= index < len(levels) else None
     eps, rule = section(head, 'norm_cfg').get('eps', 1e-5), backbone.get('interpolate_mode', 'bicubic')
     heads = [head] if net_kwargs['decoder']['name'] == 'mask_transformer' else []
+    outputs, classes = head.get('out_channels') or head.get('num_classes'), net_kwargs['n_cls']
     activations = {section(part, 'act_cfg').get('type', 'GELU') for part in (backbone, *heads)}
     for wrong, what in (
         (not backbone.get('with_cls_token', True), 'runs without its class token (with_cls_token=False)'),
         (level not in (-1, net_kwargs['n_layers'] - 1), f'decodes out_indices={levels} at in_index={index}'),
         (activations != {'GELU'}, f'has activations {", ".join(sorted(map(str, activations)))} instead of GELU'),
         (bool(heads) and eps != 1e-5, f'has LayerNorm eps {eps} in its head instead of 1e-5'),
+        (outputs not in (None, classes), f'says {outputs} outputs and has weights for {classes}'),
         (bool(head.get('align_corners')), 'enlarges scores with align_corners=True'),
         (rule not in ('bilinear', 'bicubic'), f'resizes positions with interpolate_mode={rule!r}'),
     ):
@@ -176,7 +185,7 @@ def _dataset(config: dict[str, Any], classes: int, side: int) -> tuple[str, int]
 
 
 def _test_settings(config: dict[str, Any], side: int, test_size: int) -> tuple[dict[str, int], dict[str, Any]]:
-    """Section inference_kwargs of a variant.yml, and what it cannot say: other windows, another normalisation."""
+    """Section inference_kwargs of a variant.yml, and what it cannot say: other windows."""
     stride = side - _OVERLAP if side > 2 * _OVERLAP else side
     inference, changes = dict(im_size=test_size, window_size=side, window_stride=stride), {}
     test = section(config, 'model', 'test_cfg')
@@ -185,9 +194,4 @@ def _test_settings(config: dict[str, Any], side: int, test_size: int) -> tuple[d
         changes['test_cfg'] = dict(mode='slide', crop_size=crop, stride=stride, small_images='shrink')
     elif config:
         changes['test_cfg'] = dict(mode='whole')
-    given = section(config, 'model', 'data_preprocessor')
-    usual = dict(zip(('mean', 'std'), STATISTICS['vit'], strict=True)) | dict(bgr_to_rgb=True)
-    other = {key: given[key] for key in usual if key in given and given[key] != usual[key]}
-    if other:
-        changes['data_preprocessor'] = other
     return inference, changes

@@ -20,6 +20,7 @@ from mmseg_tr.weights.fit import check_tensors
 from mmseg_tr.weights.formats import POLICY, checkpoint_path, is_cts_release, is_policy
 from mmseg_tr.weights.variant import Network, normalization, read_variant, section, whole
 
+STRIDES = {'ade20k': 512, 'cityscapes': 512, 'pascal_context': 320}
 IN_SEGMENTER, IN_SEGMENTOR, IN_CLASSIFIER = 'encoder.reduction.policy.', 'backbone.reduction.policy.', 'policy.'
 
 
@@ -98,13 +99,11 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
     state = keymap.rename(state, keymap.SEGMENTER_TO_SEGMENTOR)
     state |= {IN_SEGMENTOR + key: value for key, value in policy.items()}
     net, reduction = Network.from_net_kwargs(net_kwargs), cts_reduction(net_kwargs)
-    config = segmenter_config(
-        net,
-        normalization(settings),
-        section(settings, 'inference_kwargs', variant_path),
-        section(settings, 'dataset_kwargs', variant_path),
-        reduction,
-    )
+    inference, dataset = (section(settings, f'{part}_kwargs', variant_path) for part in ('inference', 'dataset'))
+    stride = STRIDES.get(str(dataset.get('dataset')))  # of the published evaluation, not of validation in training
+    if stride and stride <= whole(inference, 'window_size', 'inference_kwargs'):
+        inference['window_stride'] = stride
+    config = segmenter_config(net, normalization(settings), inference, dataset, reduction)
     source = {'format': 'official CTS', 'backbone': net.backbone}
     if isinstance(payload.get('epoch'), int):
         source['epoch'] = payload['epoch']

@@ -12,11 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_tr.checkpoints.converted import Converted
-from mmseg_tr.checkpoints.segmenter_config import segmenter_config
+from mmseg_tr.checkpoints.segmenter_config import Dialect, segmenter_config
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.nn import LinearDecoder, MaskTransformer, Segmenter, ViT
 from mmseg_tr.weights import fit, formats, io, keymap
-from mmseg_tr.weights.variant import Network, algm_reduction, normalization, read_variant, section
+from mmseg_tr.weights.variant import Network, algm_reduction, normalization, read_variant, section, whole
+
+RELEASE = Dialect(window_batch=4)
+OVERLAP = 32  # of the windows of the published evaluation, in pixels
+CITYSCAPES_STRIDE = 512
 
 
 def build_segmenter(net_kwargs: Mapping[str, Any], reduction: Mapping[str, Any] | None = None) -> nn.Module:
@@ -38,7 +42,8 @@ def build_segmenter(net_kwargs: Mapping[str, Any], reduction: Mapping[str, Any] 
     else:
         decoder = MaskTransformer(
             net.num_classes,
-            net.embed_dim,
+            net.decoder_dim,
+            in_channels=net.embed_dim,
             depth=net.decoder_depth,
             dropout=net.decoder_dropout,
             drop_path=net.decoder_drop_path,
@@ -101,13 +106,8 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
     reduction = algm_reduction(settings)
     if reduction is not None:
         _check_reduction(net_kwargs, reduction)
-    config = segmenter_config(
-        net,
-        normalization(settings),
-        section(settings, 'inference_kwargs', variant_path),
-        section(settings, 'dataset_kwargs', variant_path),
-        reduction,
-    )
+    inference, dataset = (section(settings, f'{part}_kwargs', variant_path) for part in ('inference', 'dataset'))
+    config = segmenter_config(net, normalization(settings), evaluated(inference, dataset), dataset, reduction, RELEASE)
     method = 'ALGM' if reduction else 'Segmenter'
     return Converted(
         what=f'official {method} release, {net.backbone} with {net.decoder} decoder, {net.num_classes} classes',
@@ -118,6 +118,14 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
         notes=config.notes,
         testable=config.has_dataset,
     )
+
+
+def evaluated(inference_kwargs: Mapping[str, Any], dataset_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """inference_kwargs with the stride of the published evaluation in place of that of validation during training."""
+    window = whole(inference_kwargs, 'window_size', 'inference_kwargs')
+    fixed = dataset_kwargs.get('dataset') == 'cityscapes' and window >= CITYSCAPES_STRIDE
+    stride = CITYSCAPES_STRIDE if fixed else window - OVERLAP
+    return dict(inference_kwargs) | (dict(window_stride=stride) if stride > 0 else {})
 
 
 def _check_reduction(net_kwargs: Mapping[str, Any], reduction: Mapping[str, Any]) -> None:

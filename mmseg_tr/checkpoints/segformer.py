@@ -33,9 +33,8 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
     weights = mit.read_weights(payload, str(path))
     arch = dimensions(weights.backbone(), str(path))
     config = read_config(formats.config_inside(payload))
-    heads = section(config, 'model', 'backbone').get('num_heads')
-    if heads is not None:
-        arch['num_heads'] = tuple(heads)
+    inside = section(config, 'model', 'backbone')
+    arch |= {key: tuple(inside[key]) for key in ('num_heads', 'strides') if key in inside}
     _check(weights, arch, str(path))
     name = arch_name(arch)
     what = f'{mit.NAMES[weights.layout]} {"SegFormer" if weights.head else "MiT backbone"}'
@@ -47,7 +46,7 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
             what, weights.state, meta={'source': source}, dropped=weights.dropped, notes=(note, *_eps(weights))
         )
     classes = weights.state['decode_head.conv_seg.weight'].shape[0]
-    text = segformer_config(weights, name or arch, config, what)
+    text = segformer_config(weights, name or arch, config, what, str(path))
     meta = text.meta | {'source': source}
     given = mmengine_file.class_names(payload.get('meta'))
     return Converted(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmseg_tr.checkpoints.config_text import pretty_text, require_openmmlab, section, shipped_config
+from mmseg_tr.checkpoints.mmseg_config import head_settings, preprocessor, test_pipeline, use_pipeline
 from mmseg_tr.checkpoints.segmenter_config import ConfigText, dataset_classes
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.reduction.segformerpp import SegFormerPP
@@ -17,35 +18,33 @@ _TEMPLATES = {'cityscapes': 'segformer_mit-b0_cityscapes-1024x1024', 'ade20k': '
 _WIDE = 'segformer_mit-b5_ade20k-640x640'
 _DATASET = ('train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator')
 _TRAINING = ('train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper', 'param_scheduler', 'tta_pipeline')
+_RATES = ('drop_path_rate', 'drop_rate', 'attn_drop_rate')
+_HEAD = ('align_corners', 'interpolate_mode', 'act_cfg', 'norm_cfg', 'dropout_ratio')
 _HELPERS = ('data_root', 'img_scale', 'img_ratios', 'train_pipeline')
 
 
 def segformer_config(
-    weights: mit.Weights, arch: str | dict[str, Any], given: Mapping[str, Any], what: str
+    weights: mit.Weights, arch: str | dict[str, Any], given: dict[str, Any], what: str, where: str
 ) -> ConfigText:
-    """Config for weights with a head. given: the config inside the file, {} where there is none.
+    """Config for weights with a head. given: the config inside the file `where`, {} where there is none.
 
     Raises CheckpointError for settings inside that have no counterpart, MissingExtraError without the OpenMMLab stack.
     """
     require_openmmlab('to write the config of a checkpoint')
-    classes, channels = weights.state['decode_head.conv_seg.weight'].shape[:2]
-    size = section(dict(given), 'model', 'data_preprocessor').get('size') or given.get('crop_size')
-    kind = str(section(dict(given), 'test_dataloader', 'dataset').get('type') or given.get('dataset_type') or '')
-    name = _BY_TYPE.get(kind.rpartition('.')[2]) or (None if kind else _BY_CLASSES.get(classes))
-    template = _TEMPLATES.get(name, _TEMPLATES['cityscapes'])
-    if name == 'ade20k' and size and tuple(size) == (640, 640):
-        template = _WIDE
+    outputs = weights.state['decode_head.conv_seg.weight'].shape[0]
+    head, notes = _head(given, outputs, where)
+    classes = head.get('num_classes', outputs)
+    name = _dataset(given, classes)
+    template = _template(name, given)
     content = shipped_config(f'segformerpp/{template}.py')
     model = content['model']
-    model['backbone'] |= dict(arch=arch, pretrained=None) | mit.EPS.get(weights.layout, {}) | _backbone(given)
-    widths = [
-        weights.state[f'backbone.layers.{i}.2.weight'].shape[0] for i in range(len(model['decode_head']['in_channels']))
-    ]
-    model['decode_head'] |= dict(in_channels=widths, channels=channels, num_classes=classes)
+    eps = mit.EPS.get(weights.layout, {})
+    model['backbone'] |= dict(arch=arch, pretrained=None) | eps | _settings(given, where) | _backbone(given)
+    model['decode_head'] |= _dimensions(weights, len(model['decode_head']['in_channels'])) | head
     if weights.head == 'linear':
         model['decode_head']['type'] = 'mmseg_tr.SegformerLinearHead'
-    _tests(model, given)
-    meta, notes = {}, []
+    _tests(model, given, where)
+    meta = {}
     if name is None:
         for key in (*_DATASET, *_TRAINING):
             content.pop(key, None)
@@ -55,18 +54,82 @@ def segformer_config(
             'add your own train_dataloader, test_dataloader and test_evaluator before testing or training.'
         )
     else:
-        meta, notes = dataset_classes(content, classes, name)
+        meta, more = dataset_classes(content, classes, name)
+        notes += more
+    use_pipeline(content, test_pipeline(given))
     for helper in _HELPERS:
         content.pop(helper, None)
     known = (
         'settings of the network and of its test are those of the config inside the file, which was read and not run.'
     )
-    notes.append(
-        known
-        if section(dict(given), 'model', 'backbone')
-        else f'the file keeps no config, so its test is that of {template}.'
-    )
+    without = f'the file keeps no config, so its test is that of {template}.'
+    notes.append(known if section(given, 'model', 'backbone') else without)
     return ConfigText(f'# Converted from {what}.\n' + pretty_text(content), meta, tuple(notes), name is not None)
+
+
+def _dataset(given: dict[str, Any], classes: int) -> str | None:
+    """The data set that a config inside names, or else that the number of classes implies; None for others."""
+    kind = str(section(given, 'test_dataloader', 'dataset').get('type') or given.get('dataset_type') or '')
+    return _BY_TYPE.get(kind.rpartition('.')[2]) or (None if kind else _BY_CLASSES.get(classes))
+
+
+def _template(name: str | None, given: dict[str, Any]) -> str:
+    """The config of local_configs that a converted one starts from."""
+    size = section(given, 'model', 'data_preprocessor').get('size') or given.get('crop_size')
+    if name == 'ade20k' and size and tuple(size) == (640, 640):
+        return _WIDE
+    return _TEMPLATES.get(name, _TEMPLATES['cityscapes'])
+
+
+def _dimensions(weights: mit.Weights, levels: int) -> dict[str, Any]:
+    """Of the head, as its weights say."""
+    classes, channels = weights.state['decode_head.conv_seg.weight'].shape[:2]
+    widths = [weights.state[f'backbone.layers.{level}.2.weight'].shape[0] for level in range(levels)]
+    return dict(in_channels=widths, channels=channels, num_classes=classes)
+
+
+def _settings(given: dict[str, Any], where: str) -> dict[str, Any]:
+    """What a config inside says of the backbone beside dimensions and merging. Raises CheckpointError."""
+    backbone = section(given, 'model', 'backbone')
+    found = {key: float(backbone[key]) for key in _RATES if key in backbone}
+    _refuse(backbone, 'act_cfg', ('GELU',), where)
+    _refuse(backbone, 'norm_cfg', ('LN',), where)
+    if isinstance(backbone.get('norm_cfg'), dict):
+        found['norm_eps'] = float(backbone['norm_cfg'].get('eps', 1e-5))
+    for key, usual in (('out_indices', (0, 1, 2, 3)), ('in_channels', 3)):
+        value = backbone.get(key, usual)
+        if (tuple(value) if isinstance(value, list) else value) != usual:
+            raise CheckpointError(f'{where} has {key}={value} in its backbone, which has no counterpart here.')
+    return found
+
+
+def _head(given: dict[str, Any], outputs: int, where: str) -> tuple[dict[str, Any], list[str]]:
+    """What a config inside says of the head beside its dimensions, which mmseg's class, and so ours, takes unchanged.
+
+    outputs: of the classifier in the weights. Returns notes as well. Raises CheckpointError.
+    """
+    head = section(given, 'model', 'decode_head')
+    found, notes = head_settings(head)
+    said = head.get('out_channels') or head.get('num_classes') or outputs
+    levels = head.get('in_index')
+    _refuse(head, 'norm_cfg', ('BN', 'SyncBN', 'MMSyncBN'), where)
+    for wrong, what in (
+        (said != outputs, f'says {said} outputs in its head and has weights for {outputs}'),
+        (levels is not None and list(levels) != list(range(len(levels))), f'has in_index={levels} in its head'),
+    ):
+        if wrong:
+            raise CheckpointError(f'{where} {what}, which has no counterpart here.')
+    return found | {key: head[key] for key in _HEAD if key in head}, notes
+
+
+def _refuse(part: dict[str, Any], name: str, known: tuple[str, ...], where: str) -> None:
+    """Raise CheckpointError unless the type of a setting, where it is given, is one of `known`."""
+    value = part.get(name)
+    if name in part and (value.get('type') if isinstance(value, dict) else value) not in known:
+        raise CheckpointError(
+            f'{where} has {name}={value!r} in its {part.get("type")}, which has no counterpart here: known types are '
+            f'{", ".join(known)}.'
+        )
 
 
 def _backbone(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,14 +149,13 @@ def _backbone(given: Mapping[str, Any]) -> dict[str, Any]:
     return found | dict(reduction=reduction.settings())
 
 
-def _tests(model: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Set windows, sizes and normalisation that a config inside says, in place."""
-    test = section(dict(given), 'model', 'test_cfg')
+def _tests(model: dict[str, Any], given: dict[str, Any], where: str) -> None:
+    """Set the windows and the preprocessing that a config inside says, in place."""
+    test = section(given, 'model', 'test_cfg')
     if test.get('mode') == 'slide':
         model['test_cfg'] = dict(mode='slide', crop_size=tuple(test['crop_size']), stride=tuple(test['stride']))
     elif test.get('mode') == 'whole':
         model['test_cfg'] = dict(mode='whole')
-    before = section(dict(given), 'model', 'data_preprocessor')
-    model['data_preprocessor'] |= {key: before[key] for key in ('mean', 'std', 'bgr_to_rgb') if key in before}
-    if before.get('size'):
-        model['data_preprocessor']['size'] = tuple(before['size'])
+    before = preprocessor(given, where)
+    if before is not None:
+        model['data_preprocessor'] = before

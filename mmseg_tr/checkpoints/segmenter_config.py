@@ -26,6 +26,7 @@ class Dialect:
     pos_resize: str = 'bilinear'
     enlarge: str = 'padded'
     small_images: str = 'enlarge'
+    window_batch: int = 1
 
 
 SEGMENTER = Dialect()
@@ -138,6 +139,8 @@ def _model(
             'dropout': net.decoder_dropout,
             'drop_path': net.decoder_drop_path,
         }
+        if net.decoder_dim != net.embed_dim:
+            head['embed_dim'] = net.decoder_dim
     return {
         'type': 'mmseg_tr.TokenSegmentor',
         'data_preprocessor': {
@@ -166,7 +169,7 @@ def _speak(model: dict[str, Any], dialect: Dialect) -> None:
     for part, names in (
         ('backbone', ('norm_eps', 'pos_resize')),
         ('decode_head', ('enlarge',)),
-        ('test_cfg', ('small_images',)),
+        ('test_cfg', ('small_images', 'window_batch')),
     ):
         for name in names:
             if getattr(dialect, name) != getattr(SEGMENTER, name):

@@ -11,6 +11,7 @@ import torch
 from mmseg_tr.checkpoints import mmengine_file
 from mmseg_tr.checkpoints.config_text import pretty_text, read_config, require_openmmlab, section
 from mmseg_tr.checkpoints.converted import Converted
+from mmseg_tr.checkpoints.mmseg_config import head_settings
 from mmseg_tr.checkpoints.mmseg_segmenter import PATCH_BIAS, segmenter_to_mmseg
 from mmseg_tr.checkpoints.official_segmenter import needed_tensors
 from mmseg_tr.errors import CheckpointError, ConfigError
@@ -102,6 +103,7 @@ def _net_kwargs(vit: Any, backbone: Mapping[str, Any], head: Mapping[str, Any]) 
     if decoder['name'] == 'mask_transformer':
         decoder |= {
             'n_layers': head.get('depth', 2),
+            'd_model': head.get('embed_dim') or vit.embed_dim,
             'dropout': head.get('dropout', 0.1),
             'drop_path_rate': head.get('drop_path', 0.0),
         }
@@ -114,7 +116,7 @@ def _net_kwargs(vit: Any, backbone: Mapping[str, Any], head: Mapping[str, Any]) 
         'image_size': tuple(rows * vit.patch_size[0] for rows in vit.grid),
         'dropout': backbone.get('drop_rate', 0.0),
         'drop_path_rate': backbone.get('drop_path_rate', 0.0),
-        'n_cls': head.get('num_classes'),
+        'n_cls': head.get('out_channels') or head.get('num_classes'),
         'decoder': decoder,
     }
 
@@ -125,19 +127,18 @@ def _model(vit: Any, described: Mapping[str, Any], ours: Mapping[str, Any], patc
     decoder = {
         'in_channels': width,
         'channels': width,
-        'num_classes': described['n_cls'],
         'dropout_ratio': 0.0,
         'align_corners': False,
-        'loss_decode': head.get('loss_decode', {'type': 'CrossEntropyLoss', 'use_sigmoid': False, 'loss_weight': 1.0}),
-    }
+        'loss_decode': {'type': 'CrossEntropyLoss', 'use_sigmoid': False, 'loss_weight': 1.0},
+    } | head_settings(head)[0]
     if described['decoder']['name'] == 'linear':
         decoder |= {'type': 'FCNHead', 'num_convs': 0, 'concat_input': False}
     else:
         decoder |= {
             'type': 'SegmenterMaskTransformerHead',
             'num_layers': described['decoder']['n_layers'],
-            'num_heads': head.get('num_heads') or max(width // 64, 1),
-            'embed_dims': width,
+            'num_heads': head.get('num_heads') or max(described['decoder']['d_model'] // 64, 1),
+            'embed_dims': described['decoder']['d_model'],
             'drop_path_rate': described['decoder']['drop_path_rate'],
             'drop_rate': described['decoder']['dropout'],
             'attn_drop_rate': described['decoder']['dropout'],

@@ -38,8 +38,9 @@ class MaskTransformer(nn.Module):
     """Patches and class embeddings attend to one another; masks are their cosines (Segmenter, section 3.2).
 
     Works on reduced tokens: class scores are restored to the patch grid at the end (ALGM, section 3.3).
-    num_heads: embed_dim // 64 by default. Tokens -> (B, K, h, w) class scores. Raises ConfigError for a single class
-    and for dimensions that do not divide.
+    embed_dim: width of the decoder; in_channels: that of the tokens, the same by default. num_heads: embed_dim // 64 by
+    default. Tokens -> (B, K, h, w) class scores. Raises ConfigError for a single class and for dimensions that do not
+    divide.
     """
 
     def __init__(
@@ -50,8 +51,11 @@ class MaskTransformer(nn.Module):
         num_heads: int | None = None,
         dropout: float = 0.1,
         drop_path: float = 0.0,
+        in_channels: int | None = None,
     ) -> None:
         super().__init__()
+        in_channels = embed_dim if in_channels is None else in_channels
+        check_positive(embed_dim=embed_dim, in_channels=in_channels)
         num_heads = max(embed_dim // 64, 1) if num_heads is None else num_heads
         check_positive(num_classes=num_classes, embed_dim=embed_dim, depth=depth, num_heads=num_heads)
         if num_classes == 1:
@@ -64,7 +68,7 @@ class MaskTransformer(nn.Module):
         rates = torch.linspace(0, drop_path, depth, device='cpu').tolist()
         self.num_classes = num_classes
         self.cls_emb = nn.Parameter(torch.empty(1, num_classes, embed_dim))
-        self.proj_dec = nn.Linear(embed_dim, embed_dim)
+        self.proj_dec = nn.Linear(in_channels, embed_dim)
         self.blocks = nn.ModuleList(
             Block(
                 embed_dim,

@@ -108,6 +108,11 @@ EXPEDITE = Format('Segmenter in the layout of the Expedite repository', is_exped
 MMSEG_SEGMENTER = Format('mmsegmentation 1.x Segmenter checkpoint', is_mmseg_segmenter)
 SEGFORMER = Format('MiT or SegFormer checkpoint of OpenMMLab, SegFormer++, NVIDIA or Hugging Face', is_segformer)
 MMENGINE = Format('mmengine checkpoint', is_mmengine)
+_TRANSFORMERS_KEYS = ('segformer.', 'stages.', 'decode_head.linear_', 'decode_head.classifier')
+TRANSFORMERS = (
+    ', with keys of transformers in memory, whose newer versions rename them: write the model with '
+    'save_pretrained(FOLDER) and give FOLDER/model.safetensors'
+)
 FORMATS = (OFFICIAL_CTS, OFFICIAL_SEGMENTER, EXPEDITE, MMSEG_SEGMENTER, SEGFORMER, MMENGINE)
 
 
@@ -118,9 +123,10 @@ def format_of(payload: Any) -> Format | None:
 
 def describe(payload: Any) -> str:
     """What a file's content is, in a few words."""
-    form = format_of(payload)
+    form, state = format_of(payload), state_of(payload)
+    hint = TRANSFORMERS if any(str(key).startswith(_TRANSFORMERS_KEYS) for key in state) else ''
     if form is not None:
-        return f'{"a" if form.name[0].isupper() else "an"} {form.name}'
+        return f'{"a" if form.name[0].isupper() else "an"} {form.name}{hint if form is MMENGINE else ""}'
     if isinstance(payload, Mapping):
-        return f'it holds {few(payload)}' if payload else 'it holds nothing'
+        return f'it holds {few(payload)}{hint}' if payload else 'it holds nothing'
     return f'it holds a {type(payload).__name__}'

@@ -104,6 +104,7 @@ class Network:
     drop_path_rate: float
     num_classes: int
     decoder: str  # 'linear' or 'mask_transformer'
+    decoder_dim: int  # width of the decoder, the encoder's unless decoder.d_model says another
     decoder_depth: int
     decoder_dropout: float
     decoder_drop_path: float
@@ -142,6 +143,7 @@ class Network:
             drop_path_rate=rate(net_kwargs, 'drop_path_rate', 'net_kwargs'),
             num_classes=num_classes,
             decoder=kind,
+            decoder_dim=whole({**net_kwargs, **decoder}, 'd_model', 'net_kwargs.decoder'),
             decoder_depth=whole(decoder, 'n_layers', 'net_kwargs.decoder') if mask else 0,
             decoder_dropout=rate(decoder, 'dropout', 'net_kwargs.decoder') if mask else 0.0,
             decoder_drop_path=rate(decoder, 'drop_path_rate', 'net_kwargs.decoder') if mask else 0.0,

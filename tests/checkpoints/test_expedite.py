@@ -117,7 +117,7 @@ def test_numbers_of_classes_choose_the_repositorys_test_settings(tmp_path, num_c
 def test_a_network_of_width_1024_has_the_repositorys_norm_eps(tmp_path):
     pytest.importorskip('mmseg')
     needed = needed_tensors(net_kwargs(d_model=1024, n_layers=1, n_heads=16, image_size=(32, 32)))
-    state = {key: torch.zeros(1).expand(shape) for key, shape in needed.items()}  # a single number in memory
+    state = {key: torch.zeros(1).expand(tensor.shape) for key, tensor in needed.items()}  # a single number in memory
     torch.save({'state_dict': layout.segmenter_to_expedite(state)}, tmp_path / 'large.pth')
     assert 'norm_eps=1e-06' in convert(tmp_path / 'large.pth').config
 

@@ -9,6 +9,7 @@ import mmseg_tr.registry  # noqa: F401  # isort: skip (makes the OpenMMLab packa
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 
 from mmseg_tr.checkpoints import convert, convert_file, describe, load_into
 from mmseg_tr.checkpoints.config_text import read_config
@@ -114,6 +115,8 @@ CASES = {
     'non_square': model_config(img_size=(24, 40)),
     'last_of_several_levels': model_config(out_indices=(0, 1)),
     'other_heads': model_config(MASK | dict(num_heads=4), num_heads=8),
+    'narrow_decoder': model_config(MASK | dict(embed_dims=64, num_heads=1)),
+    'wide_decoder': model_config(MASK | dict(embed_dims=192)),
 }
 
 
@@ -142,6 +145,126 @@ def test_there_and_back_is_bit_equal(tmp_path, config):
     again = loaded(tmp_path / 'back.pth')
     assert type(again).__name__ == 'EncoderDecoder'
     same(theirs, again, (48, 24))
+
+
+BINARY = LINEAR | dict(
+    num_classes=2, out_channels=1, loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0)
+)
+PREPROCESSORS = {
+    'nothing': {},
+    'no normalisation': dict(bgr_to_rgb=True),
+    'no swap': dict(mean=[1.0, 2.0, 3.0], std=[50.0, 60.0, 70.0]),
+    'the other swap': dict(mean=[1.0, 2.0, 3.0], std=[50.0, 60.0, 70.0], rgb_to_bgr=True),
+    'padded to a size': dict(**STATISTICS, pad_val=9, test_cfg=dict(size=(48, 56))),
+    'padded to a multiple': dict(**STATISTICS, pad_val=3, test_cfg=dict(size_divisor=32)),
+    'sizes of training': dict(**STATISTICS, size=(40, 40), pad_val=7, seg_pad_val=0),
+}
+HEADS = {
+    'mask': MASK,
+    'linear': LINEAR,
+    'binary': BINARY,
+    'binary cut at 0.5': BINARY | dict(threshold=0.5),
+    'ignoring': LINEAR | dict(ignore_index=7),
+}
+
+
+def same_predictions(theirs, ours):
+    """On a picture whose sides are no multiple of anything, from bytes to labels."""
+    picture = torch.randint(0, 256, (3, 45, 52), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    found = []
+    for model in (theirs, ours):
+        if type(model).__name__ == 'TokenSegmentor':
+            model.test_cfg['seg_logits'] = True
+        sample = SegDataSample(metainfo=dict(img_shape=(45, 52), ori_shape=(45, 52)))
+        with torch.no_grad():
+            (result,) = model.test_step(dict(inputs=[picture], data_samples=[sample]))
+        found.append((result.seg_logits.data, result.pred_sem_seg.data))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=2e-5)
+    assert (found[0][1] != found[1][1]).float().mean() < 1e-3
+    assert found[0][0].std() > 1e-3  # a network that tells pixels apart
+
+
+def shrinking(config):
+    """Windows that both sides cut alike for a picture larger than them."""
+    return config | dict(test_cfg=dict(mode='slide', crop_size=(32, 32), stride=(20, 20)))
+
+
+@pytest.mark.parametrize('there', [False, True], ids=['from mmseg', 'and back'])
+@pytest.mark.parametrize(
+    ('before', 'head'),
+    [*((before, 'linear') for before in PREPROCESSORS), *(('no swap', head) for head in HEADS if head != 'linear')],
+)
+def test_every_setting_that_decides_predictions_is_carried(tmp_path, before, head, there):
+    config = shrinking(model_config(HEADS[head], patch_bias=True))
+    config['data_preprocessor'] = dict(type='SegDataPreProcessor', **PREPROCESSORS[before])
+    theirs = built(config)
+    convert_file(saved(tmp_path / 'mmseg.pth', theirs, config), tmp_path / 'ours.pth')
+    ours = loaded(tmp_path / 'ours.pth')
+    if there:
+        convert_file(tmp_path / 'ours.pth', tmp_path / 'back.pth', to='mmseg')
+        ours = loaded(tmp_path / 'back.pth')
+        assert type(ours).__name__ == 'EncoderDecoder'
+    same_predictions(theirs, ours)
+    for name in ('num_classes', 'out_channels', 'ignore_index', 'threshold'):
+        assert getattr(ours.decode_head, name) == getattr(theirs.decode_head, name)
+    for name in ('size', 'pad_val', 'seg_pad_val'):
+        assert getattr(ours.data_preprocessor, name) == getattr(theirs.data_preprocessor, name)
+
+
+@pytest.mark.parametrize(
+    'steps',
+    [
+        [],
+        [dict(type='Resize', scale=(64, 40), keep_ratio=False)],
+        [dict(type='Normalize', mean=[1.0] * 3, std=[2.0] * 3)],
+    ],
+)
+def test_pipeline_of_the_test_is_carried(tmp_path, steps):
+    pipeline = [dict(type='LoadImageFromFile'), *steps, dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+    loader = dict(dataset=dict(type='ADE20KDataset', pipeline=pipeline))
+    config = model_config(LINEAR | dict(num_classes=150))
+    text = Config(dict(model=config, test_dataloader=loader)).pretty_text
+    torch.save({'state_dict': built(config).state_dict(), 'meta': {'cfg': text}}, tmp_path / 'm.pth')
+    ours = Config.fromfile(convert_file(tmp_path / 'm.pth', tmp_path / 'ours.pth').config)
+    for found in (ours.test_pipeline, ours.test_dataloader.dataset.pipeline, ours.val_dataloader.dataset.pipeline):
+        assert [dict(step) for step in found] == pipeline
+
+
+@pytest.mark.parametrize(
+    ('old', 'want'),
+    [
+        ('img_norm_cfg = dict(mean=[1, 2, 3], std=[4, 5, 6], to_rgb=True)', ([1, 2, 3], [4, 5, 6], True)),
+        ('img_norm_cfg = dict(mean=[1, 2, 3], std=[4, 5, 6], to_rgb=False)', ([1, 2, 3], [4, 5, 6], False)),
+        (
+            "data = dict(test=dict(pipeline=[dict(type='MultiScaleFlipAug', transforms=[dict(type='Normalize', "
+            'mean=[1, 2, 3], std=[4, 5, 6])])]))',
+            ([1, 2, 3], [4, 5, 6], True),
+        ),
+    ],
+)
+def test_normalisation_in_the_pipeline_of_old_configs_is_read(tmp_path, old, want):
+    config = model_config(LINEAR)
+    model = built(config)
+    config.pop('data_preprocessor')
+    text = f'{old}\n{Config(dict(model=config)).pretty_text}'
+    torch.save({'state_dict': model.state_dict(), 'meta': {'config': text}}, tmp_path / 'm.pth')
+    before = read_config(convert(tmp_path / 'm.pth').config)['model']['data_preprocessor']
+    assert (before['mean'], before['std'], before['bgr_to_rgb']) == want
+
+
+@pytest.mark.parametrize('before', [dict(type='DetDataPreprocessor'), dict(type='SegDataPreProcessor', gamma=2)])
+def test_other_preprocessing_is_refused_by_name(tmp_path, before):
+    config = model_config(LINEAR)
+    path = saved(tmp_path / 'm.pth', built(config), config | dict(data_preprocessor=before))
+    refuse(path, 'data_preprocessor', 'gamma' if 'gamma' in before else 'DetDataPreprocessor')
+
+
+@pytest.mark.parametrize('prefix', ['module.', '_orig_mod.', 'module._orig_mod.'])
+def test_checkpoints_from_inside_a_wrapper_are_recognised(tmp_path, prefix):
+    config = model_config()
+    state = {f'{prefix}{key}': value for key, value in built(config).state_dict().items()}
+    torch.save({'state_dict': state, 'meta': {'cfg': Config(dict(model=config)).pretty_text}}, tmp_path / 'm.pth')
+    assert convert(tmp_path / 'm.pth').what.startswith('mmsegmentation 1.x Segmenter')
 
 
 def test_official_release_for_mmsegmentation(tmp_path):
@@ -219,7 +342,7 @@ def test_test_settings_follow_the_config(tmp_path):
     assert ours.model.test_cfg == dict(mode='whole')
     assert ours.model.data_preprocessor.mean == [123.675, 116.28, 103.53]
     assert ours.test_dataloader.dataset.type == 'CityscapesDataset'
-    assert next(step for step in ours.test_pipeline if step.type == 'Resize').scale == (80, 40)
+    assert next(step for step in ours.test_pipeline if step.type == 'Resize').scale == (160, 40)
 
 
 def test_config_inside_is_read_and_not_run(tmp_path):
@@ -264,12 +387,18 @@ def refuse(path, *words):
         (dict(pre_norm=True), {}, 'ln_pre'),
         (dict(qkv_bias=False), {}, 'missing'),
         (dict(mlp_ratio=2), {}, 'another shape'),
-        ({}, dict(embed_dims=64, num_heads=1), 'another shape'),
     ],
 )
 def test_networks_without_counterpart(tmp_path, changes, head, word):
     config = model_config(MASK | head, **changes)
     refuse(saved(tmp_path / 'm.pth', built(config), config), word)
+
+
+@pytest.mark.parametrize('head', [MASK, LINEAR, BINARY])
+def test_outputs_that_contradict_the_weights(tmp_path, head):
+    model, said = built(model_config(head)), dict(head, num_classes=4)
+    said.pop('out_channels', None)
+    refuse(saved(tmp_path / 'm.pth', model, model_config(said)), '4 outputs')
 
 
 def test_missing_final_norm(tmp_path):

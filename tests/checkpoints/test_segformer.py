@@ -6,6 +6,7 @@ import torch
 import mmseg_tr.registry  # noqa: F401  # isort: skip (makes the OpenMMLab packages import)
 from mmengine import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmseg.structures import SegDataSample
 
 from mmseg_tr.checkpoints import convert, convert_file, load_into
 from mmseg_tr.checkpoints.segformer import arch_name, dimensions
@@ -126,6 +127,104 @@ def test_own_checkpoints_keep_their_own_config(tmp_path):
     meta = dict(cfg="model = dict(backbone=dict(type='mmseg_tr.MiT'))\n")
     torch.save(dict(state_dict=segformer().state_dict(), meta=meta), tmp_path / 'own.pth')
     assert convert(tmp_path / 'own.pth').config == meta['cfg']
+
+
+def mmseg_config(head=(), backbone=(), before=(), **more):
+    """mmseg's own SegFormer, tiny."""
+    return dict(
+        type='EncoderDecoder',
+        data_preprocessor=dict(dict(type='SegDataPreProcessor', **STATISTICS), **dict(before)),
+        backbone=dict(
+            dict(
+                type='MixVisionTransformer',
+                embed_dims=8,
+                num_layers=[1, 1, 1, 1],
+                num_heads=[1, 2, 3, 4],
+                patch_sizes=[7, 3, 3, 3],
+                sr_ratios=[8, 4, 2, 1],
+            ),
+            **dict(backbone),
+        ),
+        decode_head=dict(
+            dict(
+                type='SegformerHead',
+                in_channels=[8, 16, 24, 32],
+                in_index=[0, 1, 2, 3],
+                channels=12,
+                num_classes=5,
+                norm_cfg=dict(type='BN'),
+                loss_decode=dict(type='CrossEntropyLoss'),
+            ),
+            **dict(head),
+        ),
+        test_cfg=dict(mode='whole'),
+        **more,
+    )
+
+
+STATISTICS = dict(mean=[1.0, 2.0, 3.0], std=[50.0, 60.0, 70.0])
+BINARY = dict(num_classes=2, out_channels=1, loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True))
+CARRIED = {
+    'align_corners': dict(head=dict(align_corners=True)),
+    'interpolate_mode': dict(head=dict(interpolate_mode='bicubic')),
+    'activation of the head': dict(head=dict(act_cfg=dict(type='GELU'))),
+    'no activation in the head': dict(head=dict(act_cfg=None)),
+    'eps of the head': dict(head=dict(norm_cfg=dict(type='BN', eps=1e-2))),
+    'eps of the backbone': dict(backbone=dict(norm_cfg=dict(type='LN', eps=1e-2))),
+    "torch's eps": dict(backbone=dict(norm_cfg=dict(type='LN'))),
+    'strides': dict(backbone=dict(strides=[4, 2, 2, 1])),
+    'binary': dict(head=BINARY),
+    'binary cut at 0.6': dict(head=BINARY | dict(threshold=0.6)),
+    'swapped': dict(before=dict(bgr_to_rgb=True)),
+    'swapped the other way': dict(before=dict(rgb_to_bgr=True)),
+    'not normalised': dict(before=dict(mean=None, std=None)),
+    'padded': dict(before=dict(pad_val=9, test_cfg=dict(size_divisor=64))),
+    'windows': dict(test_cfg=dict(mode='slide', crop_size=(64, 64), stride=(40, 40))),
+}
+
+
+@pytest.mark.parametrize('case', CARRIED)
+def test_every_setting_that_decides_predictions_is_carried(tmp_path, case):
+    more = dict(CARRIED[case])
+    config = mmseg_config(**{key: more.pop(key) for key in ('head', 'backbone', 'before') if key in more})
+    config |= more
+    torch.manual_seed(0)
+    theirs = MODELS.build(Config(dict(model=config)).model)
+    for tensor in theirs.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape) * 0.4 + (0.1 if tensor.dim() == 1 else -0.2))
+    content = dict(state_dict=theirs.state_dict(), meta=dict(cfg=Config(dict(model=config)).pretty_text))
+    _, _, ours = written(tmp_path, content)
+    picture = torch.randint(0, 256, (3, 75, 90), dtype=torch.uint8)
+    found = []
+    for model in (theirs.eval(), ours):
+        sample = SegDataSample(metainfo=dict(img_shape=(75, 90), ori_shape=(75, 90)))
+        with torch.no_grad():
+            (result,) = model.test_step(dict(inputs=[picture], data_samples=[sample]))
+        found.append((result.seg_logits.data, result.pred_sem_seg.data))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-4)
+    assert (found[0][1] != found[1][1]).float().mean() < 1e-3
+    assert found[0][0].std() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ('change', 'word'),
+    [
+        (dict(backbone=dict(act_cfg=dict(type='ReLU'))), "act_cfg={'type': 'ReLU'}"),
+        (dict(backbone=dict(norm_cfg=dict(type='BN'))), "norm_cfg={'type': 'BN'}"),
+        (dict(backbone=dict(out_indices=(3, 2, 1, 0))), 'out_indices'),
+        (dict(head=dict(norm_cfg=dict(type='GN', num_groups=2))), "'type': 'GN'"),
+        (dict(head=dict(in_index=[3, 2, 1, 0])), 'in_index'),
+        (dict(head=dict(num_classes=7)), '7 outputs'),
+        (dict(before=dict(type='DetDataPreprocessor')), 'DetDataPreprocessor'),
+    ],
+)
+def test_settings_without_counterpart_are_refused_by_name(tmp_path, change, word):
+    text = Config(dict(model=mmseg_config(**change))).pretty_text
+    torch.save(dict(state_dict=segformer().state_dict(), meta=dict(cfg=text)), tmp_path / 'src.pth')
+    with pytest.raises(CheckpointError) as caught:
+        convert(tmp_path / 'src.pth')
+    assert word in str(caught.value) and str(tmp_path / 'src.pth') in str(caught.value)
 
 
 @pytest.mark.parametrize('key', ['decode_head.fusion_conv.bn.weight', 'backbone.layers.1.1.0.norm1.bias'])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmseg_tr.checkpoints import load_into, load_official
+from mmseg_tr.checkpoints import config_text, convert, load_into, load_official
 from tests.parity.harness import golden_root
 from tests.releases import model_state, net_kwargs, variant, write_release
 
@@ -124,6 +124,27 @@ def test_config_says_what_the_release_says(tool, tmp_path):
     assert config.model.data_preprocessor.mean == [123.68, 116.28, 103.53]
     assert (test.mode, test.crop_size, test.stride, test.small_images) == ('slide', (32, 32), (24, 24), 'enlarge')
     assert config.model.decode_head.depth == 1
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'window', 'stride'),
+    [
+        ('ade20k', 512, 480),
+        ('ade20k_large', 640, 608),
+        ('pascal_context', 480, 448),
+        ('cityscapes', 768, 512),
+        ('cityscapes', 64, 32),
+        ('my_data', 96, 64),
+        ('my_data', 32, 24),
+    ],
+)
+def test_windows_are_those_of_the_published_evaluation(tmp_path, dataset, window, stride):
+    settings = variant(net_kwargs(), dataset)
+    settings['inference_kwargs'] |= dict(window_size=window, window_stride=min(window, 512) if window > 32 else 24)
+    settings['dataset_kwargs']['crop_size'] = window
+    content = config_text.read_config(convert(write_release(tmp_path, settings)).config)
+    test = content['model']['test_cfg']
+    assert (test['crop_size'], test['stride'], test['window_batch']) == ((window,) * 2, (stride,) * 2, 4)
 
 
 @pytest.mark.parametrize(

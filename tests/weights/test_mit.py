@@ -128,6 +128,21 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_loaded(tmp_path, cha
     assert same(model, before)
 
 
+@pytest.mark.parametrize(
+    'key',
+    [
+        'segformer.stages.0.blocks.0.attention.q_proj.weight',
+        'stages.0.patch_embeddings.proj.weight',
+        'decode_head.linear_projections.0.weight',
+    ],
+)
+def test_renamed_keys_of_transformers_name_the_way_out(key):
+    for state in ({key: torch.zeros(1)}, {'state_dict': {key: torch.zeros(1)}, 'epoch': 1}):
+        with pytest.raises(CheckpointError, match=r'save_pretrained\(') as caught:
+            read_weights(state, 'hf')
+        assert '\n' not in str(caught.value)
+
+
 def test_pose_weights_are_not_taken_for_segmentation():
     state = {f'backbone.{key}': value for key, value in segformer().backbone.state_dict().items()}
     with pytest.raises(CheckpointError, match='in a layout of OpenMMLab or'):

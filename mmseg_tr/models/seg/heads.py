@@ -70,7 +70,10 @@ class TokenHead(BaseDecodeHead):
 
 @MODELS.register_module()
 class SegmenterMaskHead(TokenHead):
-    """Mask transformer (nn.MaskTransformer) as a decode head; depth, num_heads, dropout, drop_path are its own."""
+    """Mask transformer (nn.MaskTransformer) as a decode head.
+
+    depth, num_heads, dropout, drop_path and embed_dim, its width (in_channels by default), are its own.
+    """
 
     def __init__(
         self,
@@ -80,10 +83,12 @@ class SegmenterMaskHead(TokenHead):
         num_heads: int | None = None,
         dropout: float = 0.1,
         drop_path: float = 0.0,
+        embed_dim: int | None = None,
         **kwargs,
     ) -> None:
         super().__init__(in_channels, num_classes, **kwargs)
-        self.decoder = MaskTransformer(self.out_channels, in_channels, depth, num_heads, dropout, drop_path)
+        width = in_channels if embed_dim is None else embed_dim
+        self.decoder = MaskTransformer(self.out_channels, width, depth, num_heads, dropout, drop_path, in_channels)
 
 
 @MODELS.register_module()
