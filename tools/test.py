@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import common_arguments, export_local_rank, require_openmmlab, run_tool
+from mmseg_tr.cli.options import common_arguments, export_local_rank, reduction_argument, require_openmmlab, run_tool
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -36,6 +36,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--scores', metavar='FILE', help='.yml or .json (default: scores_ss.yml, with --tta scores_ms.yml, in work dir)'
     )
     parser.add_argument('--no-check-data', action='store_true', help='do not compare labels with pictures and classes')
+    reduction_argument(parser)
     common_arguments(parser)
     return parser.parse_args(argv)
 
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         amp=args.amp,
         fraction=args.frac_dataset,
         scores=args.scores,
+        reduction=args.reduction,
         cfg_options=args.cfg_options,
         launcher=args.launcher,
         check_data=False if args.no_check_data else None,

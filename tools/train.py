@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import common_arguments, export_local_rank, require_openmmlab, run_tool
+from mmseg_tr.cli.options import common_arguments, export_local_rank, reduction_argument, require_openmmlab, run_tool
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -26,6 +26,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--load-from', metavar='CHECKPOINT', help='start from these weights; the head may differ')
     parser.add_argument('--seed', type=int, help='seed of everything random (default: the one in the config)')
     parser.add_argument('--no-check-data', action='store_true', help='do not compare labels with pictures and classes')
+    reduction_argument(parser)
     common_arguments(parser)
     args = parser.parse_args(argv)
     if args.resume and args.load_from:
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         load_from=args.load_from,
         amp=args.amp,
         seed=args.seed,
+        reduction=args.reduction,
         cfg_options=args.cfg_options,
         launcher=args.launcher,
         check_data=False if args.no_check_data else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +17,9 @@ import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import toge
 from mmseg_tr.apis.values import read_settings, read_value
 from mmseg_tr.errors import CheckpointError, ConfigError, MissingExtraError
 from mmseg_tr.paths import find_config
+from mmseg_tr.reduction import PLAIN_NAMES, find_method
 from mmseg_tr.reduction.segformerpp.deprecated import replace_merging
 from mmseg_tr.reduction.segformerpp.settings import as_reduction, preset_name
-
-MITS = ('mmseg_tr.MiT', 'MiT')
 
 _runs = itertools.count(1)
 
@@ -35,13 +35,24 @@ def load_config(path: str | Config, options: Mapping[str, Any] | None = None) ->
         _modernise(config)
     if options:
         try:
-            config.merge_from_dict(dict(options))
+            config.merge_from_dict({name: _replacing(config, name, value) for name, value in options.items()})
         except (KeyError, TypeError, AssertionError, IndexError) as error:
             raise ConfigError(
                 f'cfg_options {" ".join(options)} cannot be merged: {error}', parameters=['cfg_options']
             ) from error
     _modernise(config)
     return config
+
+
+def _replacing(config: Config, name: str, value: Any) -> Any:
+    """An option's value, marked to replace a dict of another type instead of being merged into it."""
+    first, *inner = name.split('.')
+    node = config.get(first)
+    for key in inner:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    if isinstance(value, Mapping) and isinstance(node, Mapping) and value.get('type') not in (None, node.get('type')):
+        return {**value, '_delete_': True}
+    return value
 
 
 def _modernise(config: Config) -> None:
@@ -85,72 +96,66 @@ def reduction_settings(backbone: Mapping[str, Any]) -> dict[str, Any]:
     return dict(type=reduction) if isinstance(reduction, str) else dict(reduction or {})
 
 
-def parse_reduction(text: str) -> dict[str, Any] | None:
-    """Settings of a method: "dict(type='ToMe', r=8)", "{'type': 'ToMe'}", "type=ToMe,r=8", or "None" for no method.
+def parse_reduction(text: str) -> dict[str, Any] | str | None:
+    """A method as it is written on a command line: its settings, its bare name, or None for the plain model.
 
-    Nothing is run. Raises ConfigError.
+    tome, "type=ToMe,r=8", "dict(type='ToMe', r=8)", "{'type': 'ToMe'}" and r=8 (settings of the config's method); of a
+    MiT also a preset such as bsm_hq, and a list of one dict per stage; None, none or plain. Nothing is run.
+    Raises ConfigError.
     """
+    text = text.strip().removeprefix('merging=')
     for read in (read_value, read_settings):
         try:
             value = read(text)
         except ValueError:
             continue
-        if value is None or isinstance(value, dict):
+        if isinstance(value, list | tuple) and value and all(isinstance(stage, dict | None) for stage in value):
+            return as_reduction([stage or {} for stage in value])
+        if value is None or (isinstance(value, str) and value.lower() in PLAIN_NAMES):
+            return None
+        if isinstance(value, dict):
             return value
+        if isinstance(value, str) and re.fullmatch(r'[\w+. -]+', value):
+            return as_reduction(value) if preset_name(value) else named_method(value)
     raise ConfigError(
-        f'reduction must be "dict(type=\'ToMe\', r=8)", type=ToMe,r=8, or None for no method, got {text}.',
+        f'reduction must be a name such as tome, settings such as type=ToMe,r=8, or None for no method, got {text}.',
         parameters=['reduction'],
     )
 
 
-def parse_stages(text: str) -> dict[str, Any] | None:
-    """Reduction of a MiT: a preset ("bsm_hq"), a list of one dict per stage, or what parse_reduction() reads.
-
-    Nothing is run. Raises ConfigError.
-    """
-    text = text.strip().removeprefix('merging=')
+def named_method(name: str) -> str:
+    """The name of a method. Raises ConfigError for another one, with the nearest."""
     try:
-        value = read_value(text)
-    except ValueError:
-        value = ()
-    if isinstance(value, list | tuple) and value and all(isinstance(stage, dict | None) for stage in value):
-        return as_reduction([stage or {} for stage in value])
-    if isinstance(value, str) and preset_name(value) is not None:
-        return as_reduction(value)
-    try:
-        return parse_reduction(text)
+        return find_method(name).name
     except ConfigError as error:
-        raise ConfigError(
-            f'reduction of a MiT must be a preset such as bsm_hq, a dict per stage, or None, got {text}.',
-            parameters=['reduction'],
-        ) from error
+        raise ConfigError(str(error), parameters=['reduction']) from error
 
 
-def use_reduction(config: Config, text: str) -> None:
-    """Set the method of the config's backbone, in place. Without a type the settings change those of the config.
+def use_reduction(config: Config, reduction: str | Mapping[str, Any] | None) -> None:
+    """Set the method of the config's backbone, in place. Settings without a type change those of the config.
 
-    A MiT has further short forms, see parse_stages().
-    Raises ConfigError for text that cannot be read and where the config has no method to change.
+    reduction: text that parse_reduction() reads, or settings. Raises ConfigError for text that cannot be read and
+    where the config has no method to change.
     """
+    wanted = parse_reduction(reduction) if isinstance(reduction, str) else reduction
     backbone = config.model.get('backbone')
-    stages = isinstance(backbone, Mapping) and backbone.get('type') in MITS
-    wanted = parse_stages(text) if stages else parse_reduction(text)
     if not isinstance(backbone, Mapping):
         raise ConfigError(
             f'reduction is set on a backbone, and the config {config.filename} has none: leave it out.',
             parameters=['reduction'],
         )
-    own = backbone.get('reduction')
-    if stages and isinstance(own, Mapping) and wanted is not None:  # a preset and stages replace each other
-        own = {key: value for key, value in own.items() if key == 'type' or key in wanted}
-    if wanted is not None and 'type' not in wanted:
-        if not own:
+    if isinstance(wanted, Mapping):
+        own = reduction_settings(backbone)
+        if not own and 'type' not in wanted:
             raise ConfigError(
-                f'reduction {text} names no type, and the config has no method: add type=... to it.',
+                f'reduction {reduction} names no type, and the config has no method: add type=... to it.',
                 parameters=['reduction'],
             )
-        wanted = {**own, **wanted}
-    elif wanted is not None and own and own.get('type') == wanted['type']:
+        if 'type' in wanted:
+            same = bool(own) and find_method(own['type']) is find_method(wanted['type'])
+            own = own if same else {}
+        if {'preset', 'stages'} & wanted.keys():  # they replace each other
+            own = {key: value for key, value in own.items() if key not in ('preset', 'stages')}
         wanted = {**own, **wanted}
     backbone['reduction'] = wanted
 

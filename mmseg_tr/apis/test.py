@@ -13,7 +13,14 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from mmseg_tr.apis.config import check_autocast, fit_to_run, load_config, require_checkpoint, require_sections
+from mmseg_tr.apis.config import (
+    check_autocast,
+    fit_to_run,
+    load_config,
+    require_checkpoint,
+    require_sections,
+    use_reduction,
+)
 from mmseg_tr.datasets.label_loading import leaf_datasets
 from mmseg_tr.engine.data_checks import check_run_data
 from mmseg_tr.engine.distributed import process_group
@@ -43,6 +50,7 @@ class EvaluateOptions:
     amp: mixed precision. fraction: the share of the images to test on, evenly spread.
     scores: the file, .yml or .json; by default scores_ss.yml, or scores_ms.yml with `tta`, in the work dir.
     check_data: compare labels with pictures and classes first; None for what the config says (True).
+    reduction: a method over the config's, text that config.parse_reduction reads or settings.
     cfg_options: settings that replace those of the config. launcher: what started the processes, see TrainOptions.
     """
 
@@ -57,6 +65,7 @@ class EvaluateOptions:
     amp: bool = False
     fraction: float = 1.0
     scores: str | None = None
+    reduction: str | Mapping[str, Any] | None = None
     cfg_options: Mapping[str, Any] | None = None
     launcher: str = 'none'
     check_data: bool | None = None
@@ -74,6 +83,8 @@ def evaluate(
     options = replace(options or EvaluateOptions(), **settings)
     config = load_config(config, options.cfg_options)
     require_sections(config, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
+    if options.reduction is not None:
+        use_reduction(config, options.reduction)
     fit_to_run(config, options.work_dir, options.launcher)
     scores = options.scores or str(Path(config.work_dir) / f'scores_{"ms" if options.tta else "ss"}.yml')
     check_scores_path(scores)

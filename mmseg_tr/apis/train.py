@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmseg_tr.apis.config import fit_to_run, load_config, require_sections, use_amp_for_training
+from mmseg_tr.apis.config import fit_to_run, load_config, require_sections, use_amp_for_training, use_reduction
 from mmseg_tr.engine.data_checks import check_run_data
 from mmseg_tr.engine.distributed import process_group
 from mmseg_tr.engine.runner import bare_model, build_runner
@@ -34,6 +34,7 @@ class TrainOptions:
     resume: True continues the last training in `work_dir`, a path continues the training saved there.
     load_from: start from these weights; the backbone must fit, a head may differ.
     amp: mixed precision, float16 on a GPU and bfloat16 on a CPU. seed: of everything random, over the config's.
+    reduction: a method over the config's, text that config.parse_reduction reads or settings.
     cfg_options: settings that replace those of the config, 'train_cfg.max_iters': 100.
     check_data: compare labels with pictures and classes first; None for what the config says (True).
     launcher: 'none' for one process, or what started the processes: 'pytorch' (torchrun), 'slurm', 'mpi'.
@@ -44,6 +45,7 @@ class TrainOptions:
     load_from: str | None = None
     amp: bool = False
     seed: int | None = None
+    reduction: str | Mapping[str, Any] | None = None
     cfg_options: Mapping[str, Any] | None = None
     launcher: str = 'none'
     check_data: bool | None = None
@@ -58,6 +60,8 @@ def train(config: str | Config, options: TrainOptions | None = None, **settings:
     options = replace(options or TrainOptions(), **settings)
     config = load_config(config, options.cfg_options)
     require_sections(config, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    if options.reduction is not None:
+        use_reduction(config, options.reduction)
     fit_to_run(config, options.work_dir, options.launcher, options.seed)
     if options.amp:
         use_amp_for_training(config)

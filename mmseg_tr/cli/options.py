@@ -135,6 +135,16 @@ def cfg_options_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def reduction_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --reduction."""
+    parser.add_argument(
+        '--reduction',
+        metavar='METHOD',
+        help="over the config's: a name (tome), settings (type=ToMe,r=8, or r=8 for those of the config's method), or "
+        'None for the plain model; `mmseg-tr methods` lists them',
+    )
+
+
 def export_local_rank(args: argparse.Namespace) -> None:
     """Put the local rank where mmengine looks for it."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank or 0))

@@ -17,8 +17,13 @@ TEXTS = {
     'type=ToMe,r=8': dict(type='ToMe', r=8),
     'dict(type=ToMe, r=8)': dict(type='ToMe', r=8),
     'threshold=0.5': dict(threshold=0.5),
-    'None': None,
-}
+    'None': None, 'none': None, 'plain': None,
+    'tome': 'ToMe', 'e-vit': 'EViT', 'segformer++': 'SegFormer++',
+    'type=ToMe r=16': dict(type='ToMe', r=16), 'layers=1,3': dict(layers=[1, 3]),
+    'type=CTS,policy_checkpoint=work_dirs/a b/iter_1.pth': dict(
+        type='CTS', policy_checkpoint='work_dirs/a b/iter_1.pth'
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize('text', TEXTS)
@@ -26,10 +31,14 @@ def test_every_way_to_write_a_method(text):
     assert parse_reduction(text) == TEXTS[text]
 
 
-@pytest.mark.parametrize('text', ['ToMe', '8', 'dict(8)', 'dict(**x)', 'r=open("x"', '__import__("os").getcwd()', 'r='])
+@pytest.mark.parametrize(
+    'text', ['Tom', '8', 'dict(8)', 'dict(**x)', 'r=open("x"', '__import__("os").getcwd()', 'r=', 'bsm_best', '[1, 2]']
+)
 def test_other_text_is_refused_in_one_sentence(text):
-    with pytest.raises(ConfigError, match='reduction must be'):
+    with pytest.raises(ConfigError, match='reduction( type)? must be') as caught:
         parse_reduction(text)
+    assert caught.value.parameters == ('reduction',)
+    assert text != 'Tom' or 'did you mean ToMe' in str(caught.value)
 
 
 def test_settings_go_over_those_of_the_config():
@@ -42,6 +51,10 @@ def test_settings_go_over_those_of_the_config():
     assert over(own, 'threshold=0.5') == over(own, 'type=ALGM,threshold=0.5') == own | dict(threshold=0.5)
     assert over(own, 'type=ToMe,r=8') == dict(type='ToMe', r=8)
     assert over(own, 'None') is None
+    assert over(own, 'type=algm,threshold=0.5') == own | dict(type='algm', threshold=0.5)
+    assert over(own, 'evit') == over(None, 'evit') == 'EViT'
+    assert over(own, dict(threshold=0.1)) == own | dict(threshold=0.1)
+    assert over('tome', 'r=4') == dict(type='tome', r=4)
     with pytest.raises(ConfigError, match='names no type'):
         over(None, 'r=8')
     with pytest.raises(ConfigError, match='has none'):
@@ -69,9 +82,19 @@ def test_a_mit_takes_presets_and_stages():
         == over(f'stages={stages}')
         == wanted
     )
-    for text in ('bsm_best', '[1, 2]', 'open("x")', '[open("x")]'):
-        with pytest.raises(ConfigError, match='reduction of a MiT must be a preset'):
-            over(text)
+
+
+def test_a_method_among_the_options_replaces_another_one_whole(tmp_path):
+    path = tmp_path / 'algm.py'
+    path.write_text("model = dict(backbone=dict(reduction=dict(type='ALGM', layers=(1, 5), threshold=0.9)))\n")
+
+    def over(value):
+        return load_config(str(path), {'model.backbone.reduction': value}).model.backbone.reduction
+
+    assert over(dict(type='ToMe', r=8)) == dict(type='ToMe', r=8)
+    assert over(dict(type='ALGM', threshold=0.5)) == dict(type='ALGM', layers=(1, 5), threshold=0.5)
+    assert over(dict(threshold=0.5)) == dict(type='ALGM', layers=(1, 5), threshold=0.5)
+    assert over('tome') == 'tome' and over(None) is None
 
 
 BACKBONE = "model = dict(backbone=dict(type='mmseg_tr.MiT', {}))\n"

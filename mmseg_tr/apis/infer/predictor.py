@@ -92,11 +92,6 @@ def configured(
     """A config with its model section, and another method where one is given. Raises ConfigError."""
     config = load_config(config, cfg_options)
     require_sections(config, 'model')
-    if isinstance(reduction, Mapping):
-        backbone = config.model.get('backbone')
-        if not isinstance(backbone, Mapping):
-            raise ConfigError(f'reduction is set on a backbone, and the config {config.filename} has none.')
-        backbone['reduction'] = dict(reduction)
-    elif reduction is not None:
+    if reduction is not None:
         use_reduction(config, reduction)
     return config
