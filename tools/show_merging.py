@@ -16,7 +16,7 @@ from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_to
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog='Exit status: 1 when an input had to be left out.')
+    parser = argparse.ArgumentParser(description=__doc__, epilog='Exit status: 1 when an input had to be skipped.')
     parser.add_argument('config', metavar='CONFIG')
     parser.add_argument('checkpoint', metavar='CKPT', help="weights, or 'none' for random ones")
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image and video files, and folders of them')
@@ -30,7 +30,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--layer', type=int, nargs='+', metavar='L', help='layers, from 1 (default: all; video: last)')
     parser.add_argument('--animate', metavar='KIND', help='also an animation over the layers: gif or mp4')
     parser.add_argument(
-        '--side', type=int, metavar='N', help="short side of a picture in pixels (default: the config's)"
+        '--side',
+        type=int,
+        metavar='N',
+        help="pictures enter whole, at this short side in pixels (default: as in a test, by the config's pipeline)",
     )
     parser.add_argument(
         '--reduction', metavar='METHOD', help="over the config's: type=ToMe,r=8; see tools/infer.py --help"
@@ -42,7 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Look, draw, tell. Exits with 1 where an input was left out."""
+    """Look, draw, report. Exits with 1 where an input was skipped."""
     require_openmmlab('to draw what merges')
     args = parse_args(argv)
     from rich.console import Console
@@ -56,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.config, args.checkpoint, reduction=args.reduction, device=args.device, cfg_options=args.cfg_options
     )
 
-    def tell(folder: Path, found: list) -> None:
-        print(folder)
+    def tell(folder: Path, found: list, scale: str) -> None:
+        print(f'{folder}: {scale}')
         for entry in found:
             print(f'  {caption(entry)}, largest group {entry.largest}')
 
