@@ -15,12 +15,22 @@ from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_to
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog='Exit status: 1 when a picture had to be left out.')
+    parser = argparse.ArgumentParser(description=__doc__, epilog='Exit status: 1 when a picture had to be skipped.')
     parser.add_argument(
-        'configs', nargs='+', metavar='CONFIG', help='config files, one a method; the plain one may miss'
+        'configs',
+        nargs='+',
+        metavar='CONFIG',
+        help='config files, one a method; where none is plain, the first is also shown plain',
     )
     parser.add_argument(
         '--checkpoint', required=True, metavar='FILE', help="weights of the plain model, or 'none' for random ones"
+    )
+    parser.add_argument(
+        '--reduction',
+        action='append',
+        default=[],
+        metavar='METHOD',
+        help='a further method over the first config, such as type=ToMe,r=8; may be given again',
     )
     parser.add_argument('--out', default='report.html', metavar='FILE', help='the page (default: %(default)s)')
     parser.add_argument(
@@ -35,7 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Look, write. Exits with 1 where a picture was left out."""
+    """Look, write. Exits with 1 where a picture was skipped."""
     require_openmmlab('to make a report')
     args = parse_args(argv)
     from rich.console import Console
@@ -47,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     page, console, failures = Path(args.out), Console(stderr=True), []
     check_page(page, args.force)
 
-    def leave_out(failure) -> None:
+    def skip(failure) -> None:
         failures.append(failure)
         console.print(f'skipped: {failure.reason}', soft_wrap=True, markup=False)
 
@@ -56,12 +66,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.configs,
             args.checkpoint,
             args.images,
+            reductions=args.reduction,
             comparison=args.compare,
             scenes=args.scenes,
             device=args.device,
             cfg_options=args.cfg_options,
             progress=status.update,
-            report=leave_out,
+            report=skip,
         )
     write_atomically(render(report), page)
     print(f'{len(report.pictures)} pictures, {len(report.methods)} models, {page.stat().st_size / 1e6:.1f} MB: {page}')

@@ -294,16 +294,16 @@ def test_mistakes_are_one_sentence(checkpoint, page, comparison, tmp_path, capsy
         ((ALGM, '--checkpoint', 'gone.pth'), 'there is no checkpoint file gone.pth'),
         ((ALGM, *given, '--images', tmp_path / 'gone.png'), 'there is no file or folder'),
         ((ALGM, *given, '--images', empty), 'holds no image'),
-        ((ALGM, *given, '--scenes', 0), '--scenes 0 is too few'),
+        ((ALGM, *given, '--scenes', 0), '--scenes must be 1 or more, got 0'),
         ((ALGM, *given, '--compare', 'gone.json'), 'there is no comparison gone.json'),
-        ((ALGM, *given, '--compare', broken), 'is no comparison'),
+        ((ALGM, *given, '--compare', broken), 'is not a valid comparison'),
         ((ALGM, ALGM, *given), 'is named twice'),
     ):
         assert part in mistake(capsys, 'report', *arguments, '--out', out)
     assert call('report', ALGM, *given, '--images', broken, '--out', out) == 2
     assert 'none of the pictures can be read' in capsys.readouterr().err
     assert 'is a folder' in mistake(capsys, 'report', ALGM, *given, '--out', empty)
-    assert mistake(capsys, 'report', ALGM, *given, '--out', page).startswith(f'{page} exists already')
+    assert mistake(capsys, 'report', ALGM, *given, '--out', page).endswith(f'exists: {page}.')
     assert not out.exists()
 
 

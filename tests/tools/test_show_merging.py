@@ -90,7 +90,9 @@ def test_every_method_is_drawn_layer_by_layer(method, checkpoint, pictures, tmp_
 def test_mit_is_drawn_too(pictures, tmp_path, capsys):
     config = tmp_path / 'mit.py'
     config.write_text(MIT)
-    assert call('show_merging', config, 'none', pictures / 'b.png', tmp_path / 'out', '--layer', 1, 8) == 0
+    assert (
+        call('show_merging', config, 'none', pictures / 'b.png', tmp_path / 'out', '--layer', 1, 8, '--side', 64) == 0
+    )
     names = sorted(file.name for file in (tmp_path / 'out' / 'b').iterdir())
     assert names == ['layer01_keys.png', 'layer08_queries.png', 'merging.json', 'sheet.png']
     assert 'stage 4, block 2, queries: 2 of 6 tokens' in capsys.readouterr().out
@@ -151,13 +153,16 @@ def test_mistakes_are_one_sentence(checkpoint, pictures, tmp_path, capsys):
         ((ALGM, checkpoint, empty, out), 'holds no image'),
         ((ALGM, checkpoint, tmp_path / 'gone', out), 'there is no file or folder'),
         ((PLAIN, checkpoint, a, out), 'merges no tokens'),
-        ((ALGM, checkpoint, a, out, '--layer', 7), '--layer 7 does not exist: there are 6 layers, give 1 to 6.'),
-        ((ALGM, checkpoint, a, out, '--style', 'oil'), '--style oil is unknown: give mean or outline.'),
-        ((ALGM, checkpoint, a, out, '--animate', 'avi'), '--animate avi is unknown: give gif or mp4.'),
-        ((ALGM, checkpoint, a, out, '--side', 0), '--side 0 is no number of pixels'),
+        ((ALGM, checkpoint, a, out, '--layer', 7), '--layer must be 1 to 6, got 7'),
+        ((ALGM, checkpoint, a, out, '--style', 'oil'), '--style must be mean or outline, got oil'),
+        ((ALGM, checkpoint, a, out, '--animate', 'avi'), '--animate must be gif or mp4, got avi'),
+        ((ALGM, checkpoint, a, out, '--side', 0), '--side must be 1 pixel or more, got 0'),
         ((ALGM, checkpoint, a, film, out), 'would both be drawn in'),
-        ((ALGM, checkpoint, a, a), 'is a file: name a folder.'),
-        ((ALGM, checkpoint, a, tmp_path / 'full'), 'exists already: name another OUT, or add --force.'),
+        ((ALGM, checkpoint, a, a), f'OUT must be a folder, and {a} is a file'),
+        (
+            (ALGM, checkpoint, a, tmp_path / 'full'),
+            '--force must be set to write into a folder that exists',
+        ),
     ):
         assert part in mistake(capsys, 'show_merging', *arguments)
     assert not out.exists()

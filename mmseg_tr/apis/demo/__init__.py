@@ -21,8 +21,8 @@ from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.compare.models import settings_of
 from mmseg_tr.apis.config import load_config
 from mmseg_tr.apis.demo.page import page_of, print_summary
-from mmseg_tr.apis.report import Shown, look, pixels_and_label
 from mmseg_tr.apis.report.page import render
+from mmseg_tr.apis.report.pictures import Shown, look, test_example
 from mmseg_tr.apis.show.view import View
 from mmseg_tr.apis.test import evaluate
 from mmseg_tr.apis.train import train
@@ -67,7 +67,8 @@ def run_demo(work_dir: str = 'work_dirs/demo', max_iters: int | None = None, sce
     figure = folder / 'scenes.png'
     spread = range(0, len(dataset), -(-len(dataset) // SHOWN))
     views = {name: View.of(configs[name], model) for name, model in models.items()}
-    shown = [look(views, f'scene {index}', *pixels_and_label(dataset[index])) for index in spread]
+    reader = views['plain'].reader
+    shown = [look(views, test_example(reader, dataset, index)) for index in spread]
     classes, palette = dataset.metainfo['classes'], dataset.metainfo['palette']
     scenes_figure([scene_of(picture) for picture in shown], classes, palette, 'ALGM', figure)
     report['seconds'] = round(time.perf_counter() - start, 1)

@@ -1,20 +1,21 @@
-"""What the interactive report shows: pictures under several methods, and a comparison. See report_page for the page."""
+"""The interactive report: pictures under several methods, and a comparison; the verb of tools/report.py.
+
+report/page.py writes the page.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine.config import Config
-from PIL import Image
 
-from mmseg_tr.analysis.network import network_of
 from mmseg_tr.apis.compare.models import (
     PLAIN,
     check_alike,
@@ -23,34 +24,16 @@ from mmseg_tr.apis.compare.models import (
     share_weights,
     with_plain,
 )
-from mmseg_tr.apis.config import load_config, require_sections
-from mmseg_tr.apis.images import Failure, find_pictures
-from mmseg_tr.apis.meta import metainfos, palette_of
-from mmseg_tr.apis.preprocess import PictureReader, shown
+from mmseg_tr.apis.config import load_config, require_sections, use_reduction
+from mmseg_tr.apis.images import Failure
+from mmseg_tr.apis.meta import classes_of, palette_of
+from mmseg_tr.apis.report.pictures import Seen, Shown, look, own_examples, resized, test_examples
 from mmseg_tr.apis.show.view import RANDOM, View, open_view
 from mmseg_tr.engine.datasets import build_dataset
+from mmseg_tr.engine.pose_checks import is_pose_config
 from mmseg_tr.errors import ConfigError, DatasetError
-from mmseg_tr.reduction.observe import Merged
 
-HEADS = 4  # of ACT's heads, which cluster alike
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What one method makes of a picture. prediction: (H, W) uint8 class numbers; merged: as merging.watch() tells."""
-
-    prediction: np.ndarray
-    merged: list[Merged]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A picture as the networks see it, whole. image: (H, W, 3) uint8; label: (H, W) uint8, 255 ignored, or None."""
-
-    name: str
-    image: np.ndarray
-    label: np.ndarray | None
-    seen: Mapping[str, Seen]
+__all__ = ['Report', 'ReportOptions', 'Seen', 'Shown', 'build_report', 'labels_of', 'resized']
 
 
 @dataclass(frozen=True)
@@ -72,120 +55,112 @@ class Report:
     facts: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a report shows.
+
+    comparison: a compare.json of tools/compare.py. scenes: how many pictures of the test set, where no inputs are
+    named. reductions: further methods over the first config, each text as config.parse_reduction() reads it.
+    device: 'cpu', 'cuda', 'cuda:1'; by default a GPU where there is one. cfg_options: settings over the configs'.
+    progress(text) is called on the way, report(failure) for every picture that is skipped.
+    """
+
+    comparison: str | None = None
+    scenes: int = 5
+    reductions: Sequence[str] = ()
+    device: str | None = None
+    cfg_options: Mapping[str, Any] | None = None
+    progress: Callable[[str], None] = lambda text: None
+    report: Callable[[Failure], None] = lambda failure: None
+
+
 def build_report(
     configs: Sequence[str],
     checkpoint: str,
     inputs: Sequence[str] = (),
-    *,
-    comparison: str | None = None,
-    scenes: int = 5,
-    device: str | None = None,
-    cfg_options: Mapping[str, Any] | None = None,
-    progress: Callable[[str], None] = lambda _: None,
-    report: Callable[[Failure], None] = lambda failure: None,
+    options: ReportOptions | None = None,
+    **settings: Any,
 ) -> Report:
     """Every config, and their plain model, on the same pictures with the same weights.
 
-    inputs: image files and folders; without any, `scenes` pictures spread over the test set of the plain config, with
-    their labels. checkpoint='none' gives random weights. comparison: a compare.json of tools/compare.py.
+    inputs: image files and folders; without any, pictures spread over the test set of the plain config, with their
+    labels. checkpoint='none' gives random weights. settings: fields of ReportOptions, over `options`.
     Raises ConfigError, CheckpointError, DatasetError or DeviceError.
     """
-    if scenes < 1:
-        raise ConfigError(f'--scenes {scenes} is too few: give 1 or more.')
-    rows, about = read_comparison(comparison) if comparison else ((), {})
-    loaded = [load_config(path, cfg_options) for path in configs]
-    for config in loaded:
-        require_sections(config, 'model')
-    named = with_plain(dict(zip(names_of(configs), loaded)))
-    views: dict[str, View] = {}
-    for name, config in named.items():
-        progress(f'building {name}')
-        views[name] = open_view(config, checkpoint, device=device)
-    models = {name: view.model for name, view in views.items()}
-    check_alike(models)
-    share_weights(models)
+    options = replace(options or ReportOptions(), **settings)
+    if options.scenes < 1:
+        raise ConfigError(f'scenes must be 1 or more, got {options.scenes}.', parameters=['scenes'])
+    rows, about = read_comparison(options.comparison) if options.comparison else ((), {})
+    named = named_configs(configs, options)
+    views = build_views(named, checkpoint, options)
     first = next(iter(views.values()))
-    palette = palette_of(first.config, first.model)
-    pictures = []
-    for name, pixels, label in (
-        own_pictures(first.config, inputs, report) if inputs else test_pictures(first.config, scenes)
-    ):
-        progress(f'looking at {name}')
-        pictures.append(look(views, name, pixels, label))
-    if not pictures:
-        raise DatasetError('none of the pictures can be read: name others.')
-    weights = 'The weights are random.' if checkpoint == RANDOM else f'Weights: {Path(checkpoint).name}.'
+    weights = None if checkpoint == RANDOM else checkpoint
+    palette, names = (
+        palette_of(first.config, first.model, weights),
+        classes_of(first.config, first.model, weights).names,
+    )
+    pictures = look_at_all(views, inputs, options)
+    said = 'The weights are random.' if checkpoint == RANDOM else f'Weights: {Path(checkpoint).name}.'
     return Report(
         title='Token reduction, picture by picture',
         summary=f'{len(views)} models over one checkpoint, {len(pictures)} pictures.',
         methods={name: settings_of(config) for name, config in named.items()},
         pictures=pictures,
-        classes=class_names(first, len(palette)),
+        classes=names[: len(palette)],
         palette=palette,
         rows=rows,
         about=about,
-        facts=[f'{weights} Every picture enters whole, its short side {first.side} pixels.'],
+        facts=[f'{said} Pictures enter as in a test; the first: {pictures[0].scale}.'],
     )
 
 
-def own_pictures(config: Config, inputs: Sequence[str], report: Callable[[Failure], None]):
-    """Name, pixels and no label of every file that can be read; what cannot is reported."""
-    (found, failures), reader = find_pictures(inputs), PictureReader.of(config)
-    for failure in failures:
-        report(failure)
-    for picture in found:
+def named_configs(configs: Sequence[str], options: ReportOptions) -> dict[str, Config]:
+    """Every config by a short name, the plain model first, then the first config under every further method."""
+    loaded = [load_config(path, options.cfg_options) for path in configs]
+    for config in loaded:
+        require_sections(config, 'model')
+        if is_pose_config(config):
+            raise ConfigError(f'{config.filename} is a pose config: the report is for segmentation.')
+    named = with_plain(dict(zip(names_of(configs), loaded)))
+    for text in options.reductions:
+        if text in named:
+            raise ConfigError(f'reduction {text} is named twice: name each once.', parameters=['reduction'])
+        named[text] = copy.deepcopy(loaded[0])
+        use_reduction(named[text], text)
+    return named
+
+
+def build_views(named: Mapping[str, Config], checkpoint: str, options: ReportOptions) -> dict[str, View]:
+    """The models, which share their weights."""
+    views: dict[str, View] = {}
+    for name, config in named.items():
+        options.progress(f'building {name}')
+        views[name] = open_view(config, checkpoint, device=options.device)
+    models = {name: view.model for name, view in views.items()}
+    check_alike(models)
+    share_weights(models)
+    return views
+
+
+def look_at_all(views: Mapping[str, View], inputs: Sequence[str], options: ReportOptions) -> list[Shown]:
+    """All pictures under all models. Raises DatasetError where not one can be read."""
+    first, pictures, failures = next(iter(views.values())), [], []
+    if inputs:
+        examples = own_examples(first.reader, inputs, failures)
+    else:
+        require_sections(first.config, 'test_dataloader')
+        examples = test_examples(first.reader, build_dataset(first.config.test_dataloader.dataset), options.scenes)
+    for example in examples:
+        options.progress(f'looking at {example.name}')
         try:
-            yield picture.name.as_posix(), shown(reader.load(picture.path)['img']), None
+            pictures.append(look(views, example))
         except DatasetError as error:
-            report(Failure(picture.path, str(error)))
-
-
-def test_pictures(config: Config, count: int):
-    """Name, pixels (H, W, 3) and label (H, W) of pictures spread over the test set of a config."""
-    require_sections(config, 'test_dataloader')
-    dataset = build_dataset(config.test_dataloader.dataset)
-    for index in range(0, len(dataset), -(-len(dataset) // count)):
-        yield (f'scene {index}', *pixels_and_label(dataset[index]))
-
-
-def pixels_and_label(item: dict) -> tuple[np.ndarray, np.ndarray]:
-    """RGB (H, W, 3) uint8 and classes (H, W) uint8 of one item of a dataset of mmseg."""
-    pixels = item['inputs'].flip(0).permute(1, 2, 0).numpy()
-    label = item['data_samples'].gt_sem_seg.data[0].numpy().astype(np.uint8)
-    return pixels, np.asarray(resized(label, pixels.shape[:2]))
-
-
-def resized(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Class numbers at another size (h, w), each pixel the nearest one's."""
-    if label.shape == tuple(size):
-        return label
-    return np.asarray(Image.fromarray(label).resize(size[::-1], Image.Resampling.NEAREST))
-
-
-@torch.inference_mode()
-def look(views: Mapping[str, View], name: str, pixels: np.ndarray, label: np.ndarray | None) -> Shown:
-    """One picture under every method, each in one forward of the whole picture."""
-    image = next(iter(views.values())).fit(pixels)
-    seen = {}
-    for method, view in views.items():
-        batch, network = view.prepared(image), network_of(view.model)
-        prediction = network.labels(network.scores(batch), batch)[0].cpu().numpy().astype(np.uint8)
-        merged = [entry for entry in view.network.watch(batch) if _shown_part(entry.part)]
-        seen[method] = Seen(prediction, merged)
-    return Shown(name, image, None if label is None else resized(label, image.shape[:2]), seen)
-
-
-def _shown_part(part: str) -> bool:
-    kind, _, number = part.partition(' ')
-    return kind != 'head' or int(number) <= HEADS
-
-
-def class_names(view: View, count: int) -> list[str]:
-    """Names of the classes, of the config's dataset, or their numbers."""
-    for info in metainfos(view.config):
-        if info.get('classes') and len(info['classes']) >= count:
-            return list(info['classes'])
-    return [f'class {number}' for number in range(count)]
+            failures.append(Failure(Path(example.name), str(error)))
+    for failure in failures:
+        options.report(failure)
+    if not pictures:
+        raise DatasetError('none of the pictures can be read: name others.')
+    return pictures
 
 
 def read_comparison(path: str) -> tuple[list[dict], dict]:
@@ -196,12 +171,32 @@ def read_comparison(path: str) -> tuple[list[dict], dict]:
     try:
         content = json.loads(file.read_text())
         rows, about = list(content['rows']), dict(content['about'])
-        usable = rows and all({'name', 'method', 'miou', 'gmacs'} <= set(row) for row in rows)
-    except (ValueError, KeyError, TypeError):
+        usable = bool(rows) and all(usable_row(row) for row in rows)
+    except (ValueError, KeyError, TypeError, RecursionError):
         usable = False
     if not usable:
-        raise ConfigError(f'{path} is no comparison: give the compare.json that tools/compare.py wrote.')
+        raise ConfigError(f'{path} is not a valid comparison: give the compare.json that tools/compare.py wrote.')
     return rows, about
+
+
+def usable_row(row: Any) -> bool:
+    """Whether a row of a comparison of segmentation holds what the page shows of it, in numbers that can be drawn."""
+
+    def number(key: str) -> bool:
+        return isinstance(row[key], int | float) and not isinstance(row[key], bool) and math.isfinite(row[key])
+
+    if not isinstance(row, dict) or not {'name', 'method', 'miou', 'gmacs'} <= set(row):
+        return False
+    tokens, settings = row.get('tokens_per_layer'), row.get('settings')
+    return (
+        all(isinstance(row[key], str) for key in ('name', 'method'))
+        and number('miou')
+        and number('gmacs')
+        and row['gmacs'] > 0
+        and all(row.get(key) is None or number(key) for key in ('fps', 'throughput', 'agreement'))
+        and (settings is None or isinstance(settings, dict))
+        and (tokens is None or (isinstance(tokens, list) and all(isinstance(t, int | float) for t in tokens)))
+    )
 
 
 def labels_of(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -31,9 +32,9 @@ AXES = {
 def check_page(page: Path, force: bool) -> None:
     """Raise ConfigError where the page cannot be written, or would replace a file."""
     if page.is_dir():
-        raise ConfigError(f'--out {page} is a folder: name a file in it, such as {page / "report.html"}.')
+        raise ConfigError(f'out must be a file, and {page} is a folder.', parameters=['out'])
     if page.exists() and not force:
-        raise ConfigError(f'{page} exists already: name another file with --out, or add --force.')
+        raise ConfigError(f'force must be set to replace what exists: {page}.', parameters=['force'])
 
 
 class Arrays:
@@ -55,7 +56,7 @@ class Arrays:
 def render(report: Report) -> str:
     """The page."""
     folder = files('mmseg_tr.visualization') / 'page'
-    data = json.dumps(page_data(report), separators=(',', ':'), default=float)
+    data = json.dumps(finite(page_data(report)), separators=(',', ':'), allow_nan=False)
     template = Environment(autoescape=True).from_string((folder / 'report.html').read_text())
     return template.render(
         title=report.title,
@@ -65,6 +66,17 @@ def render(report: Report) -> str:
         js=Markup('\n'.join((folder / name).read_text() for name in SCRIPTS)),
         data=Markup(data.replace('<', '\\u003c')),  # a name must not end the script
     )
+
+
+def finite(value: Any) -> Any:
+    """The same value with null for numbers that JSON does not have: NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
 
 
 def page_data(report: Report) -> dict[str, Any]:
@@ -117,6 +129,7 @@ def _seen(seen: Seen, plain: np.ndarray, arrays: Arrays) -> dict[str, Any]:
             part=entry.part,
             grid=list(entry.groups.shape),
             tokens=entry.tokens,
+            patches=entry.patches,
             similarity=entry.similarity,
             groups=arrays.add(entry.groups, '<i2' if entry.groups.max() < 2**15 else '<i4'),
             wide=bool(entry.groups.max() >= 2**15),

@@ -1,7 +1,7 @@
 // Captions and controls.
 
 const percent = share => `${(100 * share).toFixed(share && share < .1 ? 1 : 0)} %`;
-const patchesOf = entry => entry.grid[0] * entry.grid[1];
+const patchesOf = entry => entry.patches;
 
 function captions() {
   const {entry, differ} = shown, method = data.methods[state.method], name = layerName(state.layer);
