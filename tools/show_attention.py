@@ -1,7 +1,7 @@
 """Draw what a patch, the class token or the class embeddings attend to, one PNG per head.
 
-Under token reduction (ALGM, CTS and ToMe, whose tokens have an index of their patches) every patch shows the attention
-that its token gets.
+Under token reduction, for methods whose tokens have an index of their patches, a merged patch uses its token's
+attention.
 """
 
 import argparse
@@ -31,6 +31,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     query = parser.add_mutually_exclusive_group()
     query.add_argument('--patch', dest='classes', action='store_false', help='of a patch (default)')
     query.add_argument('--cls', dest='classes', action='store_true', help='of the class token or class embeddings')
+    parser.add_argument(
+        '--crop',
+        metavar='KIND',
+        help='square: short side resized to the window, then the top left square, as published and as a release is '
+        'always shown (default: a window of the test)',
+    )
+    parser.add_argument('--window', type=int, default=0, metavar='N', help='window of the test, from 0 (default: 0)')
+    parser.add_argument('--reduction', metavar='METHOD', help="over the config's: type=ToMe,r=8, or None")
     parser.add_argument('--force', action='store_true', help='replace pictures that exist')
     cfg_options_argument(parser)
     parser.set_defaults(decoder=False, classes=False)
@@ -45,32 +53,42 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     require_openmmlab('to draw attention maps')
     import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
-    from mmseg_tr.apis.show.attention import attention_maps, file_names, load_configured, load_release, read_picture
+    from mmseg_tr.apis.show.attention import (
+        AttentionOptions,
+        attention_maps,
+        crop_of,
+        file_names,
+        load_configured,
+        load_release,
+    )
     from mmseg_tr.errors import ConfigError
     from mmseg_tr.files import write_atomically
     from mmseg_tr.visualization.attention import check_colormap, map_png, paint_patch, picture_png
 
     check_colormap(args.cmap)
-    if len(args.model) == 1 and args.cfg_options:
-        raise ConfigError('--cfg-options belongs to a config: leave it out for an official release.')
-    viewed = load_release(args.model[0]) if len(args.model) == 1 else load_configured(*args.model, args.cfg_options)
-    pixels = read_picture(args.image, viewed.image_size, viewed.encoder.patch_size)
-    chosen = dict(decoder=args.decoder, classes=args.classes, layer=args.layer_id, patch=(args.x_patch, args.y_patch))
-    maps = attention_maps(viewed, pixels, heads=args.heads, **chosen)
-    size = viewed.encoder.patch_size
-    pictures = {}
-    for names, values in zip(file_names(maps, **chosen), maps.values, strict=True):
+    released = len(args.model) == 1
+    for name in ('cfg_options', 'reduction'):
+        if released and getattr(args, name):
+            raise ConfigError(f'{name} belongs to a config: leave it out for a release.', parameters=[name])
+    chosen = ('decoder', 'classes', 'layer_id', 'x_patch', 'y_patch', 'heads', 'crop', 'window')
+    options = AttentionOptions(**{name: getattr(args, name) for name in chosen})
+    model = load_release(*args.model) if released else load_configured(*args.model, args.reduction, args.cfg_options)
+    crop = crop_of(model, args.image, options)
+    maps = attention_maps(model, crop, options)
+    size, pictures = model.encoder.patch_size, {}
+    for names, values in zip(file_names(maps, options), maps.values, strict=True):
         for name, value in zip(names, values, strict=True):
             pictures[Path(args.out, name)] = map_png(value, size, args.cmap)
     if not args.classes:
-        painted = paint_patch(pixels, args.x_patch, args.y_patch, size)
+        painted = paint_patch(crop.pixels, args.x_patch, args.y_patch, size)
         pictures[next(iter(pictures)).with_name('input_img.png')] = picture_png(painted)
     for path in pictures:
         if path.exists() and not args.force:
-            raise ConfigError(f'{path} exists already: name another OUT, or add --force.')
+            raise ConfigError(f'force must be set to replace what exists: {path}.', parameters=['force'])
     for path, content in pictures.items():
         write_atomically(content, path)
     print(f'{len(pictures)} pictures in {Path(args.out)}')
+    print(f'scale: {crop.scale}')
 
 
 if __name__ == '__main__':

@@ -7,14 +7,14 @@ others), pose estimators of mmpose, and any module that takes an image. Nothing 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from mmseg_tr.analysis.mac_rules import OTHER_RULE
 from mmseg_tr.nn.backbone import Backbone, same_weights
-from mmseg_tr.nn.labels import enlarged_labels
+from mmseg_tr.nn.labels import enlarged_labels, pixel_classes
 from mmseg_tr.nn.segformer import SegFormer
 from mmseg_tr.nn.segmenter import Segmenter, enlarge_scores
 from mmseg_tr.reduction import Reduction
@@ -26,12 +26,14 @@ class Steps:
 
     scores: images (B, 3, H, W) -> what the decoder gives, for segmentation class scores on its grid (B, K, h, w).
     enlarge: (scores, images) -> logits at the size of the images, (B, K, H, W).
-    classes: (scores, images) -> their argmax, (B, H, W), without the logits; None where that cannot be had.
+    classes: (scores, images) -> their argmax, (B, H, W), without the logits; None where that is not available.
+    threshold: of the sigmoid of a single output channel; None for the default of nn.labels.pixel_classes().
     """
 
     scores: Callable[[Tensor], Any]
     enlarge: Callable[[Any, Tensor], Any]
     classes: Callable[[Tensor, Tensor], Tensor] | None = None
+    threshold: float | None = None
 
     def labels(self, scores: Any, image: Tensor) -> Any:
         """Class of every pixel, (B, H, W); for a network without classes per pixel, what it gave."""
@@ -40,7 +42,7 @@ class Steps:
         logits = self.enlarge(scores, image)
         if not isinstance(logits, Tensor) or logits.dim() != 4:
             return logits
-        return logits.argmax(1) if logits.shape[1] > 1 else logits[:, 0] > 0
+        return pixel_classes(logits, self.threshold)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def network_of(model: nn.Module) -> Steps:
     if isinstance(model, SegFormer):
         return _enlarging(model.scores, None)
     if hasattr(model, 'encode_decode') and hasattr(model, 'decode_head'):
-        return _segmentor(model)
+        return replace(_segmentor(model), threshold=getattr(model.decode_head, 'threshold', None))
     if is_pose(model):
         return _pose_estimator(model)
     return Steps(model, _as_it_is)

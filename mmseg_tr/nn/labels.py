@@ -1,8 +1,8 @@
-"""Classes of pixels straight from scores of patches: what enlarging all scores and taking the best would give.
+"""Classes of pixels straight from patch scores, equal to enlarging all scores and taking the largest.
 
 Bilinear enlargement gives every pixel a weighted mean of the four patches around it. Where all four agree on the best
-class, so do all pixels between them; elsewhere a few classes can win, and only they are weighed. Rounding is allowed
-for everywhere: a pixel that it could decide is taken from the enlargement itself, of the classes in question alone.
+class, so do all pixels between them; elsewhere a few classes can win, and only they are compared. Where
+rounding could decide a pixel, it is taken from the enlargement of the classes in question.
 """
 
 from __future__ import annotations
@@ -16,10 +16,21 @@ from torch import Tensor
 
 from mmseg_tr.nn.segmenter import enlarge_scores
 
+THRESHOLD = 0.3  # of a single channel, where its head sets none: mmseg's default
 SMALL = 128  # height and width together up to which torch may enlarge each number of channels by other arithmetic
 CHUNK = 1 << 22  # how many numbers are held at once
 FEW = 4  # classes; cells where more can win are weighed apart
 MANY = 0.9  # share of cells that disagree from which on an image is enlarged after all
+
+
+def pixel_classes(logits: Tensor, threshold: float | None = None) -> Tensor:
+    """The class of every pixel, (B, K, H, W) -> (B, H, W) int64, as mmseg decides it.
+
+    The largest of several channels; of a single one, whether its sigmoid exceeds the threshold, by default 0.3.
+    """
+    if logits.shape[1] > 1:
+        return logits.argmax(1)
+    return (logits[:, 0].sigmoid() > (THRESHOLD if threshold is None else threshold)).long()
 
 
 @torch.no_grad()

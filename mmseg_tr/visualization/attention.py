@@ -18,7 +18,9 @@ def check_colormap(name: str) -> str:
     import matplotlib
 
     if name not in matplotlib.colormaps:
-        raise ConfigError(f'--cmap {name} is unknown: give a colour map of matplotlib, such as viridis or gray.')
+        raise ConfigError(
+            f'cmap must be a colour map of matplotlib such as viridis or gray, got {name}.', parameters=['cmap']
+        )
     return name
 
 

@@ -10,8 +10,10 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from PIL import Image
 
+from mmseg_tr.analysis.network import network_of
 from mmseg_tr.apis.build import build_model, load_batch
 from mmseg_tr.apis.config import load_config
+from mmseg_tr.apis.export.program import Whole
 from mmseg_tr.apis.preprocess import PictureReader, preprocess
 from mmseg_tr.apis.windows import windows_of
 from mmseg_tr.engine.datasets import build_dataset
@@ -198,3 +200,27 @@ def test_the_embedded_scenes_come_with_a_reader_of_files(tmp_path):
     config = load_config('segmenter/segmenter_vit-tiny-p8_photo-mosaic-128x128.py')
     root = folder(tmp_path)
     assert PictureReader.of(config).read(root / 'images' / '0.png')['inputs'].shape == (3, 40, 56)
+
+
+class TestThreshold:
+    """One output channel is cut at the head's threshold everywhere: test, report, timing and export."""
+
+    @pytest.mark.parametrize('threshold', [None, 0.5, 0.7])
+    def test_labels_of_the_steps_and_of_an_export_are_those_of_test(self, threshold, tmp_path):
+        head = dict(type='mmseg_tr.SegmenterLinearHead', in_channels=16, num_classes=2, out_channels=1)
+        head |= dict(threshold=threshold) if threshold else {}
+        config = settings(folder(tmp_path), decode_head=head, test_cfg=dict(mode='whole'))
+        model = build_model(config, None).eval()
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        data = model.data_preprocessor(pseudo_collate([build_dataset(config.test_dataloader.dataset)[0]]), False)
+        with torch.inference_mode():
+            expected = model.predict(**data)[0].pred_sem_seg.data
+            steps = network_of(model)
+            scores = steps.scores(data['inputs'])
+            probabilities = steps.enlarge(scores, data['inputs']).sigmoid()
+            assert torch.equal(steps.labels(scores, data['inputs']), expected.long())
+            assert torch.equal(Whole(model, 'labels')(data['inputs']), expected.long())
+        assert torch.equal(expected.long(), (probabilities[:, 0] > (threshold or 0.3)).long())
+        assert not torch.equal(probabilities[:, 0] > 0.3, probabilities[:, 0] > 0.7)

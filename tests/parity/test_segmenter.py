@@ -251,7 +251,7 @@ def cli_inference(case: Case) -> None:
         for number in numbers:
             Image.fromarray(case.take(f'im{number}').numpy()).save(pictures / f'{number}.png')
         batch = ('--cfg-options', f'model.test_cfg.window_batch={case.settings["batch_size"]}', '--device', 'cpu')
-        assert call('infer', weights.with_suffix('.py'), weights, pictures, '-o', out, *batch) == 0
+        assert call('infer', weights.with_suffix('.py'), weights, pictures, '-o', out, '--native', *batch) == 0
         for number in numbers:
             got, want = np.array(Image.open(out / 'blend' / f'{number}.png')), case.arrays[f'blend{number}']
             # pixels on the border of two classes may tip over
@@ -264,23 +264,25 @@ def cli_attention_maps(case: Case) -> None:
     """The command's files; the maps themselves, which PNGs hold as colours only, from what the command draws."""
     pytest.importorskip('mmseg')
     pytest.importorskip('matplotlib')
+    from mmseg_tr.apis.show.attention import AttentionOptions, crop_of, load_release
     from mmseg_tr.apis.show.attention import attention_maps as maps_of
-    from mmseg_tr.apis.show.attention import load_release, read_picture
     from mmseg_tr.visualization.attention import map_png
 
     viewed = load_release(case.release())
     with tempfile.TemporaryDirectory() as place:
         picture = Path(place) / 'im.png'
         Image.fromarray(case.take('im').numpy()).save(picture)
-        pixels = read_picture(picture, viewed.image_size, viewed.encoder.patch_size)
+        crop = crop_of(viewed, str(picture), AttentionOptions(crop='square'))
         for i, run in enumerate(case.settings['runs']):
             options, out = run['options'], Path(place) / str(i)
             with contextlib.redirect_stdout(io.StringIO()):
-                assert call('show_attention', case.release(), picture, out, *options) == 0
+                assert call('show_attention', case.release(), picture, out, '--crop', 'square', *options) == 0
             given = dict(zip(options, options[1:]))
-            layer, patch = int(given.get('--layer-id', 0)), tuple(int(given.get(f'--{a}-patch', 0)) for a in 'xy')
-            chosen = dict(decoder='--dec' in options, classes='--cls' in options, layer=layer, patch=patch)
-            values = maps_of(viewed, pixels, **chosen).values.reshape(-1, *viewed.encoder.grid)
+            places = {
+                name: int(given.get(f'--{name.replace("_", "-")}', 0)) for name in ('layer_id', 'x_patch', 'y_patch')
+            }
+            chosen = AttentionOptions(decoder='--dec' in options, classes='--cls' in options, **places)
+            values = maps_of(viewed, crop, chosen).values.reshape(-1, *viewed.encoder.grid)
             case.compare(f'maps{i}', values)
             files = sorted(str(file.relative_to(out)) for file in out.rglob('*.png'))
             case.expect(f'files of run {i}', files, sorted([*run['files'], *filter(None, [run.get('input_img')])]))

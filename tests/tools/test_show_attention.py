@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.config import load_config
-from mmseg_tr.apis.show.attention import attention_maps, load_configured, read_picture
+from mmseg_tr.apis.show.attention import AttentionOptions, attention_maps, crop_of, load_configured
 from mmseg_tr.datasets.photographs import photograph_batch
 from mmseg_tr.paths import config_path
 from tests.tools.command import call, mistake
@@ -47,8 +47,8 @@ def image(tmp_path_factory):
 
 
 def maps_of(config, checkpoint, image, options=None, **chosen):
-    viewed = load_configured(config, str(checkpoint), options)
-    return attention_maps(viewed, read_picture(image, viewed.image_size, viewed.encoder.patch_size), **chosen)
+    model, chosen = load_configured(config, str(checkpoint), cfg_options=options), AttentionOptions(**chosen)
+    return attention_maps(model, crop_of(model, str(image), chosen), chosen)
 
 
 def test_one_picture_per_head_in_the_published_places(checkpoint, image, tmp_path, capsys):
@@ -60,7 +60,7 @@ def test_one_picture_per_head_in_the_published_places(checkpoint, image, tmp_pat
         assert picture.size == (128, 128)
     first = folder / 'enc_layer1_attn-head1.png'
     said = mistake(capsys, 'show_attention', *arguments)
-    assert said == f'{first} exists already: name another OUT, or add --force.'
+    assert said == f'--force must be set to replace what exists: {first}.'
     assert call('show_attention', *arguments, '--force', '--cmap', 'gray') == 0
 
 
@@ -73,7 +73,7 @@ def test_every_class_embedding_of_the_decoder_has_maps(masking, image):
 @pytest.mark.parametrize('config', [ALGM, TOME])
 @pytest.mark.parametrize('decoder', [False, True])
 def test_patches_of_a_token_share_its_attention(config, decoder, masking, image):
-    maps = maps_of(config, masking, image, MASK, classes=True, layer=0 if decoder else 3, decoder=decoder)
+    maps = maps_of(config, masking, image, MASK, classes=True, layer_id=0 if decoder else 3, decoder=decoder)
     assert np.isfinite(maps.values).all()
     different = len(np.unique(maps.values[0, 0]))
     assert maps.values.shape[2:] == (16, 16) and 1 < different < 256
@@ -81,15 +81,17 @@ def test_patches_of_a_token_share_its_attention(config, decoder, masking, image)
 
 @pytest.mark.parametrize('config', [ALGM, TOME])
 def test_before_the_first_merge_the_maps_are_the_plain_ones(config, checkpoint, image):
-    plain, reduced = (maps_of(name, checkpoint, image, patch=(5, 6)).values for name in (PLAIN, config))
+    plain, reduced = (maps_of(name, checkpoint, image, x_patch=5, y_patch=6).values for name in (PLAIN, config))
     assert np.allclose(reduced, plain, atol=1e-7)
-    plain, reduced = (maps_of(name, checkpoint, image, patch=(5, 6), layer=4).values for name in (PLAIN, config))
+    plain, reduced = (
+        maps_of(name, checkpoint, image, x_patch=5, y_patch=6, layer_id=4).values for name in (PLAIN, config)
+    )
     assert not np.allclose(reduced, plain, atol=1e-7)
 
 
 def test_superpatches_of_cts_share_their_attention(checkpoint, image):
     cts = {'model.backbone.reduction': dict(type='CTS', policy='random', shared=20)}
-    maps = maps_of(PLAIN, checkpoint, image, cts, patch=(5, 6))
+    maps = maps_of(PLAIN, checkpoint, image, cts, x_patch=5, y_patch=6)
     assert len(np.unique(maps.values[0, 0])) <= 256 - 3 * 20
 
 
@@ -102,12 +104,14 @@ def test_methods_without_an_index_are_refused(config, checkpoint, image, tmp_pat
 @pytest.mark.parametrize(
     ('options', 'want'),
     [
-        (('--layer-id', 9), '--layer-id 9 does not exist: there are 6 layers in the encoder, give 0 to 5.'),
-        (('--layer-id', -1), '--layer-id -1 does not exist'),
-        (('--x-patch', 16), '--x-patch 16 does not exist: there are 16 columns of patches, give 0 to 15.'),
-        (('--y-patch', -1), '--y-patch -1 does not exist'),
-        (('--heads', 99), '--heads 99 does not exist'),
-        (('--cmap', 'greenish'), '--cmap greenish is unknown'),
+        (('--layer-id', 9), '--layer-id must be 0 to 5, got 9'),
+        (('--layer-id', -1), '--layer-id must be 0 to 5, got -1'),
+        (('--x-patch', 16), '--x-patch must be 0 to 15, got 16'),
+        (('--y-patch', -1), '--y-patch must be 0 to 15, got -1'),
+        (('--heads', 99), '--heads must be 0 to'),
+        (('--cmap', 'greenish'), '--cmap must be'),
+        (('--window', 6), '--window must be 0 to'),
+        (('--crop', 'round'), '--crop must be square, got round'),
     ],
 )
 def test_a_choice_that_does_not_exist_is_told(options, want, checkpoint, image, tmp_path, capsys):
@@ -131,3 +135,26 @@ def test_files_that_cannot_be_used_are_told(checkpoint, image, tmp_path, capsys)
 def test_a_linear_decoder_has_no_attention(checkpoint, image, tmp_path, capsys):
     said = mistake(capsys, 'show_attention', PLAIN, checkpoint, image, tmp_path / 'out', '--dec', '--cls')
     assert said.startswith('this network has no mask transformer')
+
+
+def test_every_window_of_the_test_can_be_chosen_and_the_published_square_is_an_option(
+    checkpoint, image, tmp_path, capsys
+):
+    scales = {}
+    for name, options in (('first', ()), ('last', ('--window', 3)), ('square', ('--crop', 'square'))):
+        assert call('show_attention', PLAIN, checkpoint, image, tmp_path / name, *options) == 0
+        scales[name] = capsys.readouterr().out.splitlines()[-1]
+    assert scales['first'] == 'scale: 200x140 pixels enter as 200x140, in 4 windows of 128x128; window 0 at 0, 0'
+    assert scales['last'].endswith('window 3 at 72, 12')
+    assert scales['square'] == 'scale: 200x140 pixels enter as 182x128; the top left 128x128'
+    drawn = [np.array(Image.open(next((tmp_path / name).rglob('input_img.png')))) for name in scales]
+    assert all(picture.shape == (128, 128, 3) for picture in drawn)
+    assert not np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+
+
+def test_a_method_is_switched_on(checkpoint, image, tmp_path):
+    for name, options in (('plain', ()), ('tome', ('--reduction', 'type=ToMe,r=24'))):
+        arguments = (PLAIN, checkpoint, image, tmp_path / name, '--layer-id', 4, *options)
+        assert call('show_attention', *arguments) == 0
+    one, other = (next((tmp_path / name).rglob('*head0.png')).read_bytes() for name in ('plain', 'tome'))
+    assert one != other

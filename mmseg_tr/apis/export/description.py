@@ -31,7 +31,7 @@ def describe(config: Config, model: nn.Module, shape: tuple[int, int], output: s
         found['classes'] = classes
     head = getattr(model, 'decode_head', None)
     if getattr(head, 'out_channels', None) == 1:
-        found['threshold'] = getattr(head, 'threshold', 0.5)
+        found['threshold'] = getattr(head, 'threshold', THRESHOLD)
     reduction = (config.model.get('backbone') or {}).get('reduction')
     if reduction:
         found['reduction'] = dict(reduction) if isinstance(reduction, Mapping) else str(reduction)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmseg_tr.analysis.network import network_of
 from mmseg_tr.errors import ExportError
+from mmseg_tr.nn.labels import pixel_classes
 
 OUTPUTS = ('logits', 'labels')
 DESCRIPTION = 'description.json'
@@ -32,7 +33,7 @@ class Whole(nn.Module):
         logits = network.enlarge(network.scores(image), image)
         if self.output == 'logits':
             return logits
-        return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
+        return pixel_classes(logits, network.threshold)
 
 
 def trace(whole: nn.Module, example: Tensor) -> torch.export.ExportedProgram:

@@ -1,8 +1,8 @@
-"""Attention maps of a network: what tools/show_attention.py does."""
+"""Attention maps of a network: the verb of tools/show_attention.py."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mmseg_tr.apis.build import own_shape
+from mmseg_tr.apis.config import require_checkpoint
+from mmseg_tr.apis.preprocess import preprocess, shown
+from mmseg_tr.apis.show.view import View, open_view, resized
+from mmseg_tr.apis.windows import by
 from mmseg_tr.checkpoints import load_official
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.nn import MaskTransformer, ViT
@@ -22,6 +27,7 @@ from mmseg_tr.reduction.tokens import Tokens
 from mmseg_tr.weights.formats import checkpoint_path
 from mmseg_tr.weights.variant import normalization, read_variant, section, whole
 
+SQUARE = 'square'  # the published crop
 STATISTICS = {
     'vit': ((127.5,) * 3, (127.5,) * 3),
     # not rounded as for training: the published command does not do so either
@@ -30,137 +36,207 @@ STATISTICS = {
 
 
 @dataclass(frozen=True)
-class Viewed:
-    """A network to look into. decoder: None where it is no mask transformer; mean, std: RGB, for 0..255."""
+class AttentionOptions:
+    """Whose attention is shown.
+
+    decoder: of the mask transformer instead of the encoder. classes: of the class token, or of every class embedding,
+    instead of a patch. layer_id, heads: numbers from 0, by default all heads. x_patch, y_patch: column and row.
+    crop: None for a window of the test, 'square' for the published crop. window: number from 0, row by row.
+    """
+
+    decoder: bool = False
+    classes: bool = False
+    layer_id: int = 0
+    x_patch: int = 0
+    y_patch: int = 0
+    heads: Sequence[int] | None = None
+    crop: str | None = None
+    window: int = 0
+
+
+@dataclass(frozen=True)
+class AttentionModel:
+    """A network to look into. decoder: None where it is no mask transformer. normalise: (H, W, C) -> (1, C, H, W).
+
+    image_size: short side of the published crop. view: of a config, None for an official release.
+    """
 
     encoder: ViT
     decoder: MaskTransformer | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    normalise: Callable[[np.ndarray], Tensor]
     image_size: int
+    view: View | None = None
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What of a picture the network sees: image (1, C, h, w) as it takes it; pixels (H, W, 3) uint8, whole patches."""
+
+    image: Tensor
+    pixels: np.ndarray
+    scale: str
 
 
 @dataclass(frozen=True)
 class Maps:
-    """Chosen rows of a layer's attention: values (rows, heads, h, w); rows, heads: their numbers; pixels: (H, W, 3)."""
+    """Chosen rows of a layer's attention: values (rows, heads, h, w); rows, heads: their numbers."""
 
     values: np.ndarray
     rows: tuple[int, ...]
     heads: tuple[int, ...]
-    pixels: np.ndarray
 
 
-def load_release(folder: str) -> Viewed:
+def load_release(folder: str) -> AttentionModel:
     """An official release, plain. Raises CheckpointError."""
     model = load_official(folder).eval()
     path = checkpoint_path(folder).parent / 'variant.yml'
     variant = read_variant(path)
     size = whole(section(variant, 'dataset_kwargs', path), 'image_size', 'dataset_kwargs')
-    return _viewed(model.encoder, model.decoder, *STATISTICS[normalization(variant)], size, folder)
+    mean, std = map(torch.tensor, STATISTICS[normalization(variant)])
+
+    def normalise(pixels: np.ndarray) -> Tensor:
+        return ((torch.tensor(pixels).float() - mean) / std).permute(2, 0, 1)[None]
+
+    return _checked(AttentionModel(model.encoder, _mask_transformer(model.decoder), normalise, size), folder)
 
 
-def load_configured(config: str, checkpoint: str, cfg_options: Mapping[str, Any] | None = None) -> Viewed:
+def load_configured(
+    config: str, checkpoint: str, reduction: str | None = None, cfg_options: Mapping[str, Any] | None = None
+) -> AttentionModel:
     """The network of a config with its weights. Raises ConfigError, CheckpointError."""
-    from mmseg_tr.apis.build import build_model, own_shape
-    from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections
-
-    settings = load_config(config, cfg_options)
-    require_sections(settings, 'model')
     require_checkpoint(checkpoint)
-    model = build_model(settings, checkpoint).eval()
-    statistics = settings.model.get('data_preprocessor') or {}
-    mean, std = (tuple(statistics.get(key) or (127.5,) * 3) for key in ('mean', 'std'))
-    if not statistics.get('bgr_to_rgb', True):
-        mean, std = mean[::-1], std[::-1]
-    decoder = getattr(getattr(model, 'decode_head', None), 'decoder', None)
-    return _viewed(getattr(model, 'backbone', None), decoder, mean, std, min(own_shape(settings)), config)
+    view = open_view(config, checkpoint, reduction=reduction, cfg_options=cfg_options)
+
+    def normalise(img: np.ndarray) -> Tensor:
+        size = img.shape[:2]
+        loaded = dict(img_path=None, img=img, img_shape=size, ori_shape=size, seg_fields=[])
+        return preprocess(view.model, [view.reader.pack(loaded, native=True)])['inputs']
+
+    decoder = getattr(getattr(view.model, 'decode_head', None), 'decoder', None)
+    model = AttentionModel(view.network, _mask_transformer(decoder), normalise, min(own_shape(view.config)), view)
+    return _checked(model, config)
 
 
-def _viewed(encoder: nn.Module | None, decoder: nn.Module | None, mean, std, size: int, name: str) -> Viewed:
-    if not isinstance(encoder, ViT):
+def _mask_transformer(decoder: nn.Module | None) -> MaskTransformer | None:
+    return decoder if isinstance(decoder, MaskTransformer) else None
+
+
+def _checked(model: AttentionModel, name: str) -> AttentionModel:
+    if not isinstance(model.encoder, ViT):
         raise ConfigError(f'{name} has no ViT: attention maps are drawn for networks on mmseg_tr.ViT.')
-    reduction = encoder.reduction
+    reduction = model.encoder.reduction
     if reduction is not None and not reduction.indexed:
         raise ConfigError(
             f'{reduction.name} with these settings keeps no index of the patches that a token stands for in attention: '
             'attention maps are drawn for the methods that do, and for the plain network.'
         )
-    return Viewed(encoder, decoder if isinstance(decoder, MaskTransformer) else None, mean, std, size)
+    return model
 
 
-def read_picture(path: str, side: int, patch: tuple[int, int]) -> np.ndarray:
-    """The published crop: short side resized to `side`, then the top left square of whole patches, (S, S, 3) uint8.
+def crop_of(model: AttentionModel, path: str, options: AttentionOptions) -> Crop:
+    """What the network sees of a picture: a window of the test, or the published square.
 
-    Raises DatasetError for a file that is missing or no image.
+    Raises DatasetError for a file that cannot be read, ConfigError for a window that does not exist.
     """
+    if options.crop not in (None, SQUARE):
+        raise ConfigError(f'crop must be {SQUARE}, got {options.crop}.', parameters=['crop'])
+    if model.view is None or options.crop == SQUARE:
+        if options.window:
+            raise ConfigError('window belongs to the windows of a test: leave it out.', parameters=['window'])
+        return square(model, path)
+    view = model.view
+    loaded = view.reader.load(path)
+    entered = view.enter(loaded)
+    windows = entered.windows
+    _check_number('window', options.window, len(windows.anchors), 'windows')
+    y, x = windows.anchors[options.window]
+    pixels = entered.pixels[y : y + windows.size[0], x : x + windows.size[1]]
+    more = [-(-side // step) * step - have for side, step, have in zip(windows.size, view.network.step, pixels.shape)]
+    pixels = np.pad(pixels, ((0, more[0]), (0, more[1]), (0, 0)))  # as the network fills it up
+    where = f'; window {options.window} at {x}, {y}' if len(windows.anchors) > 1 else ''
+    return Crop(windows.crop(options.window), pixels, entered.scale + where)
+
+
+def square(model: AttentionModel, path: str) -> Crop:
+    """The published crop: short side resized to the image size, then the top left square of whole patches."""
+    img = read_rgb(path) if model.view is None else model.view.reader.load(path)['img']
+    side, short = model.image_size, min(img.shape[:2])
+    height, width = (int(side * length / short) for length in img.shape[:2])
+    if img.dtype == np.uint8:
+        planes = np.moveaxis(np.atleast_3d(img), 2, 0)
+        smooth = [np.asarray(Image.fromarray(p).resize((width, height), Image.Resampling.BILINEAR)) for p in planes]
+        large = np.stack(smooth, -1).reshape(height, width, *img.shape[2:])
+    else:
+        large = resized(img, (height, width))
+    rows, columns = (side // length * length for length in model.encoder.patch_size)
+    cut = np.ascontiguousarray(large[:rows, :columns])
+    pixels = cut if model.view is None else shown(cut)
+    text = f'{by(img.shape)} pixels enter as {by((height, width))}; the top left {by((rows, columns))}'
+    return Crop(model.normalise(cut), pixels, text)
+
+
+def read_rgb(path: str) -> np.ndarray:
+    """A picture as the published command reads it, (H, W, 3) uint8 RGB. Raises DatasetError."""
     if not Path(path).is_file():
         raise DatasetError(f'there is no image {path}: check the path.')
     try:
         with Image.open(path) as file:
-            image = file.convert('RGB')
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return np.array(file.convert('RGB'))
+    except Exception as error:  # Pillow raises nearly anything on damaged data
         raise DatasetError(f'the image {path} cannot be read: give a picture, such as a JPEG or PNG file.') from error
-    short = min(image.size)
-    image = image.resize(tuple(int(side * length / short) for length in image.size), Image.Resampling.BILINEAR)
-    height, width = (side // length * length for length in patch)
-    return np.array(image)[:height, :width]
 
 
 @torch.no_grad()
-def attention_maps(
-    viewed: Viewed,
-    pixels: np.ndarray,
-    *,
-    decoder: bool = False,
-    classes: bool = False,
-    layer: int = 0,
-    patch: tuple[int, int] = (0, 0),
-    heads: Sequence[int] | None = None,
-) -> Maps:
-    """What one patch (x, y), or with `classes` the class token or every class embedding, attends to.
+def attention_maps(model: AttentionModel, crop: Crop, options: AttentionOptions) -> Maps:
+    """What one patch, or the class token or every class embedding, attends to.
 
-    pixels: (H, W, 3) uint8 RGB of whole patches. layer, heads count from 0; heads=None takes all.
-    A patch that shares its token shows, and is shown as, what its token attends to and gets.
+    A merged patch uses its token's attention, both as query and as key.
     Raises ConfigError for a layer, patch, head or class token that does not exist.
     """
-    encoder = viewed.encoder
-    if decoder and viewed.decoder is None:
-        raise ConfigError(
-            'this network has no mask transformer, so its decoder has no attention and no class embeddings: take --enc.'
-        )
-    part, blocks = ('decoder', viewed.decoder.blocks) if decoder else ('encoder', encoder.blocks)
-    _check_number('--layer-id', layer, len(blocks), f'layers in the {part}')
-    for head in heads or ():
-        _check_number('--heads', head, blocks[layer].attn.num_heads, f'heads in layer {layer} of the {part}')
-    if classes and not decoder and encoder.cls_token is None:
-        raise ConfigError('this encoder has no class token: take --patch.')
-    grid = tuple(side // length for side, length in zip(pixels.shape[:2], encoder.patch_size, strict=True))
-    if not classes:
-        for option, number, count, what in zip(('--x', '--y'), patch, grid[::-1], ('columns', 'rows'), strict=True):
-            _check_number(f'{option}-patch', number, count, f'{what} of patches')
-    patches, joint, probabilities = _look(viewed, pixels, layer, decoder)
-    first = 0 if decoder else joint.num_prefix
+    check_choices(model, crop, options)
+    patches, joint, probabilities = _look(model, crop.image, options)
+    first = 0 if options.decoder else joint.num_prefix
     count = patches.x.shape[1]
-    if classes:
-        rows = tuple(range(viewed.decoder.num_classes)) if decoder else (0,)
-        picked = probabilities[0, :, count:] if decoder else probabilities[0, :, :1]
+    if options.classes:
+        rows = tuple(range(model.decoder.num_classes)) if options.decoder else (0,)
+        picked = probabilities[0, :, count:] if options.decoder else probabilities[0, :, :1]
     else:
-        place = grid[1] * patch[1] + patch[0]
+        place = patches.grid[1] * options.y_patch + options.x_patch
         token = place if patches.index is None else int(patches.index[0, place])
         rows, picked = (0,), probabilities[0, :, first + token][:, None]
     picked = picked[..., first : first + count]
-    heads = tuple(heads) if heads else tuple(range(len(picked)))
+    heads = tuple(options.heads) if options.heads else tuple(range(len(picked)))
     values = picked[list(heads)].transpose(0, 1)  # (heads, rows, T) -> (rows, heads, T)
     maps = patches.to_map(values.flatten(0, 1).t()[None])[0]
-    return Maps(maps.unflatten(0, values.shape[:2]).cpu().numpy(), rows, heads, pixels)
+    return Maps(maps.unflatten(0, values.shape[:2]).cpu().numpy(), rows, heads)
 
 
-def _look(viewed: Viewed, pixels: np.ndarray, layer: int, decoder: bool) -> tuple[Tokens, Tokens, Tensor]:
+def check_choices(model: AttentionModel, crop: Crop, options: AttentionOptions) -> None:
+    """Raise ConfigError for what this network does not have."""
+    encoder = model.encoder
+    if options.decoder and model.decoder is None:
+        raise ConfigError(
+            'this network has no mask transformer, so its decoder has no attention and no class embeddings: show the '
+            'encoder.'
+        )
+    part, blocks = ('decoder', model.decoder.blocks) if options.decoder else ('encoder', encoder.blocks)
+    _check_number('layer_id', options.layer_id, len(blocks), f'layers in the {part}')
+    for head in options.heads or ():
+        number = blocks[options.layer_id].attn.num_heads
+        _check_number('heads', head, number, f'heads in layer {options.layer_id} of the {part}')
+    if options.classes and not options.decoder and encoder.cls_token is None:
+        raise ConfigError('this encoder has no class token: show a patch.')
+    if not options.classes:
+        rows, columns = (side // length for side, length in zip(crop.pixels.shape, encoder.patch_size))
+        _check_number('x_patch', options.x_patch, columns, 'columns of patches')
+        _check_number('y_patch', options.y_patch, rows, 'rows of patches')
+
+
+def _look(model: AttentionModel, image: Tensor, options: AttentionOptions) -> tuple[Tokens, Tokens, Tensor]:
     """The patch tokens that enter a layer, all that enter it, and its attention (1, heads, T, T)."""
-    image = (torch.tensor(pixels).float() - torch.tensor(viewed.mean)) / torch.tensor(viewed.std)
-    encoder = viewed.encoder
-    image, method = image.permute(2, 0, 1)[None], encoder.method()
-    if not decoder:
+    encoder, layer = model.encoder, options.layer_id
+    method = encoder.method()
+    if not options.decoder:
         look = AttentionInput(method, layer + 1)
         encoder.forward_tokens(image, reduction=look)
         probabilities, size = attention_probabilities(encoder.blocks[layer].attn, look.y), method.key_sizes(look.tokens)
@@ -169,23 +245,23 @@ def _look(viewed: Viewed, pixels: np.ndarray, layer: int, decoder: bool) -> tupl
             probabilities = weighted / weighted.sum(-1, keepdim=True)
         return look.tokens.patches(), look.tokens, probabilities
     patches, look = encoder.forward_tokens(image).patches(), AttentionInput(PLAIN, layer + 1)
-    viewed.decoder.decode(patches, look)
-    return patches, look.tokens, attention_probabilities(viewed.decoder.blocks[layer].attn, look.y)
+    model.decoder.decode(patches, look)
+    return patches, look.tokens, attention_probabilities(model.decoder.blocks[layer].attn, look.y)
 
 
-def file_names(maps: Maps, *, decoder: bool, classes: bool, layer: int, patch: tuple[int, int]) -> list[list[str]]:
+def file_names(maps: Maps, options: AttentionOptions) -> list[list[str]]:
     """The published names below OUT, a list of heads per row of maps.values."""
-    part = 'dec' if decoder else 'enc'
+    part = 'dec' if options.decoder else 'enc'
     names = []
     for row in maps.rows:
-        folder, ending = f'patch_{patch[0]}_{patch[1]}', ''
-        if classes:
-            folder, ending = (f'cls_{row}', f'_{row}') if decoder else ('cls', '_cls')
-        stem = f'{part}_layer{layer}'
+        folder, ending = f'patch_{options.x_patch}_{options.y_patch}', ''
+        if options.classes:
+            folder, ending = (f'cls_{row}', f'_{row}') if options.decoder else ('cls', '_cls')
+        stem = f'{part}_layer{options.layer_id}'
         names.append([f'{stem}/{folder}/{stem}_attn-head{head}{ending}.png' for head in maps.heads])
     return names
 
 
-def _check_number(option: str, value: int, count: int, what: str) -> None:
+def _check_number(name: str, value: int, count: int, what: str) -> None:
     if not 0 <= value < count:
-        raise ConfigError(f'{option} {value} does not exist: there are {count} {what}, give 0 to {count - 1}.')
+        raise ConfigError(f'{name} must be 0 to {count - 1}, got {value}: there are {count} {what}.', parameters=[name])
