@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmseg_tr.apis.build import network_input
 from mmseg_tr.apis.meta import metainfos
+from mmseg_tr.nn.labels import THRESHOLD
 from mmseg_tr.version import __version__
 
 SIDE = 32  # of the plain pictures that are shown to the preprocessing
