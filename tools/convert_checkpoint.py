@@ -2,16 +2,17 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
 from mmseg_tr.checkpoints import FORMATS, TARGETS, convert_file
-from mmseg_tr.errors import CheckpointError, ConfigError, MissingExtraError
+from mmseg_tr.cli.options import run_tool
 from mmseg_tr.weights.io import few
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     known = ', '.join(form.name for form in FORMATS)
     parser = argparse.ArgumentParser(description=__doc__, epilog=f'Known formats: {known}.')
@@ -28,14 +29,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Convert; return the exit status, 2 for input that cannot be used."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Convert, and print what was done and what to do next."""
     args = parse_args(argv)
-    try:
-        written = convert_file(args.src, args.dst, variant=args.variant, trust=args.trust, force=args.force, to=args.to)
-    except (CheckpointError, ConfigError, MissingExtraError) as error:
-        print(f'convert_checkpoint: {error}', file=sys.stderr)
-        return 2
+    sys.stdout.reconfigure(errors='backslashreplace')  # for names that are not UTF-8
+    written = convert_file(args.src, args.dst, variant=args.variant, trust=args.trust, force=args.force, to=args.to)
     converted = written.converted
     print(f'Recognised  {converted.what}')
     print(f'Tensors     {len(converted.state_dict)} written')
@@ -53,8 +51,7 @@ def main(argv: list[str] | None = None) -> int:
             else f'{tools / "get_fps_flops.py"} {written.config} --checkpoint {written.checkpoint}'
         )
         print(f'Next        python {command}')
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_tool(main))

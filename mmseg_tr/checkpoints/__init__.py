@@ -130,4 +130,6 @@ def _check_destination(paths: Iterable[Path], force: bool) -> None:
         if path.is_dir():
             raise CheckpointError(f'{path} is a folder: name the file to write, such as {path / "model.pth"}.')
         if path.exists() and not force:
-            raise CheckpointError(f'{path} exists and is kept: choose another name, or say --force to replace it.')
+            raise CheckpointError(
+                f'{path} exists and is kept: choose another name, or set force to replace it.', parameters=['force']
+            )

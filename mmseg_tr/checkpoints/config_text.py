@@ -32,6 +32,9 @@ def shipped_config(name: str) -> dict[str, Any]:
     return Config.fromfile(path, use_environment_variables=False, import_custom_modules=False).to_dict()
 
 
+LARGEST = 100_000  # parts of a value; the largest configs have some thousand
+
+
 class _NotPlainError(Exception):
     """An expression that is more than values."""
 
@@ -40,20 +43,24 @@ def read_config(text: str) -> dict[str, Any]:
     """Plain top-level assignments of a config: numbers, texts, lists, tuples, dicts, and names of earlier ones.
 
     That is all that mmengine's pretty_text consists of. Whatever needs running (imports, other calls) is left out, and
-    so is everything of a text that is no Python.
+    so is everything of a text that is not Python, and a value of more than LARGEST parts.
     """
     try:
         lines = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     found: dict[str, Any] = {}
+    sizes: dict[int, int] = {}
     for line in lines:
         if not isinstance(line, ast.Assign) or len(line.targets) != 1 or not isinstance(line.targets[0], ast.Name):
             continue
+        name = line.targets[0].id
         try:
-            found[line.targets[0].id] = _value(line.value, found)
-        except (_NotPlainError, RecursionError, TypeError):
-            found.pop(line.targets[0].id, None)
+            found[name] = _value(line.value, found)
+        except (_NotPlainError, RecursionError, TypeError, ValueError):
+            found.pop(name, None)
+        if name in found and _size(found[name], sizes) > LARGEST:
+            del found[name]
     return found
 
 
@@ -62,6 +69,19 @@ def section(config: dict[str, Any], *names: str) -> dict[str, Any]:
     for name in names:
         config = config.get(name) if isinstance(config, dict) else None
     return config if isinstance(config, dict) else {}
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """Parts of a value, each counted as often as it is used: short texts can describe huge ones.
+
+    known: sizes by id of values that stay alive.
+    """
+    if not isinstance(value, dict | list | tuple):
+        return 1
+    if id(value) not in known:
+        inside = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(part, known) for part in inside)
+    return known[id(value)]
 
 
 def _value(node: ast.expr, known: dict[str, Any]) -> Any:

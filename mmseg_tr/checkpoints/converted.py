@@ -1,9 +1,12 @@
 """The result of a conversion, the same for every source format."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from mmseg_tr.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -22,3 +25,9 @@ class Converted:
     dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     testable: bool = False
+
+
+def refuse_variant(variant: object, path: Path, what: str) -> None:
+    """Raise CheckpointError where a description is given for a file that needs none."""
+    if variant is not None:
+        raise CheckpointError(f'{path} is {what} and needs no description: leave variant out.', parameters=['variant'])

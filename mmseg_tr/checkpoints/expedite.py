@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmseg_tr.checkpoints.converted import Converted
+from mmseg_tr.checkpoints.converted import Converted, refuse_variant
 from mmseg_tr.checkpoints.official_segmenter import needed_tensors
 from mmseg_tr.checkpoints.segmenter_config import EXPEDITE, segmenter_config
 from mmseg_tr.errors import CheckpointError
@@ -99,8 +99,7 @@ def net_kwargs(state: Mapping[str, Tensor], where: str = 'The checkpoint') -> di
 
 def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLike | None = None) -> Converted:
     """Turn such weights into weights and config of this package; see `mmseg_tr.checkpoints.convert`."""
-    if variant is not None:
-        raise CheckpointError(f'{path} is a {NAME}, whose weights say what they are: leave --variant out.')
+    refuse_variant(variant, path, f'a {NAME}')
     described = net_kwargs(payload['state_dict'], str(path))
     net = Network.from_net_kwargs(described)
     state, dropped = expedite_to_segmenter(payload['state_dict'])

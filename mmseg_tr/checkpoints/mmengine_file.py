@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmseg_tr.checkpoints.converted import Converted
-from mmseg_tr.errors import CheckpointError
+from mmseg_tr.checkpoints.converted import Converted, refuse_variant
 from mmseg_tr.weights import fit, formats, io
 
 NAME = formats.MMENGINE.name
@@ -20,8 +19,7 @@ _FACTS = ('epoch', 'iter', 'seed', 'experiment_name', 'time', 'mmengine_version'
 
 def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLike | None = None) -> Converted:
     """Keep the weights, the plain part of `meta` and the config inside; see `mmseg_tr.checkpoints.convert`."""
-    if variant is not None:
-        raise CheckpointError(f'{path} is an {NAME}, which carries its config itself: leave --variant out.')
+    refuse_variant(variant, path, f'an {NAME}')
     fit.check_tensors(payload['state_dict'], f'state_dict of {path}')
     given = payload.get('meta')
     given = given if isinstance(given, Mapping) else {}
@@ -57,6 +55,14 @@ def class_names(meta: Any) -> dict[str, Any]:
     classes, palette = named.get('classes'), named.get('palette')
     if isinstance(classes, list | tuple):
         plain['classes'] = [str(name) for name in classes]
-    if isinstance(palette, list | tuple):
+    if isinstance(palette, list | tuple) and all(map(_is_colour, palette)):
         plain['palette'] = [[int(channel) for channel in colour] for colour in palette]
     return plain
+
+
+def _is_colour(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(_is_level(channel) for channel in value)
+
+
+def _is_level(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 255

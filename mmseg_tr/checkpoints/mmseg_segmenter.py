@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmseg_tr.checkpoints import mmengine_file
 from mmseg_tr.checkpoints.config_text import read_config
-from mmseg_tr.checkpoints.converted import Converted
+from mmseg_tr.checkpoints.converted import Converted, refuse_variant
 from mmseg_tr.checkpoints.expedite import BLOCK
 from mmseg_tr.checkpoints.mmseg_settings import config_of, read_settings
 from mmseg_tr.checkpoints.official_segmenter import needed_tensors
@@ -83,8 +83,7 @@ def _turned(key: str, tensor: Tensor) -> Tensor:
 
 def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLike | None = None) -> Converted:
     """Turn such a checkpoint into weights and config of this package; see `mmseg_tr.checkpoints.convert`."""
-    if variant is not None:
-        raise CheckpointError(f'{path} is a {NAME}, which carries its config itself: leave --variant out.')
+    refuse_variant(variant, path, f'a {NAME}')
     fit.check_tensors(payload['state_dict'], f'state_dict of {path}')
     theirs, dropped = keymap.split(payload['state_dict'], _UNUSED)
     if 'backbone.ln1.weight' not in theirs:

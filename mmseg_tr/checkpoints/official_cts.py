@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmseg_tr.checkpoints import official_segmenter
-from mmseg_tr.checkpoints.converted import Converted
+from mmseg_tr.checkpoints.converted import Converted, refuse_variant
 from mmseg_tr.checkpoints.segmenter_config import segmenter_config
 from mmseg_tr.errors import CheckpointError
 from mmseg_tr.reduction.cts.policy import check_policy_state
@@ -121,8 +121,7 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
 
 def _convert_policy(payload: Mapping[str, Any], path: Path, variant: str | os.PathLike | None) -> Converted:
     """A checkpoint of `mmseg_tr.PolicyClassifier` from the file of the published training."""
-    if variant is not None:
-        raise CheckpointError(f'{path} is a policy network, which has no variant.yml: leave --variant out.')
+    refuse_variant(variant, path, 'a policy network')
     check_policy_state(payload, str(path))
     return Converted(
         what='official CTS policy network',

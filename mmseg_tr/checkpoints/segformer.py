@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmseg_tr.checkpoints import mmengine_file
 from mmseg_tr.checkpoints.config_text import read_config, section
-from mmseg_tr.checkpoints.converted import Converted
+from mmseg_tr.checkpoints.converted import Converted, refuse_variant
 from mmseg_tr.checkpoints.segformer_config import segformer_config
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.nn.mit import ARCHS, DEFAULTS, MixVisionTransformer
@@ -28,8 +28,7 @@ NAME = formats.SEGFORMER.name
 
 def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLike | None = None) -> Converted:
     """Turn such a checkpoint into weights and config of this package; see `mmseg_tr.checkpoints.convert`."""
-    if variant is not None:
-        raise CheckpointError(f'{path} is a {NAME}, which needs no description: leave --variant out.')
+    refuse_variant(variant, path, f'a {NAME}')
     weights = mit.read_weights(payload, str(path))
     arch = dimensions(weights.backbone(), str(path))
     config = read_config(formats.config_inside(payload))

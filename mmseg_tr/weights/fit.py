@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmseg_tr.errors import CheckpointError
 from mmseg_tr.weights.formats import describe
-from mmseg_tr.weights.io import few, read_file
+from mmseg_tr.weights.io import CONVERT, few, read_file
 
 Shape = tuple[int, ...]
 Needed = Mapping[str, Shape | Tensor]  # what a network needs by key: shapes, or tensors whose dtype counts too
@@ -143,7 +143,7 @@ def load_into(model: nn.Module, path: str | os.PathLike, *, trust: bool = False)
     if not isinstance(payload, Mapping) or 'state_dict' not in payload:
         raise CheckpointError(
             f'{path} is not a checkpoint of this package ({describe(payload)}): convert it first '
-            f'with python tools/convert_checkpoint.py {path} model.pth.'
+            f'with `{CONVERT} {path} model.pth`.'
         )
     state = payload['state_dict']
     check_tensors(state, f'state_dict of {path}')

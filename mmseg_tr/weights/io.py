@@ -19,6 +19,7 @@ from mmseg_tr.weights.checks import Skipped, check_archive, check_payload
 _ZIP_START = b'PK\x03\x04'
 _PICKLE_START = b'\x80'
 SAFETENSORS = '.safetensors'
+CONVERT = 'mmseg-tr convert-checkpoint'
 STATES = ('state_dict', 'model')  # where files keep the state dict, if it is not bare
 WRAPPERS = ('module.', '_orig_mod.')  # prefixes that data-parallel wrappers and torch.compile put before every key
 _CURVE = 'mmengine.logging.history_buffer.HistoryBuffer'
@@ -47,11 +48,11 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
     that claims far more memory than its size.
     """
     path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(f'{path} is a folder: name the checkpoint file in it.')
-    if not path.exists():
-        raise CheckpointError(f'There is no checkpoint file {path}: check the path.')
     try:
+        if path.is_dir():
+            raise CheckpointError(f'{path} is a folder: name the checkpoint file in it.')
+        if not path.exists():
+            raise CheckpointError(f'There is no checkpoint file {path}: check the path.')
         check_kind(path)
         if path.suffix == SAFETENSORS:
             return _unwrapped(load_file(path))
@@ -127,7 +128,7 @@ def _why_unreadable(path: Path, error: Exception, trust: bool) -> str:
     if blocked:
         return (
             f'{path} is refused because it is not plain data: reading it would call {few(blocked)}; nothing of it '
-            'was run, and if you trust whoever made it, tools/convert_checkpoint.py --trust makes a plain file of it.'
+            f'was run. If you trust whoever made it, make a plain file with `{CONVERT} {path} model.pth --trust`.'
         )
     if trust and isinstance(error, ImportError | AttributeError):
         return f'{path} needs something that is not installed here: {error}.'

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 import yaml
@@ -34,8 +35,8 @@ def read_variant(path: str | os.PathLike) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding='utf-8'), Loader=_VariantLoader)
     except FileNotFoundError as error:
         raise CheckpointError(
-            f'There is no {path}: the network is described by the variant.yml of the release, put it '
-            'beside the checkpoint, or name it with --variant.'
+            f'There is no {path}, which describes the network: put the variant.yml of the release beside the '
+            'checkpoint, or give variant=FILE.'
         ) from error
     except OSError as error:
         raise CheckpointError(f'{path} cannot be read: {error.strerror or error}.') from error
@@ -44,7 +45,8 @@ def read_variant(path: str | os.PathLike) -> dict[str, Any]:
             f'{path} is refused: {error.problem} (the only Python tag that is read is '
             '!!python/tuple, and nothing was run).'
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        # beside YAML's own errors what its constructors raise: UnicodeDecodeError, numbers and dates that are none
         mark = getattr(error, 'problem_mark', None)
         where = f' (line {mark.line + 1})' if mark else ''
         raise CheckpointError(f'{path} is not valid YAML{where}: take the variant.yml of the release.') from error
@@ -68,7 +70,7 @@ def whole(settings: Mapping[str, Any], key: str, where: str) -> int:
     """A whole number above 0 among `settings`. Raises CheckpointError naming the key and its value."""
     value = settings.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise CheckpointError(f'{where}.{key} of variant.yml is {value!r}: a whole number above 0 is needed.')
+        raise CheckpointError(f'{where}.{key} of variant.yml is {brief(value)}: a whole number above 0 is needed.')
     return value
 
 
@@ -76,7 +78,7 @@ def rate(settings: Mapping[str, Any], key: str, where: str) -> float:
     """A probability among `settings`, 0 where it is missing. Raises CheckpointError naming the key and its value."""
     value = settings.get(key, 0.0)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise CheckpointError(f'{where}.{key} of variant.yml is {value!r}: a number from 0 to below 1 is needed.')
+        raise CheckpointError(f'{where}.{key} of variant.yml is {brief(value)}: it must be at least 0 and below 1.')
     return float(value)
 
 
@@ -85,7 +87,7 @@ def pair(settings: Mapping[str, Any], key: str, where: str) -> tuple[int, int]:
     value = settings.get(key)
     both = (value, value) if isinstance(value, int) else value
     if not isinstance(both, list | tuple) or len(both) != 2:
-        raise CheckpointError(f'{where}.{key} of variant.yml is {value!r}: one or two whole numbers are needed.')
+        raise CheckpointError(f'{where}.{key} of variant.yml is {brief(value)}: one or two whole numbers are needed.')
     return whole({key: both[0]}, key, where), whole({key: both[1]}, key, where)
 
 
@@ -114,20 +116,22 @@ class Network:
         """Read and check net_kwargs. Raises CheckpointError naming the first entry that cannot be used."""
         decoder = net_kwargs.get('decoder')
         if not isinstance(decoder, Mapping):
-            raise CheckpointError(f'net_kwargs.decoder of variant.yml is {decoder!r}: a section with a name is needed.')
+            raise CheckpointError(
+                f'net_kwargs.decoder of variant.yml is {brief(decoder)}: a section with a name is needed.'
+            )
         name = str(decoder.get('name'))
         # the published code takes every name that contains 'linear' for the linear decoder
         kind = 'linear' if 'linear' in name else name
         if kind not in ('linear', 'mask_transformer'):
             raise CheckpointError(
-                f'net_kwargs.decoder.name of variant.yml is {name!r}: linear and mask_transformer '
+                f'net_kwargs.decoder.name of variant.yml is {brief(name)}: linear and mask_transformer '
                 'are the decoders that can be converted.'
             )
         num_classes = whole(net_kwargs, 'n_cls', 'net_kwargs')
         if decoder.get('n_cls', num_classes) != num_classes:
             raise CheckpointError(
                 f'variant.yml contradicts itself: net_kwargs.n_cls is {num_classes} and '
-                f'net_kwargs.decoder.n_cls is {decoder["n_cls"]!r}.'
+                f'net_kwargs.decoder.n_cls is {brief(decoder["n_cls"])}.'
             )
         mask = kind == 'mask_transformer'
         return cls(
@@ -168,7 +172,9 @@ def normalization(variant: Mapping[str, Any]) -> str:
         if value is not None:
             break
     if value not in NORMALIZATIONS:
-        raise CheckpointError(f'normalization of variant.yml is {value!r}: {" and ".join(NORMALIZATIONS)} are known.')
+        raise CheckpointError(
+            f'normalization of variant.yml is {brief(value)}: {" and ".join(NORMALIZATIONS)} are known.'
+        )
     return value
 
 
@@ -182,13 +188,17 @@ def algm_reduction(variant: Mapping[str, Any]) -> dict[str, Any] | None:
     if patch_type == 'pure':
         return None
     if patch_type != 'algm':
-        raise CheckpointError(f'dataset_kwargs.patch_type of variant.yml is {patch_type!r}: pure and algm are known.')
+        raise CheckpointError(
+            f'dataset_kwargs.patch_type of variant.yml is {brief(patch_type)}: pure and algm are known.'
+        )
     layers = settings.get('selected_layers')
     if not isinstance(layers, list | tuple) or not layers:
-        raise CheckpointError(f'dataset_kwargs.selected_layers of variant.yml is {layers!r}: layer numbers are needed.')
+        raise CheckpointError(
+            f'dataset_kwargs.selected_layers of variant.yml is {brief(layers)}: layer numbers are needed.'
+        )
     threshold = settings.get('threshold')
     if isinstance(threshold, bool) or not isinstance(threshold, int | float):
-        raise CheckpointError(f'dataset_kwargs.threshold of variant.yml is {threshold!r}: a number is needed.')
+        raise CheckpointError(f'dataset_kwargs.threshold of variant.yml is {brief(threshold)}: a number is needed.')
     layers = tuple(whole({'selected_layers': layer}, 'selected_layers', 'dataset_kwargs') for layer in layers)
     return {
         'type': 'ALGM',

@@ -146,7 +146,7 @@ def test_other_networks_are_refused():
 
 
 def test_variant_is_refused(file):
-    with pytest.raises(CheckpointError, match='leave --variant out'):
+    with pytest.raises(CheckpointError, match='leave variant out'):
         convert(file, variant='variant.yml')
 
 

@@ -376,6 +376,25 @@ def refuse(path, *words):
 
 
 @pytest.mark.parametrize(
+    'text',
+    [
+        'a = dict("ab")',
+        'a = {[]: 1}',
+        'a = ' + '[' * 500 + ']' * 500,
+        'a = ' + '-' * 5000 + '1',
+        'a = ' + '9' * 5000,
+        'a0 = [1, 1]\n' + '\n'.join(f'a{i} = [a{i - 1}, a{i - 1}]' for i in range(1, 60)) + '\na = a59',
+        'a0 = dict(x=1)\n' + '\n'.join(f'a{i} = dict(x=a{i - 1}, y=a{i - 1})' for i in range(1, 60)) + '\na = a59',
+        '\0',
+        'a = "\ud800"',
+    ],
+)
+def test_texts_made_to_exhaust_a_reader_are_left_out(text):
+    found = read_config(text)
+    assert all(len(str(value)) < 10**7 for value in found.values()) and 'a' not in found or text == 'a = "\ud800"'
+
+
+@pytest.mark.parametrize(
     ('changes', 'head', 'word'),
     [
         (dict(with_cls_token=False), {}, 'with_cls_token=False'),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmseg_tr.checkpoints import config_text, convert, load_into, load_official
+from mmseg_tr.cli.options import run_tool
 from tests.parity.harness import golden_root
 from tests.releases import model_state, net_kwargs, variant, write_release
 
@@ -31,6 +32,10 @@ def tool():
     return module
 
 
+def run(tool, arguments):
+    return run_tool(tool.main, arguments)
+
+
 def read_config(path):
     from mmengine.config import Config
 
@@ -52,7 +57,7 @@ def built(config_path, checkpoint):
 
 def same_logits(tool, source, folder, reduction=None):
     """Convert, build from the config, and compare with the plain network at a size that is not the network's own."""
-    assert tool.main([str(source), str(folder / 'model.pth')]) == 0
+    assert run(tool, [str(source), str(folder / 'model.pth')]) == 0
     model = built(folder / 'model.py', folder / 'model.pth')
     plain = load_official(source, reduction)
     height, width = plain.encoder.patch_size
@@ -65,7 +70,7 @@ def same_logits(tool, source, folder, reduction=None):
 
 def refused(tool, capsys, arguments, *words):
     """One sentence on standard error, status 2."""
-    assert tool.main([str(argument) for argument in arguments]) == 2
+    assert run(tool, [str(argument) for argument in arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ''
     assert err.count('\n') == 1
@@ -99,14 +104,14 @@ def test_converted_algm_release_merges_as_it_was_trained(tool, tmp_path):
 def test_published_layout_converts(tool, tmp_path, source):
     reduction = None
     if (golden_root() / 'algm') in source.parents:
-        assert tool.main([str(source.parent), str(tmp_path / 'first.pth')]) == 0
+        assert run(tool, [str(source.parent), str(tmp_path / 'first.pth')]) == 0
         reduction = read_config(tmp_path / 'first.py').model.backbone.reduction.to_dict()
     same_logits(tool, source, tmp_path, reduction)
 
 
 def test_checkpoint_is_readable_without_trust(tool, tmp_path):
     source = write_release(tmp_path / 'src')
-    tool.main([str(source), str(tmp_path / 'model.pth')])
+    run(tool, [str(source), str(tmp_path / 'model.pth')])
     content = torch.load(tmp_path / 'model.pth', weights_only=True)
     assert set(content) == {'meta', 'state_dict'}
     assert content['meta']['cfg'] == (tmp_path / 'model.py').read_text()
@@ -116,7 +121,7 @@ def test_checkpoint_is_readable_without_trust(tool, tmp_path):
 
 def test_config_says_what_the_release_says(tool, tmp_path):
     source = write_release(tmp_path / 'src', variant(net_kwargs(distilled=True)))
-    tool.main([str(source), str(tmp_path / 'model.pth')])
+    run(tool, [str(source), str(tmp_path / 'model.pth')])
     config = read_config(tmp_path / 'model.py')
     backbone, test = config.model.backbone, config.model.test_cfg
     assert backbone.arch == {'embed_dim': 64, 'depth': 2, 'num_heads': 2, 'patch_size': 8, 'distilled': True}
@@ -161,7 +166,7 @@ def test_known_dataset_comes_with_the_sizes_of_the_release(tool, tmp_path, monke
     settings['decoder']['n_cls'] = classes
     source = write_release(tmp_path / 'src', variant(settings, dataset=name))
     monkeypatch.setenv('DATASET', '/first')
-    tool.main([str(source), str(tmp_path / 'model.pth')])
+    run(tool, [str(source), str(tmp_path / 'model.pth')])
     monkeypatch.setenv('DATASET', '/second')  # asked for when the config is loaded, not when it is written
     config = read_config(tmp_path / 'model.py')
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
@@ -179,7 +184,7 @@ def test_known_dataset_comes_with_the_sizes_of_the_release(tool, tmp_path, monke
 @pytest.mark.parametrize('dataset', ['ade20k', 'my_streets'])
 def test_mmseg_runs_the_converted_model_on_a_picture(tool, tmp_path, dataset):
     source = write_release(tmp_path / 'src', variant(dataset=dataset))
-    tool.main([str(source), str(tmp_path / 'model.pth')])
+    run(tool, [str(source), str(tmp_path / 'model.pth')])
     read_config(tmp_path / 'model.py')
     from mmseg.apis import inference_model, init_model
 
@@ -190,7 +195,7 @@ def test_mmseg_runs_the_converted_model_on_a_picture(tool, tmp_path, dataset):
 
 def test_unknown_dataset_is_left_out_and_said(tool, tmp_path, capsys):
     source = write_release(tmp_path / 'src', variant(dataset='my_streets'))
-    assert tool.main([str(source), str(tmp_path / 'model.pth')]) == 0
+    assert run(tool, [str(source), str(tmp_path / 'model.pth')]) == 0
     out = capsys.readouterr().out
     assert 'my_streets' in out
     assert 'get_fps_flops.py' in out
@@ -199,13 +204,13 @@ def test_unknown_dataset_is_left_out_and_said(tool, tmp_path, capsys):
 
 def test_other_number_of_classes_is_said(tool, tmp_path, capsys):
     source = write_release(tmp_path / 'src')
-    tool.main([str(source), str(tmp_path / 'model.pth')])
+    run(tool, [str(source), str(tmp_path / 'model.pth')])
     assert 'ade20k has 150' in capsys.readouterr().out
 
 
 def test_backbone_name_cannot_break_out_of_the_comment(tool, tmp_path):
     source = write_release(tmp_path / 'src', variant(net_kwargs(backbone='x\nraise SystemExit')))
-    assert tool.main([str(source), str(tmp_path / 'model.pth')]) == 0
+    assert run(tool, [str(source), str(tmp_path / 'model.pth')]) == 0
     read_config(tmp_path / 'model.py')
 
 
@@ -224,7 +229,7 @@ def test_variant_may_lie_elsewhere(tool, tmp_path):
     source = write_release(tmp_path / 'src')
     (tmp_path / 'src' / 'variant.yml').rename(tmp_path / 'other.yml')
     arguments = [str(source), str(tmp_path / 'model.pth'), '--variant', str(tmp_path / 'other.yml')]
-    assert tool.main(arguments) == 0
+    assert run(tool, arguments) == 0
 
 
 def test_missing_file(tool, capsys, nothing_written, tmp_path):
@@ -308,7 +313,7 @@ def test_existing_files_are_kept_unless_forced(tool, capsys, tmp_path, there):
     refused(tool, capsys, [source, tmp_path / 'model.pth'], there, '--force')
     assert (tmp_path / there).read_text() == 'precious'
     assert sorted(os.listdir(tmp_path)) == sorted(['src', there])
-    assert tool.main([str(source), str(tmp_path / 'model.pth'), '--force']) == 0
+    assert run(tool, [str(source), str(tmp_path / 'model.pth'), '--force']) == 0
     assert (tmp_path / there).read_bytes() != b'precious'
 
 
@@ -333,10 +338,10 @@ def test_destination_that_cannot_be_written(tool, capsys, tmp_path):
 
 def test_written_for_mmseg(tool, tmp_path, capsys):
     source = write_release(tmp_path / 'src', variant(net_kwargs(image_size=(32, 32))))
-    assert tool.main([str(source), str(tmp_path / 'model.pth'), '--to', 'mmseg']) == 0
+    assert run(tool, [str(source), str(tmp_path / 'model.pth'), '--to', 'mmseg']) == 0
     assert 'written for mmsegmentation 1.x' in capsys.readouterr().out
     assert read_config(tmp_path / 'model.py').model.type == 'EncoderDecoder'
-    assert tool.main([str(tmp_path / 'model.pth'), str(tmp_path / 'back.pth')]) == 0
+    assert run(tool, [str(tmp_path / 'model.pth'), str(tmp_path / 'back.pth')]) == 0
     assert 'Recognised  mmsegmentation 1.x Segmenter' in capsys.readouterr().out
     ours, theirs = built(tmp_path / 'back.py', tmp_path / 'back.pth'), load_official(source)
     same = {key.replace('backbone.', 'encoder.'): tensor for key, tensor in ours.state_dict().items()}
@@ -347,6 +352,20 @@ def test_written_for_mmseg(tool, tmp_path, capsys):
 def test_distilled_release_for_mmseg(tool, capsys, nothing_written, tmp_path):
     source = write_release(tmp_path / 'src', variant(net_kwargs(distilled=True)))
     refused(tool, capsys, [source, nothing_written, '--to', 'mmseg'], 'distillation token')
+
+
+def test_names_that_no_file_can_have_are_one_sentence(tool, capsys, nothing_written, tmp_path):
+    source = write_release(tmp_path / 'src')
+    refused(tool, capsys, [tmp_path / ('x' * 300), nothing_written], 'x' * 300)
+    refused(tool, capsys, [source, tmp_path / f'{"x" * 300}.pth'], 'x' * 300)
+
+
+@pytest.mark.parametrize('palette', ['red', [1, 2], [['a', 'b', 'c']], [[1, 2]], [[float('nan')] * 3], [[999] * 3], 5])
+@pytest.mark.parametrize('classes', [5, 'red', None])
+def test_malformed_classes_and_colours_are_left_out(tmp_path, palette, classes):
+    meta = {'dataset_meta': {'classes': classes, 'palette': palette}}
+    torch.save({'state_dict': {'weight': torch.ones(2)}, 'meta': meta}, tmp_path / 'x.pth')
+    assert 'dataset_meta' not in convert(tmp_path / 'x.pth').meta
 
 
 class TestMmengineFiles:
@@ -371,7 +390,7 @@ class TestMmengineFiles:
 
     @pytest.mark.parametrize('trust', [[], ['--trust']])
     def test_file_with_curves_becomes_plain(self, tool, capsys, tmp_path, source, trust):
-        assert tool.main([str(source), str(tmp_path / 'model.pth'), *trust]) == 0
+        assert run(tool, [str(source), str(tmp_path / 'model.pth'), *trust]) == 0
         content = torch.load(tmp_path / 'model.pth', weights_only=True)
         assert content['state_dict']['backbone.weight'].tolist() == [1, 1]
         assert content['meta']['iter'] == 10
@@ -381,7 +400,7 @@ class TestMmengineFiles:
 
     def test_file_without_config_says_so(self, tool, capsys, tmp_path):
         torch.save({'state_dict': {'weight': torch.ones(2)}}, tmp_path / 'bare.pth')
-        assert tool.main([str(tmp_path / 'bare.pth'), str(tmp_path / 'model.pth')]) == 0
+        assert run(tool, [str(tmp_path / 'bare.pth'), str(tmp_path / 'model.pth')]) == 0
         assert 'no config' in capsys.readouterr().out
         assert not (tmp_path / 'model.py').exists()
 

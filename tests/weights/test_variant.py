@@ -144,3 +144,36 @@ def test_unusable_algm_setting_is_named(change, word):
     settings = {'patch_type': 'algm', 'selected_layers': (1,), 'merging_window_size': (2, 2), 'threshold': 0.9}
     with pytest.raises(CheckpointError, match=word):
         algm_reduction(variant(**{**settings, **change}))
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        '!!int abc',
+        '!!float x',
+        '!!bool maybe',
+        '!!timestamp soon',
+        '2001-13-45',
+        '!!binary "\\u2603"',
+        '{[1]: 2}',
+        '!!set [1]',
+        '!!omap 3',
+        '[' * 5000,
+        '[' * 5000 + ']' * 5000,
+        '{a: ' * 3000 + '1' + '}' * 3000,
+        '9' * 5000,
+    ],
+)
+def test_values_that_are_none_are_one_sentence(written, value):
+    path = written(f'net_kwargs: {value}\n')
+    with pytest.raises(CheckpointError) as caught:
+        net = read_variant(path)['net_kwargs']
+        Network.from_net_kwargs({'decoder': {'name': 'linear'}, 'n_cls': net})
+    assert '\n' not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_values_that_repeat_one_another_are_not_written_out(written):
+    lines = ['a0: &a0 [1, 1]', *(f'a{i}: &a{i} [*a{i - 1}, *a{i - 1}]' for i in range(1, 60)), 'n_cls: *a59']
+    with pytest.raises(CheckpointError) as caught:
+        Network.from_net_kwargs({**read_variant(written('\n'.join(lines))), 'decoder': {'name': 'linear'}})
+    assert 'n_cls' in str(caught.value) and len(str(caught.value)) < 1000
