@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.ideal import sliced_network, token_counts
-from benchmarks.random_weights import with_method
+from benchmarks.random_weights import settings_on, with_method
 from benchmarks.vit import Bench, Numbers, count_model, read, to_scores
 from mmseg_tr.analysis.macs import SCOPES
-from mmseg_tr.analysis.network import count_params, network_of
+from mmseg_tr.analysis.network import count_params, network_of, reduction_of
 from mmseg_tr.analysis.speed import Contestant, mixed_precision, profile_once
 from mmseg_tr.apis.build import load_batch
 from mmseg_tr.datasets.photographs import photograph_batch
@@ -162,9 +162,10 @@ def training(bench: Bench, settings: Numbers) -> Numbers:
         shape = settings['size']
     else:
         config, reduction, shape = read(settings)
-        plain, method = bench.plain(config), reduction['type']
+        plain = bench.plain(config)
         images = load_batch(config, plain, None, shape, size, size).to(bench.device)
         model = with_method(plain, reduction)
+        method = reduction_of(model).name
     steps = {name: TrainingStep(bench, network) for name, network in dict(plain=plain, model=model).items()}
     peaks = {name: profile_once(lambda step=step: step(images), bench.device, {}).peak for name, step in steps.items()}
     taken = {name: [] for name in steps}
@@ -211,14 +212,17 @@ class TrainingStep:
 
 def growth(bench: Bench, settings: Numbers) -> Numbers:
     """Time at several sizes of images, plain and reduced, and the exponents of time in the number of patches."""
-    sides, method = settings['sides'], settings['reduction']
+    sides = settings['sides']
     if 'config' in settings:
-        plain = bench.plain(read(settings)[0])
+        config, method, _ = read(settings)
+        plain = bench.plain(config)
     else:
+        method = settings['reduction']
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             encoder = ViT(settings['arch'], img_size=512, out='tokens')
             plain = Segmenter(encoder, MaskTransformer(150, encoder.embed_dim)).to(bench.device).eval()
+    method = method and settings_on(plain, method)
     model = plain if method is None else with_method(plain, method)
     points = []
     for side in sides:
@@ -245,7 +249,8 @@ def growth(bench: Bench, settings: Numbers) -> Numbers:
     saved = [point['ms_plain'] - point['ms_ideal'] for point in points] if method else []
     if saved and min(saved) > 0:
         exponents['ms_saved'] = exponent(sides, saved)
-    return dict(method=method['type'] if method else 'plain', setting=method, points=points, exponents=exponents)
+    name = reduction_of(model).name if method else 'plain'
+    return dict(method=name, setting=method, points=points, exponents=exponents)
 
 
 def exponent(sides: Sequence[int], values: Sequence[float]) -> float:

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.random_weights import with_method
+from benchmarks.random_weights import settings_on, with_method
 from benchmarks.vit import Bench, Numbers, read
-from mmseg_tr.analysis.network import find_backbone, network_of
+from mmseg_tr.analysis.network import find_backbone, network_of, reduction_of
 from mmseg_tr.analysis.speed import Contestant
 from mmseg_tr.apis.build import load_batch
 from mmseg_tr.apis.export import refuse_adaptive
@@ -39,6 +39,7 @@ def exported(bench: Bench, settings: Numbers) -> Numbers:
     config, method, shape = read(settings)
     plain = bench.plain(config)
     images = load_batch(config, plain, None, shape, EXAMPLES, EXAMPLES)
+    method = settings_on(plain, method)
     model = with_method(plain, method)
     if find_backbone(model).reduction.unexportable():
         method = fixed_settings(model, images.split(1))
@@ -55,7 +56,7 @@ def exported(bench: Bench, settings: Numbers) -> Numbers:
         difference = (contestants['onnx'].scores(batches[0]) - contestants['model'].scores(batches[0])).abs().max()
     times = {name: seconds.scores for name, seconds in bench.time(contestants, batches).items()}
     return dict(
-        method=method['type'],
+        method=reduction_of(model).name,
         setting=method,
         shape=list(shape),
         difference=difference.item(),

@@ -1,39 +1,47 @@
-"""Settings of adaptive methods under random weights, chosen so that the work saved is the published one.
+"""Methods on networks with random weights, set so that adaptive ones save as much as they do on trained ones.
 
-What ALGM merges and ACT clusters depends on trained weights, which are not at hand. A threshold found on the bundled
-photographs brings the published work ratio, so that times can be compared with it.
+What adaptive methods merge depends on trained weights, which are not at hand. A setting found on the bundled
+photographs brings the work ratio that is wanted, so that times can be compared with published ones.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.ideal import LayerCounts, Recorder, give, sliced_network
+from benchmarks.ideal import give
 from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.analysis.network import find_backbone, without_reduction
-from mmseg_tr.reduction import Reduction, build_reduction
-from mmseg_tr.reduction.act import ACT, bucket_codes, cluster_ids
+from mmseg_tr.reduction import default_settings, find_method
 
 STEPS = 8
+Method = Mapping[str, Any] | str
 
 
-def with_method(plain: nn.Module, settings: Mapping[str, Any]) -> nn.Module:
+def settings_on(plain: nn.Module, method: Method) -> dict[str, Any]:
+    """Settings of a method; for a name alone its defaults for this network."""
+    if not isinstance(method, str):
+        return dict(method)
+    backbone = find_backbone(plain)
+    return default_settings(method, backbone.width, *backbone.extent)
+
+
+def with_method(plain: nn.Module, method: Method) -> nn.Module:
     """The network with a method, around the same weights. A method's own network has random ones, always the same."""
     model = without_reduction(plain)
-    vit = find_backbone(model)
+    backbone = find_backbone(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        reduction = build_reduction(dict(settings))
+        reduction = backbone.fitted(method if isinstance(method, str) else dict(method))
     if isinstance(reduction, nn.Module):
-        reduction.to(vit.pos_embed.device)
-    give(vit, vit.fitted(reduction))
+        reduction.to(next(backbone.parameters()).device)
+    give(backbone, reduction)
     return model.eval()
 
 
@@ -45,96 +53,32 @@ def on_meta(model: nn.Module) -> nn.Module:
 
 
 def tuned(plain: nn.Module, settings: dict[str, Any], images: Tensor, ratio: float, rule: str) -> dict[str, Any]:
-    """Settings of ALGM or ACT under which `plain` does `ratio` times the work of the reduced network, on these images.
+    """Settings under which `plain` takes `ratio` times the work of the reduced network, on these images.
 
-    rule: how work is counted. Others come back as they are. Where the ratio cannot be reached, the nearest there is.
+    rule: how work is counted. Settings of a method without a dial are returned unchanged. Where the ratio cannot be
+    reached, the nearest is.
     """
-    kinds = dict(ALGM=(_algm_records, 'threshold', _linear), ACT=(_act_records, 'bucket_width', _geometric))
-    if settings['type'] not in kinds:
+    dial = find_method(settings['type']).dial
+    if dial is None:
         return settings
-    records, key, middle = kinds[settings['type']]
-    records_for = records(plain, settings, images)
-    empty, image = on_meta(plain), images[:1].to('meta')
-    whole = count_macs(empty, image).total(rule)
+    middle = _geometric_mean if dial.geometric else _mean
+    whole = count_macs(on_meta(plain), images[:1].to('meta')).total(rule)
 
     def saved(value: float) -> float:
-        counts = [count_macs(_meta_ideal(empty, record), image).total(rule) for record in records_for(value)]
+        model = with_method(plain, settings | {dial.key: value})
+        counts = [count_macs(model, image).total(rule) for image in images.split(1)]
         return whole * len(counts) / sum(counts)
 
-    few, many = dict(ALGM=(1.0, -1.0), ACT=(1e-4, 1e4))[settings['type']]  # what saves little and what saves much
+    mild, strong = dial.mild, dial.strong
     for _ in range(STEPS):
-        value = middle(few, many)
-        few, many = (value, many) if saved(value) < ratio else (few, value)
-    return settings | {key: round(middle(few, many), 4)}
+        value = middle(mild, strong)
+        mild, strong = (value, strong) if saved(value) < ratio else (mild, value)
+    return settings | {dial.key: round(middle(mild, strong), 4)}
 
 
-def _linear(a: float, b: float) -> float:
+def _mean(a: float, b: float) -> float:
     return (a + b) / 2
 
 
-def _geometric(a: float, b: float) -> float:
+def _geometric_mean(a: float, b: float) -> float:
     return math.sqrt(a * b)
-
-
-def _meta_ideal(empty: nn.Module, record: Recorder) -> nn.Module:
-    return sliced_network(empty, torch.empty(0), record)
-
-
-def _algm_records(plain: nn.Module, settings: dict, images: Tensor) -> Callable[[float], list[Recorder]]:
-    """Counts of every image for a threshold; the layers behind the last merge need not run."""
-
-    @torch.inference_mode()
-    def records(threshold: float) -> list[Recorder]:
-        found = []
-        for image in images.split(1):
-            vit = find_backbone(plain)
-            recorder = Recorder(vit.fitted(settings | dict(threshold=threshold)))
-            watched = copy.copy(vit)
-            watched._modules = dict(vit._modules)
-            give(watched, recorder)
-            tokens = watched.embed(image)
-            for layer in range(1, max(recorder.method.layers) + 1):
-                tokens = watched.run(tokens, layer)
-            for behind in range(layer + 1, len(vit.blocks) + 1):
-                recorder.layers[behind] = LayerCounts(*[tokens.counts] * 5)
-            recorder.last = recorder.final = tokens.counts
-            found.append(recorder)
-        return found
-
-    return records
-
-
-class _Queries(Reduction):
-    """Keeps the queries of every layer."""
-
-    def __init__(self) -> None:
-        self.queries: list[Tensor] = []
-
-    def attention(self, attend, y, tokens, layer):
-        ((q, k, v),) = attend.heads(y, tokens)
-        self.queries.append(q * attend.module.scale)
-        return attend.output([attend.attend(q, k, v)], y, tokens), None
-
-
-def _act_records(plain: nn.Module, settings: dict, images: Tensor) -> Callable[[float], list[Recorder]]:
-    """Counts of the first image for a bucket width, as the queries of the plain network cluster."""
-    model, seen, method = (
-        without_reduction(plain),
-        _Queries(),
-        ACT(**{k: v for k, v in settings.items() if k != 'type'}),
-    )
-    give(find_backbone(model), seen)
-    with torch.inference_mode():
-        find_backbone(model).forward_tokens(images[:1])
-
-    def records(width: float) -> list[Recorder]:
-        recorder = Recorder(method)
-        for layer, q in enumerate(seen.queries, 1):
-            projection, offset = (numbers.to(q.device) for numbers in method.hashes(layer, q.shape[-1]))
-            clusters = int(cluster_ids(bucket_codes(q, projection, offset, width))[1].max())
-            counts = (q.shape[2],)
-            recorder.layers[layer] = LayerCounts(counts, counts, (clusters,), counts, counts)
-        recorder.last = recorder.final = counts
-        return [recorder]
-
-    return records

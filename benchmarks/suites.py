@@ -11,22 +11,15 @@ from typing import Any
 from mmengine.fileio import load
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.paths import config_path
+from mmseg_tr.paths import CONFIGS
+from mmseg_tr.reduction import method_names
 
 PRESETS = ('bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample')
 SHARED = ('bsm_hq_share4', 'bsm_fast_share4')  # one matching for four blocks: not as published
 PLAIN = {'shipped_kept': 'plain, memory kept', 'fusion': 'with its head'}  # what rows without merging are called
+METHODS = method_names('ViT')  # a name alone takes the method's defaults for the network
 TINY = 'segmenter/segmenter_vit-tiny-p8_photo-mosaic-128x128.py'
-GROWTH = {
-    'plain': None,
-    'ALGM': dict(type='ALGM', layers=(1, 5), threshold=0.88),
-    'CTS': dict(type='CTS', share=0.3),
-    'Expedite': dict(type='Expedite', layer=4),
-    'EViT': dict(type='EViT', layers=(4, 7, 10), keep_rate=0.8),
-    'ToMe': dict(type='ToMe', form='dense', r=0.3),
-    'ToMe, original form': dict(type='ToMe', r=0.08),
-    'ACT': dict(type='ACT', q_hashes=16),
-}
+ADAPTIVE_TINY = 'algm/algm_vit-tiny-p8_photo-mosaic-128x128.py'
 
 
 @dataclass(frozen=True)
@@ -77,9 +70,9 @@ def _matches(row: Row, pattern: str) -> bool:
 
 def published_rows() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Every published row of a method under Segmenter: name, config and what its metafile says of it."""
-    for family in ('algm', 'cts', 'expedite', 'evit', 'tome', 'act'):
-        metafile = config_path(f'{family}/metafile.yml')
-        for model in load(str(metafile))['Models']:
+    for family in (name.lower() for name in METHODS):
+        metafile = CONFIGS / family / 'metafile.yml'
+        for model in load(str(metafile))['Models'] if metafile.is_file() else ():
             config = model['Config'].removeprefix('local_configs/')
             own = Path(config).parent.name == family  # plain rows stand in some tables, too
             if own and not any(part in config for part in ('photo-mosaic', 'policy', '_fcn_', '_upernet_')):
@@ -127,7 +120,7 @@ def cpu() -> Suite:
         *_mit('merged', ('b5',), sizes[1:], PRESETS),
         *_mit('merged', ('b2', 'b5'), sizes[1:], SHARED),
         *_copies(('algm/algm_vit-s16_ade20k-512x512.py',), 32),
-        *_onnx('segmenter/segmenter_vit-s16_ade20k-512x512.py', ('ALGM', 'CTS', 'Expedite', 'EViT', 'ToMe')),
+        *_onnx('segmenter/segmenter_vit-s16_ade20k-512x512.py'),
     ]
     # what may be left when time is up comes last
     slow = [
@@ -143,8 +136,8 @@ def cpu() -> Suite:
 def cpu_small() -> Suite:
     """One row of every kind and method on networks that a test can afford."""
     methods = [
-        Row(f'{name} b{batch}', 'reduced', dict(config=TINY, reduction=settings, batch=batch))
-        for name, settings in SMALL.items()
+        Row(f'{name} b{batch}', 'reduced', dict(config=TINY, reduction=name, batch=batch, ratio=1.4))
+        for name in METHODS
         for batch in (1, 2)
     ]
     rows = [
@@ -154,12 +147,11 @@ def cpu_small() -> Suite:
         *_mit('shipped_kept', ('b0',), ((64, 64),)),
         *_mit('fusion', ('b0',), ((64, 64),)),
         *_mit('merged', ('b0',), ((64, 96),), (*PRESETS, *SHARED)),
-        Row('training tiny ALGM', 'training', dict(config=TINY, reduction=SMALL['ALGM'], batch=2)),
+        Row(f'training {Path(ADAPTIVE_TINY).stem}', 'training', dict(config=ADAPTIVE_TINY, batch=2)),
         Row('training mit-b0 bsm_hq', 'training', dict(arch='b0', size=(64, 64), merging='bsm_hq', batch=2)),
-        Row('growth plain', 'growth', dict(config=TINY, reduction=None, sides=(64, 96, 128))),
-        Row('growth ALGM', 'growth', dict(config=TINY, reduction=SMALL['ALGM'], sides=(64, 96, 128))),
-        Row('copies ALGM', 'copies', dict(config=TINY, reduction=SMALL['ALGM'], batch=4)),
-        Row('onnx EViT', 'onnx', dict(config=TINY, reduction=SMALL['EViT'])),
+        *(Row(f'growth {Path(c).stem}', 'growth', dict(config=c, sides=(64, 96, 128))) for c in (TINY, ADAPTIVE_TINY)),
+        *_copies((ADAPTIVE_TINY,), 4),
+        *_onnx(TINY),
     ]
     return Suite('cpu-small', seconds=300, row_seconds=0.1, rows=tuple(rows), images=4)
 
@@ -191,9 +183,9 @@ def _training(configs: Sequence[str], arch: str, size: tuple[int, int], batch: i
 
 
 def _growth(arch: str, sides: tuple[int, ...]) -> list[Row]:
+    rows = {'plain': None} | {name: name for name in METHODS}
     return [
-        Row(f'growth {name}', 'growth', dict(arch=arch, reduction=settings, sides=sides))
-        for name, settings in GROWTH.items()
+        Row(f'growth {name}', 'growth', dict(arch=arch, reduction=method, sides=sides)) for name, method in rows.items()
     ]
 
 
@@ -201,17 +193,8 @@ def _copies(configs: Sequence[str], batch: int) -> list[Row]:
     return [Row(f'copies {Path(config).stem}', 'copies', dict(config=config, batch=batch)) for config in configs]
 
 
-def _onnx(config: str, methods: Sequence[str]) -> list[Row]:
-    return [Row(f'onnx {name}', 'onnx', dict(config=config, reduction=GROWTH[name])) for name in methods]
+def _onnx(config: str) -> list[Row]:
+    return [Row(f'onnx {name}', 'onnx', dict(config=config, reduction=name)) for name in METHODS]
 
 
-SMALL = {
-    'ALGM': dict(type='ALGM', layers=(1, 2), threshold=0.5),
-    'CTS': dict(type='CTS', share=0.3),
-    'Expedite': dict(type='Expedite', layer=1, clusters=(8, 8)),
-    'EViT': dict(type='EViT', layers=(1, 2), keep_rate=0.7),
-    'ToMe': dict(type='ToMe', form='dense', r=0.3),
-    'ToMe, original form': dict(type='ToMe', r=16),
-    'ACT': dict(type='ACT', q_hashes=4, bucket_width=1),
-}
 SUITES = {'cpu-small': cpu_small, 'cpu': cpu, 'gpu': gpu}

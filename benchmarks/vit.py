@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,10 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from benchmarks.ideal import sliced_network, token_counts
-from benchmarks.random_weights import on_meta, tuned, with_method
+from benchmarks.random_weights import Method, on_meta, settings_on, tuned, with_method
 from mmseg_tr.analysis.macs import SCOPES, MacCount, count_macs
 from mmseg_tr.analysis.measure import math_attention_fits
-from mmseg_tr.analysis.network import Steps, count_rule_of, network_of
+from mmseg_tr.analysis.network import Steps, count_rule_of, find_backbone, network_of, reduction_of
 from mmseg_tr.analysis.speed import Contestant, Profile, Seconds, mixed_precision, profile_once, time_in_turn
 from mmseg_tr.apis.build import build_model, load_batch, own_shape
 from mmseg_tr.apis.config import load_config
@@ -84,53 +84,71 @@ class Bench:
             return time.perf_counter() - start
 
 
-def read(settings: Numbers) -> tuple[Config, dict[str, Any] | None, tuple[int, int]]:
-    """Config, settings of its method and size of its images, of a row. Raises ConfigError."""
+def read(settings: Numbers) -> tuple[Config, Method | None, tuple[int, int]]:
+    """Config, method (settings or a name) and size of the images of a row. Raises ConfigError."""
     config = load_config(str(config_path(settings['config'])))
-    reduction = settings.get('reduction', config.model.backbone.get('reduction'))
-    reduction = None if reduction is None else dict(reduction)
-    if reduction is not None:
-        reduction.pop('policy_checkpoint', None)  # weights are random throughout
-    return config, reduction, own_shape(config)
+    method = settings.get('reduction', config.model.backbone.get('reduction'))
+    if isinstance(method, Mapping):  # weights are random throughout
+        method = {key: value for key, value in method.items() if not key.endswith('checkpoint')}
+    return config, method, own_shape(config)
 
 
 def reduced(bench: Bench, settings: Numbers) -> Numbers:
-    """A method beside the plain network and beside its own ideal, on the same different images."""
+    """A method beside the plain network and beside its own ideal, on the same different images.
+
+    published: GMACs of the paper, or ratio: plain over reduced work; an adaptive method is set to reach them.
+    """
     config, method, shape = read(settings)
     plain, batch = bench.plain(config), settings['batch']
     images = load_batch(config, plain, None, shape, max(bench.images, batch), batch).to(bench.device)
-    rule = count_rule_of(with_method(plain, method))
-    adaptive = build_reduction(method).adaptive
+    method = settings_on(plain, method)
+    rule, adaptive = count_rule_of(with_method(plain, method)), build_reduction(method).adaptive
     empty = count_macs(on_meta(plain), images[:1].to('meta'))
     whole = bench.profile(Contestant.of(plain), images[:batch])
     once = bench.seconds_of(bench.contestant(plain), images[:batch])
     number = max(1, min(len(images) // batch, int(bench.seconds / (6 * once))))
     batches = list(images[: number * batch].split(batch))
-    if adaptive and settings.get('published'):
-        ratio = empty.total(rule) / 1e9 / settings['published']
+    wanted = wanted_ratio(settings, empty, rule) if adaptive else None
+    if wanted:
         with mixed_precision(bench.device, bench.amp):
-            method = tuned(plain, method, images[: min(number * batch, TUNED_ON)], ratio, rule)
+            method = tuned(plain, method, images[: min(number * batch, TUNED_ON)], wanted, rule)
     model = with_method(plain, method)
     kept = bench.profile(Contestant.of(model), batches[0])
     ideals = Ideals(bench, model, batches, adaptive)
     contestants = dict(plain=bench.contestant(plain), model=bench.contestant(model), ideal=ideals.contestant)
     times = bench.time(contestants, batches, warm=once < 1)
     macs = count_model(model, batches, adaptive)
-    work = to_scores(empty, rule) / to_scores(macs, rule)
-    own = apart_from_policy(plain, method, images[:1], rule)
-    ratio = times['plain'].scores / times['model'].scores
-    ideal = times['plain'].scores / times['ideal'].scores
     return dict(
-        method=type(build_reduction(method)).__name__,
+        method=build_reduction(method).name,
         setting=method,
-        tuned=bool(adaptive and settings.get('published')),
+        tuned=bool(wanted),
         shape=list(shape),
         batch=batch,
         images=number * batch,
         rule=rule,
+        published_gmacs=settings.get('published'),
         gmacs_plain=empty.total(rule) / 1e9,
         gmacs=macs.total(rule) / 1e9,
-        published_gmacs=settings.get('published'),
+        **ratios(times, to_scores(empty, rule), to_scores(macs, rule), kept, own_work(model, images[:1], rule)),
+        shares=kept.shares,
+        peak_plain=whole.peak,
+        peak=kept.peak,
+        tokens=[list(layer.mlp) for layer in ideals.records[0].layers.values()],
+    )
+
+
+def wanted_ratio(settings: Numbers, plain: MacCount, rule: str) -> float | None:
+    """Plain over reduced work that an adaptive method is set to reach; None where the row names none."""
+    published = settings.get('published')
+    return plain.total(rule) / 1e9 / published if published else settings.get('ratio')
+
+
+def ratios(times: dict[str, Seconds], plain: float, reduced: float, kept: Profile, own: float) -> Numbers:
+    """Times and their ratios. plain, reduced: work to scores; own: of a network that the method brings along."""
+    work, ratio = plain / reduced, times['plain'].scores / times['model'].scores
+    ideal = times['plain'].scores / times['ideal'].scores
+    without = ratio / (1 - kept.shares['policy']) * (reduced - own) / plain
+    return dict(
         ms_plain=1e3 * times['plain'].scores,
         ms=1e3 * times['model'].scores,
         ms_ideal=1e3 * times['ideal'].scores,
@@ -138,14 +156,10 @@ def reduced(bench: Bench, settings: Numbers) -> Numbers:
         time_ratio=ratio,
         ideal_ratio=ideal,
         efficiency=ratio / work,
-        efficiency_without_policy=own and ratio / (1 - kept.shares['policy']) * own / to_scores(empty, rule),
+        efficiency_without_policy=without if own else None,
         of_ideal=ratio / ideal,
         labels_ratio=times['plain'].labels / times['model'].labels,
         ms_labels_plain=1e3 * (times['plain'].labels - times['plain'].scores),
-        shares=kept.shares,
-        peak_plain=whole.peak,
-        peak=kept.peak,
-        tokens=[list(layer.mlp) for layer in ideals.records[0].layers.values()],
     )
 
 
@@ -174,11 +188,22 @@ def count_model(model: nn.Module, batches: Sequence[Tensor], adaptive: bool) -> 
     return count_macs(on_meta(model), batches[0][:1].to('meta'))
 
 
-def apart_from_policy(plain: nn.Module, method: Numbers, image: Tensor, rule: str) -> float | None:
-    """Work of CTS whose policy network costs nothing; None for other methods."""
-    if method['type'] != 'CTS' or method.get('policy', 'network') != 'network':
-        return None
-    return to_scores(count_macs(on_meta(with_method(plain, method | dict(policy='random'))), image.to('meta')), rule)
+@torch.inference_mode()
+def own_work(model: nn.Module, image: Tensor, rule: str) -> float:
+    """Multiply-adds of the network that a method brings along, such as a policy; 0 for a method without weights."""
+    method = find_backbone(model).reduction
+    if not isinstance(method, nn.Module):
+        return 0.0
+    calls: list[tuple[nn.Module, Tensor]] = []
+    hooks = [
+        part.register_forward_pre_hook(lambda part, args: calls.append((part, args[0]))) for part in method.children()
+    ]
+    try:
+        network_of(model).scores(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(count_macs(part, given).total(rule) for part, given in calls)
 
 
 def to_scores(count: MacCount, rule: str) -> float:
@@ -249,7 +274,7 @@ def copies(bench: Bench, settings: Numbers) -> Numbers:
     contestants = dict(different=_fixed(runner, images), copies=_fixed(runner, same))
     times = bench.time(contestants, [images])
     return dict(
-        method=method['type'],
+        method=reduction_of(model).name,
         shape=list(shape),
         batch=size,
         tokens=tokens,

@@ -37,24 +37,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     from rich.console import Console
 
-    from mmseg_tr.apis.compare import compare
+    from mmseg_tr.apis.compare import CompareOptions, compare
     from mmseg_tr.apis.compare.table import check_folder, table, write_files
 
     check_folder(Path(args.out), args.force)
+    options = CompareOptions(
+        fraction=args.frac_dataset,
+        batch_size=args.batch_size,
+        images=args.images,
+        repeats=args.repeats,
+        device=args.device,
+        amp=args.amp,
+        cfg_options=args.cfg_options,
+    )
     console = Console(width=None if sys.stdout.isatty() else 140)
     with Console(stderr=True).status('reading') as status:
-        comparison = compare(
-            args.configs,
-            args.checkpoint,
-            fraction=args.frac_dataset,
-            batch_size=args.batch_size,
-            images=args.images,
-            repeats=args.repeats,
-            device=args.device,
-            amp=args.amp,
-            cfg_options=args.cfg_options,
-            progress=status.update,
-        )
+        comparison = compare(args.configs, args.checkpoint, options, status.update)
     paths = write_files(comparison, Path(args.out))
     console.print(table(comparison))
     for kind, path in paths.items():

@@ -53,54 +53,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     require_openmmlab('to build the network of a config')
     args = parse_args(argv)
-    check(args)
+    check_file(args)
     shapes = [shape for sizes in args.shape or [] for shape in parse_shapes(sizes)]
     from rich.console import Console
 
-    from mmseg_tr.apis.benchmark import benchmark
+    from mmseg_tr.apis.benchmark import BenchmarkOptions, benchmark
     from mmseg_tr.apis.benchmark_table import print_report
     from mmseg_tr.files import write_atomically
 
+    options = BenchmarkOptions(
+        shapes=shapes or None,
+        batch_sizes=args.batch_size,
+        images=args.images,
+        num_images=args.num_images,
+        device=args.device,
+        amp=args.amp,
+        compiled=args.compile,
+        rule=args.count,
+        repeats=args.repeats,
+        seconds=args.seconds,
+        threads=args.threads,
+        published=not args.no_published,
+        cfg_options=args.cfg_options,
+    )
     console = Console()
     with Console(stderr=True).status('building') as status:
-        report = benchmark(
-            args.config,
-            args.checkpoint,
-            shapes=shapes or None,
-            batch_sizes=args.batch_size,
-            images=args.images,
-            num_images=args.num_images,
-            device=args.device,
-            amp=args.amp,
-            compiled=args.compile,
-            rule=args.count,
-            repeats=args.repeats,
-            seconds=args.seconds,
-            threads=args.threads,
-            published=not args.no_published,
-            cfg_options=args.cfg_options,
-            progress=status.update,
-        )
+        report = benchmark(args.config, args.checkpoint, options, status.update)
     print_report(report, console)
     if args.json:
         write_atomically(json.dumps(report.to_dict(), indent=2) + '\n', args.json)
         console.print(f'written to {args.json}', highlight=False)
 
 
-def check(args: argparse.Namespace) -> None:
-    """Refuse what cannot work before anything is built. Raises ConfigError."""
-    least = dict(num_images=args.num_images, repeats=args.repeats, **{'batch-size': min(args.batch_size)})
-    for name, value in least.items():
-        if value is not None and value < 1:
-            raise ConfigError(f'--{name.replace("_", "-")} {value} is too few: give 1 or more.')
-    if args.num_images is not None and args.num_images < max(args.batch_size):
-        raise ConfigError(
-            f'--num-images {args.num_images} is less than a batch of {max(args.batch_size)} different images takes.'
-        )
+def check_file(args: argparse.Namespace) -> None:
+    """Raise ConfigError where the file of numbers cannot be written or would replace another."""
     if args.json and Path(args.json).is_dir():
-        raise ConfigError(f'--json {args.json} is a folder: name the file to write.')
+        raise ConfigError(f'--json must be a file, got the folder {args.json}.')
     if args.json and Path(args.json).exists() and not args.force:
-        raise ConfigError(f'{args.json} exists and is kept: choose another name, or say --force to replace it.')
+        raise ConfigError(f'{args.json} exists: choose another file with --json, or add --force to replace it.')
 
 
 def parse_shapes(sizes: Sequence[str]) -> list[tuple[int, int]]:
@@ -114,9 +104,7 @@ def parse_shapes(sizes: Sequence[str]) -> list[tuple[int, int]]:
             return shapes
     except ValueError:
         pass
-    raise ConfigError(
-        f'--shape {" ".join(sizes)} is no image size: write 512x512 (height x width), or several of these.'
-    )
+    raise ConfigError(f'--shape must be sizes such as 512x512 (height x width), got {" ".join(sizes)}.')
 
 
 if __name__ == '__main__':

@@ -47,28 +47,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     from rich.console import Console
 
-    from mmseg_tr.apis.tune import tune
+    from mmseg_tr.apis.tune import TuneOptions, tune
     from mmseg_tr.apis.tune.search import Budget
     from mmseg_tr.apis.tune.table import plot, table, verdict
 
+    budget = Budget(args.budget_miou, args.speed_up, args.by)
+    options = TuneOptions(
+        reduction=args.reduction,
+        fraction=args.frac_dataset,
+        images=args.images,
+        batch_size=args.batch_size,
+        repeats=args.repeats,
+        device=args.device,
+        amp=args.amp,
+        out=args.out,
+        work_dir=args.work_dir,
+        cfg_options=args.cfg_options,
+    )
     console = Console(width=None if sys.stdout.isatty() else 140)
     with Console(stderr=True).status('reading') as status:
-        tuned = tune(
-            args.config,
-            args.checkpoint,
-            Budget(args.budget_miou, args.speed_up, args.by),
-            reduction=args.reduction,
-            fraction=args.frac_dataset,
-            images=args.images,
-            batch_size=args.batch_size,
-            repeats=args.repeats,
-            device=args.device,
-            amp=args.amp,
-            out=args.out,
-            work_dir=args.work_dir,
-            cfg_options=args.cfg_options,
-            progress=status.update,
-        )
+        tuned = tune(args.config, args.checkpoint, budget, options, status.update)
     console.print(table(tuned))
     console.print(f'{len(tuned.points)} settings, {tuned.measured} measurements in this run; plot: {plot(tuned)}')
     console.print(verdict(tuned), soft_wrap=True, highlight=False)

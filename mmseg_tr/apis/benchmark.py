@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from torch import nn
 
 from mmseg_tr.analysis.benchmark import Run, benchmark_model
 from mmseg_tr.analysis.mac_rules import check_rule
 from mmseg_tr.analysis.measure import MeasureOptions
-from mmseg_tr.analysis.network import method_name, reduction_of
+from mmseg_tr.analysis.network import is_adaptive, method_name, reduction_of
 from mmseg_tr.apis.build import (
     IMAGES,
     build_model,
@@ -25,6 +26,7 @@ from mmseg_tr.apis.build import (
     prepare_device,
 )
 from mmseg_tr.apis.config import load_config, reduction_settings, require_sections
+from mmseg_tr.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -50,79 +52,127 @@ class BenchmarkReport:
         )
 
 
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """What is measured, and on which images.
+
+    shapes: (H, W) of the images that enter the network; by default the config's own. batch_sizes: those larger than the
+    number of images are measured at that number, and reported. images: a folder, by default the bundled photographs;
+    num_images: how many of them. device: 'cpu', 'cuda', 'cuda:1'; by default a GPU where there is one. amp: 'bf16' or
+    'fp16'. threads: of the CPU. rule, repeats, seconds, compiled, published: see analysis.measure.MeasureOptions.
+    """
+
+    shapes: Sequence[tuple[int, int]] | None = None
+    batch_sizes: Sequence[int] = (1, 8)
+    images: str | None = None
+    num_images: int | None = None
+    device: str | None = None
+    amp: str | None = None
+    compiled: bool = False
+    rule: str | None = None
+    repeats: int = 10
+    seconds: float | None = 30.0
+    threads: int | None = None
+    published: bool = True
+    cfg_options: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for numbers that cannot work, before anything is built."""
+        if not self.batch_sizes or min(self.batch_sizes) < 1:
+            raise ConfigError(
+                f'batch_sizes must be positive integers, got {tuple(self.batch_sizes)}.', parameters=['batch_sizes']
+            )
+        for name in ('num_images', 'repeats', 'threads'):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f'{name} must be a positive integer, got {value}.', parameters=[name])
+        if self.num_images is not None and self.num_images < max(self.batch_sizes):
+            raise ConfigError(
+                f'num_images must be at least the largest of batch_sizes, {max(self.batch_sizes)}, got '
+                f'{self.num_images}: a batch holds different images.',
+                parameters=['num_images', 'batch_sizes'],
+            )
+        if self.rule is not None:
+            check_rule(self.rule)
+
+    def measuring(self, amp: torch.dtype | None, images: int) -> MeasureOptions:
+        """How a network is measured on so many images."""
+        sizes = dict.fromkeys(min(size, images) for size in self.batch_sizes)
+        return MeasureOptions(
+            batch_sizes=tuple(sizes),
+            rule=self.rule,
+            repeats=self.repeats,
+            seconds=self.seconds,
+            amp=amp,
+            compiled=self.compiled,
+            published=self.published,
+        )
+
+
 def benchmark(
     config: str | Config,
     checkpoint: str | None = None,
-    *,
-    shapes: Sequence[tuple[int, int]] | None = None,
-    batch_sizes: Sequence[int] = (1, 8),
-    images: str | None = None,
-    num_images: int | None = None,
-    device: str | None = None,
-    amp: str | None = None,
-    compiled: bool = False,
-    rule: str | None = None,
-    repeats: int = 10,
-    seconds: float | None = 30.0,
-    threads: int | None = None,
-    published: bool = True,
-    cfg_options: Mapping[str, Any] | None = None,
+    options: BenchmarkOptions | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    **settings: Any,
 ) -> BenchmarkReport:
     """Measure the network of a config, and the same without its token reduction, on real and different images.
 
-    shapes: (H, W) of the images that enter the network; by default the config's own. images: a folder, by default the
-    bundled photographs; num_images: how many of them. device: 'cpu', 'cuda', 'cuda:1'; by default a GPU where there is
-    one. amp: 'bf16' or 'fp16'. threads: of the CPU. Everything else: see apis.benchmark.benchmark_model.
+    settings: fields of BenchmarkOptions, over those of `options`.
     Raises ConfigError, CheckpointError, DatasetError or DeviceError with one sentence for input that cannot be used.
     """
-    place, dtype = prepare_device(device), pick_precision(amp, device)
-    if rule is not None:
-        check_rule(rule)
-    config = load_config(config, cfg_options)
+    options = replace(options or BenchmarkOptions(), **settings)
+    place, dtype = prepare_device(options.device), pick_precision(options.amp, options.device)
+    config = load_config(config, options.cfg_options)
     require_sections(config, 'model')
     model = build_model(config, checkpoint).to(place).eval()
-    reduction, runs = reduction_of(model), []
-    with cpu_threads(threads):
-        for shape in shapes or [own_shape(config)]:
-            batch = load_batch(config, model, images, shape, num_images or max(IMAGES, *batch_sizes), max(batch_sizes))
-            options = MeasureOptions(
-                batch_sizes=batch_sizes,
-                rule=rule,
-                repeats=repeats,
-                seconds=seconds,
-                amp=dtype,
-                compiled=compiled,
-                published=published,
-            )
-            runs += benchmark_model(model, batch.to(place), options, progress)
-        about = dict(
-            config=str(config.filename),
-            checkpoint=checkpoint,
-            reduction=_settings(config.model),
-            count=runs[0].rule,
-            device=str(place),
-            machine=machine(place),
-            threads=torch.get_num_threads(),
-            precision=amp or 'fp32',
-            compiled=compiled,
-            image_source=str(images or 'photographs bundled with scikit-image and scikit-learn'),
-            torch=torch.__version__,
-            date=datetime.now().astimezone().isoformat(timespec='seconds'),
-        )
-    return BenchmarkReport(about, tuple(runs), tuple(_cautions(reduction, checkpoint, runs)))
+    runs, count = [], options.num_images or max(IMAGES, *options.batch_sizes)
+    with cpu_threads(options.threads):
+        for shape in options.shapes or [own_shape(config)]:
+            batch = load_batch(config, model, options.images, shape, count, 1)
+            runs += benchmark_model(model, batch.to(place), options.measuring(dtype, len(batch)), progress)
+        about = _circumstances(config, checkpoint, options, place) | dict(count=runs[0].rule)
+    cautions = (*_missing(options, runs), *_cautions(model, checkpoint, runs))
+    return BenchmarkReport(about, tuple(runs), cautions)
 
 
-def _settings(model: Mapping[str, Any]) -> dict[str, Any] | None:
-    return reduction_settings(model.get('backbone') or {}) or None
+def _circumstances(
+    config: Config, checkpoint: str | None, options: BenchmarkOptions, place: torch.device
+) -> dict[str, Any]:
+    return dict(
+        config=str(config.filename),
+        checkpoint=checkpoint,
+        reduction=reduction_settings(config.model.get('backbone') or {}) or None,
+        count=None,
+        device=str(place),
+        machine=machine(place),
+        threads=torch.get_num_threads(),
+        precision=options.amp or 'fp32',
+        compiled=options.compiled,
+        image_source=str(options.images or 'photographs bundled with scikit-image and scikit-learn'),
+        torch=torch.__version__,
+        date=datetime.now().astimezone().isoformat(timespec='seconds'),
+    )
 
 
-def _cautions(reduction: Any, checkpoint: str | None, runs: Sequence[Run]) -> Iterator[str]:
-    name = None if reduction is None else method_name(reduction)
-    if getattr(reduction, 'adaptive', False) and checkpoint is None:  # SegFormer++ says how many tokens to merge
+def _missing(options: BenchmarkOptions, runs: Sequence[Run]) -> Iterator[str]:
+    """Batch sizes that there were too few images for."""
+    there = max(run.batch_size for run in runs)
+    larger = [str(size) for size in options.batch_sizes if size > there]
+    if larger:
         yield (
-            f'{name} decides by what the network sees, and without --checkpoint its weights are random: what it '
-            'saves here says nothing about the trained model.'
+            f'a batch of {" or ".join(larger)} takes as many different images and there are {there}: measured with '
+            f'batches of {there}.'
+        )
+
+
+def _cautions(model: nn.Module, checkpoint: str | None, runs: Sequence[Run]) -> Iterator[str]:
+    reduction = reduction_of(model)
+    name = None if reduction is None else method_name(reduction)
+    if is_adaptive(model) and checkpoint is None:
+        yield (
+            f'{name} decides by what the network sees, and without a checkpoint its weights are random: what it saves '
+            'here says nothing about the trained model.'
         )
     for run in runs:
         where = f'at {run.shape[0]}x{run.shape[1]}, batch {run.batch_size}'

@@ -96,4 +96,14 @@ def _spelled(name: str) -> str:
     return ''.join(filter(str.isalnum, name.casefold().replace('+', 'p')))
 
 
-__all__ = ['ALGM', 'Merge', 'REDUCTIONS', 'Reduction', 'Tokens', 'build_reduction', 'find_method', 'method_names']
+__all__ = [
+    'ALGM',
+    'Merge',
+    'REDUCTIONS',
+    'Reduction',
+    'Tokens',
+    'build_reduction',
+    'default_settings',
+    'find_method',
+    'method_names',
+]

@@ -123,7 +123,7 @@ class Tokens:
         """
         if self.lengths is not None:
             raise ConfigError('Tokens.keep() takes images of one length: these keep different numbers of tokens.')
-        whole = torch.arange(self.num_prefix, device=places.device).expand(len(places), -1)
+        whole = torch.arange(self.num_prefix, device=places.device).expand(places.shape[0], -1)
         whole = torch.cat([whole, places + self.num_prefix], 1)
         left = torch.full_like(self.x[:, self.num_prefix :, 0], -1, dtype=torch.int64)
         left = left.scatter(1, places, torch.arange(places.shape[1], device=places.device).expand_as(places))

@@ -8,7 +8,6 @@ pytest.importorskip('mmseg')
 
 from mmseg_tr.analysis.benchmark import benchmark_model
 from mmseg_tr.analysis.measure import MeasureOptions
-from mmseg_tr.analysis.network import reduction_of
 from mmseg_tr.apis.benchmark import _cautions
 from tests.networks import algm, pictures, small
 
@@ -20,7 +19,7 @@ def cautions(reduction: dict, **ratios) -> list[str]:
     model = small(reduction)
     (run,) = benchmark_model(model, pictures(2), MeasureOptions(batch_sizes=[2], repeats=1, published=False))
     run = replace(run, ratios=run.ratios | dict(time=1.1) | ratios)
-    return list(_cautions(reduction_of(model), 'weights.pth', [run]))
+    return list(_cautions(model, 'weights.pth', [run]))
 
 
 @pytest.mark.parametrize(

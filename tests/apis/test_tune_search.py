@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip('mmseg')
 
-from mmseg_tr.apis.tune import as_code, find, nested_options
-from mmseg_tr.apis.tune.search import Budget, Point, search
+from mmseg_tr.apis.tune.search import Budget, Point, find, search
 from mmseg_tr.apis.tune.spaces import identity, space
+from mmseg_tr.apis.tune.written import as_code, nested_options
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction import build_reduction, method_names
 from mmseg_tr.reduction.ladder import Ladder

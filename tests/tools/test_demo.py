@@ -53,5 +53,5 @@ def test_a_finished_training_is_used_again(demo: tuple[Path, dict], capsys: pyte
 
 
 def test_impossible_numbers_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match='--max-iters 0'):
+    with pytest.raises(ConfigError, match='max_iters .* got 0'):
         run_demo(str(tmp_path), max_iters=0)

@@ -1,4 +1,4 @@
-"""Which networks a comparison is of: their names, the plain one among them, and that they can stand side by side."""
+"""The networks of a comparison: their names, the plain one among them, and whether they can be compared."""
 
 from __future__ import annotations
 
@@ -20,20 +20,6 @@ from mmseg_tr.errors import ConfigError
 PLAIN = 'plain'
 
 
-def check_numbers(fraction: float, batch_size: int, images: int, repeats: int) -> None:
-    """Refuse numbers that cannot work before anything is built. Raises ConfigError."""
-    if not 0 < fraction <= 1:
-        raise ConfigError(f'--frac-dataset {fraction} must be above 0 and at most 1.')
-    for name, value in (('batch-size', batch_size), ('images', images), ('repeats', repeats)):
-        if value < 1:
-            raise ConfigError(f'--{name} {value} is too few: give 1 or more.')
-    if images < batch_size:
-        raise ConfigError(
-            f'--batch-size {batch_size} takes as many different images, --images {images} allows fewer: raise it or '
-            'take a smaller batch.'
-        )
-
-
 def names_of(configs: Sequence[str]) -> list[str]:
     """A short name for every config file: its stem without the parts that all share.
 
@@ -42,7 +28,7 @@ def names_of(configs: Sequence[str]) -> list[str]:
     stems = [Path(path).stem for path in configs]
     for stem in stems:
         if stems.count(stem) > 1:
-            raise ConfigError(f'the config {stem} is named twice: name each once.')
+            raise ConfigError(f'each config must be given once, got {stem} twice.')
     shared = set.intersection(*(set(stem.split('_')) for stem in stems)) if len(stems) > 1 else set()
     names = ['_'.join(part for part in stem.split('_') if part not in shared) or stem for stem in stems]
     return names if len(set(names)) == len(names) else stems

@@ -1,4 +1,4 @@
-"""How good the models of a comparison are, and how often they say what the plain one says."""
+"""Accuracy of each compared model and its agreement with the plain model."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Judge:
         self.batch: dict[str, Tensor] = {}
 
     def take(self, name: str, data: Any, samples: Sequence[Any]) -> None:
-        """What a model made of a batch. Samples may be the same objects for every model: they are read here."""
+        """Take what a model predicted for a batch; samples are read at once, every model may reuse the same objects."""
         self.metrics[name].process(data, [sample.to_dict() for sample in samples])
         self.batch[name] = self.prediction(samples)
 
     def close(self, samples: Sequence[Any]) -> None:
-        """The batch is done: hold every prediction against the plain model's, where there are labels."""
+        """End the batch: compare every prediction with the plain model's where there are labels."""
         counts = self.labelled(samples)
         self.counted += counts.sum().item()
         plain = next(iter(self.batch.values()))

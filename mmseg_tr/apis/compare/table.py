@@ -12,9 +12,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from mmseg_tr.apis.compare import Comparison, Row
+from mmseg_tr.apis.compare import ComparedModel, Comparison
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.files import write_atomically
+from mmseg_tr.files import write_together
 
 FILES = ('compare.csv', 'compare.json', 'compare.png')
 
@@ -23,7 +23,10 @@ def check_folder(folder: Path, force: bool) -> None:
     """Raise ConfigError when results of an earlier comparison would be overwritten."""
     there = [name for name in FILES if (folder / name).exists()]
     if there and not force:
-        raise ConfigError(f'{folder} holds {there[0]} already: name another folder with --out, or add --force.')
+        raise ConfigError(
+            f'{folder} holds {there[0]}: choose another out folder, or set force to replace its files.',
+            parameters=['out', 'force'],
+        )
 
 
 def table(comparison: Comparison) -> Table:
@@ -37,6 +40,9 @@ def table(comparison: Comparison) -> Table:
         'FPS',
         f'throughput, batch {comparison.about["batch_size"]}',
     )
+    windows, (height, width) = comparison.about['windows_per_image'], comparison.about['shape']
+    if windows != 1:
+        out.caption = f'per picture, of {windows:.3g} windows of {height}x{width} on average; tokens per window'
     out.add_column('peak memory')
     out.add_column('tokens, first and last layer' if plain.tokens_per_stage is None else 'queries to keys, per stage')
     out.columns[0].no_wrap = True
@@ -56,23 +62,22 @@ def table(comparison: Comparison) -> Table:
     return out
 
 
-def _tokens(row: Row) -> str:
+def _tokens(row: ComparedModel) -> str:
     if row.tokens_per_stage is not None:
         return ', '.join(f'{stage["queries"]}:{stage["keys"]}' for stage in row.tokens_per_stage)
     return '-' if row.tokens_per_layer is None else f'{row.tokens_per_layer[0]:.0f} {row.tokens_per_layer[-1]:.0f}'
 
 
 def write_files(comparison: Comparison, folder: Path) -> dict[str, Path]:
-    """Write FILES into `folder`; returns their paths by kind."""
+    """Write FILES into `folder`, all or none; returns their paths by kind. Raises WriteError."""
     paths = {name.partition('.')[2]: folder / name for name in FILES}
-    write_atomically(_csv(comparison.rows), paths['csv'])
     content = dict(about=dict(comparison.about), rows=[asdict(row) for row in comparison.rows])
-    write_atomically(json.dumps(content, indent=2, default=list) + '\n', paths['json'])
-    plot(comparison, paths['png'])
+    text = json.dumps(content, indent=2, default=list) + '\n'
+    write_together({paths['csv']: _csv(comparison.rows), paths['json']: text, paths['png']: plot(comparison)})
     return paths
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def _csv(rows: Sequence[ComparedModel]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(asdict(rows[0])))
     writer.writeheader()
@@ -82,8 +87,8 @@ def _csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def plot(comparison: Comparison, path: Path) -> None:
-    """Quality against throughput and against GMACs, a marker a method, a colour a row; the plain quality is a line."""
+def plot(comparison: Comparison) -> bytes:
+    """A PNG of quality over throughput and over GMACs: a marker per method, a colour per model; plain is a line."""
     figure = Figure(figsize=(11, 4.8), layout='constrained')
     axes = figure.subplots(1, 2, sharey=True)
     panels = (
@@ -104,4 +109,6 @@ def plot(comparison: Comparison, path: Path) -> None:
     figure.legend(handles, labels, loc='outside right center', frameon=False)
     about = comparison.about
     figure.suptitle(f'{about["dataset"]}, {about["images_tested"]} images; {about["machine"]}', fontsize=10)
-    figure.savefig(path, dpi=130)
+    file = io.BytesIO()
+    figure.savefig(file, format='png', dpi=130)
+    return file.getvalue()

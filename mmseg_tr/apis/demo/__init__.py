@@ -14,9 +14,7 @@ from mmengine.device import get_device
 from rich.console import Console
 from torch import Tensor, nn
 
-from mmseg_tr.analysis.macs import MacCount, count_macs
-from mmseg_tr.analysis.speed import Contestant, time_in_turn
-from mmseg_tr.analysis.tokens import tokens_per_layer
+from mmseg_tr.analysis.measure import MeasureOptions, measure
 from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.compare.models import settings_of
 from mmseg_tr.apis.config import load_config
@@ -29,7 +27,7 @@ from mmseg_tr.apis.train import train
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.engine.start import find_checkpoint
 from mmseg_tr.errors import CheckpointError, ConfigError
-from mmseg_tr.files import write_atomically
+from mmseg_tr.files import atomic_path, write_atomically
 from mmseg_tr.paths import config_path
 from mmseg_tr.visualization.scenes import Scene, scenes_figure
 
@@ -61,7 +59,7 @@ def run_demo(work_dir: str = 'work_dirs/demo', max_iters: int | None = None, sce
     models = {name: build_model(config, checkpoint).to(get_device()).eval() for name, config in configs.items()}
     dataset = build_dataset(configs['plain'].val_dataloader.dataset)
     inputs = [prepare(models['plain'], dataset[index])['inputs'] for index in range(min(MEASURED, len(dataset)))]
-    for name, found in measure(models, inputs).items():
+    for name, found in measure_models(models, inputs).items():
         report[name].update(found)
     report |= {'updates': updates, 'images': len(inputs), 'batch': BATCH, 'device': str(get_device())}
     figure = folder / 'scenes.png'
@@ -70,7 +68,8 @@ def run_demo(work_dir: str = 'work_dirs/demo', max_iters: int | None = None, sce
     reader = views['plain'].reader
     shown = [look(views, test_example(reader, dataset, index)) for index in spread]
     classes, palette = dataset.metainfo['classes'], dataset.metainfo['palette']
-    scenes_figure([scene_of(picture) for picture in shown], classes, palette, 'ALGM', figure)
+    with atomic_path(figure) as unfinished:
+        scenes_figure([scene_of(picture) for picture in shown], classes, palette, 'ALGM', unfinished)
     report['seconds'] = round(time.perf_counter() - start, 1)
     write_atomically(json.dumps(report, indent=2) + '\n', folder / 'report.json')
     methods = {name: settings_of(config) for name, config in configs.items()}
@@ -86,7 +85,7 @@ def demo_config(path: str, max_iters: int | None, scenes: int | None) -> Config:
     config = load_config(str(config_path(path)))
     for name, value in (('max_iters', max_iters), ('scenes', scenes)):
         if value is not None and value < 1:
-            raise ConfigError(f'--{name.replace("_", "-")} {value} must be 1 or more')
+            raise ConfigError(f'{name} must be a positive integer, got {value}.', parameters=[name])
     if max_iters is not None:
         config.train_cfg.update(max_iters=max_iters, val_interval=max_iters)
         config.param_scheduler[0].update(end=max_iters, warmup=min(config.param_scheduler[0].warmup, max_iters))
@@ -112,24 +111,23 @@ def prepare(model: nn.Module, item: dict) -> dict:
     return model.data_preprocessor(pseudo_collate([item]), training=False)
 
 
-def measure(models: dict[str, nn.Module], inputs: list[Tensor]) -> dict[str, dict[str, Any]]:
+def measure_models(models: dict[str, nn.Module], inputs: list[Tensor]) -> dict[str, dict[str, Any]]:
     """Multiply-adds, images per second and tokens per layer of every model, on different images in turn."""
     batches = [torch.cat(inputs[start : start + BATCH]) for start in range(0, len(inputs), BATCH)]
     batches = [batch for batch in batches if len(batch) == len(batches[0])]
-    times = time_in_turn({name: Contestant.of(model) for name, model in models.items()}, batches, repeats=5)
-    found = {}
-    for name, model in models.items():
-        work = MacCount.mean([count_macs(model, batch) for batch in batches], sum(map(len, batches)))
-        found[name] = {
-            'gmacs': work.total() / 1e9,
-            'images_per_second': 1 / times[name].scores,
-            'tokens_per_layer': tokens_per_layer(model.backbone, batches),
+    found, _ = measure(models, batches, MeasureOptions(repeats=5, seconds=None))
+    return {
+        name: {
+            'gmacs': one.work.total() / 1e9,
+            'images_per_second': 1 / one.seconds.scores,
+            'tokens_per_layer': one.tokens_per_layer,
         }
-    return found
+        for name, one in found.items()
+    }
 
 
 def scene_of(picture: Shown) -> Scene:
-    """A picture with its label, both predictions, and the tokens that ALGM kept behind the last layer."""
+    """A picture with its label, both predictions, and the tokens that ALGM kept after the last layer."""
     last = picture.seen['algm'].merged[-1]
     return Scene(
         name=picture.name,

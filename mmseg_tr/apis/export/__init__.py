@@ -95,15 +95,16 @@ class Exported:
 
 
 def export(
-    config: str | Config, checkpoint: str, out: str | os.PathLike, options: ExportOptions | None = None
+    config: str | Config, checkpoint: str, out: str | os.PathLike, options: ExportOptions | None = None, **settings: Any
 ) -> Exported:
     """Write the network of a config, for images of one size and any number of them, and check the written file.
 
+    settings: fields of ExportOptions, over those of `options`.
     Raises ConfigError, CheckpointError, DatasetError or MissingExtraError for input that cannot be used, ExportError
     when the network cannot be exported or the file disagrees with it by more than 1e-4; then no file is written.
     """
     out = Path(out)
-    options = (options or ExportOptions()).for_file(out)
+    options = replace(options or ExportOptions(), **settings).for_file(out)
     if options.form == 'onnx':
         require_onnx()
     require_checkpoint(checkpoint)
@@ -125,12 +126,12 @@ def export(
     count = max(2, *options.batch_sizes)
     batch = load_batch(config, model, options.images, shape, count, count)
     whole = Whole(model, options.output).eval()
-    about = describe(config, model, shape, options.output)
+    about = describe(config, model, checkpoint, shape, options.output)
     difference = write_checked(
         whole, batch, out, options.form, options.batch_sizes, description=about, replace=options.force
     )
-    settings = (config.model.get('backbone') or {}).get('reduction')
-    return Exported(out, options.form, options.output, shape, difference, dict(settings) if settings else None)
+    reduction = (config.model.get('backbone') or {}).get('reduction')
+    return Exported(out, options.form, options.output, shape, difference, reduction and dict(reduction))
 
 
 def refuse_adaptive(model: nn.Module) -> None:

@@ -9,14 +9,13 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmseg_tr.analysis.network import reduction_of
+from mmseg_tr.analysis.network import find_backbone, reduction_of
 from mmseg_tr.apis.build import fit_to, own_shape
 from mmseg_tr.apis.config import require_sections
 from mmseg_tr.apis.preprocess import preprocess
 from mmseg_tr.apis.windows import windows_of
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.nn.vit import ViT
 
 
 def average_settings(config: Config, model: nn.Module, number: int) -> dict[str, Any]:
@@ -44,8 +43,8 @@ def fixed_settings(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Any
     reduction = reduction_of(model)
     if reduction is None:
         raise ConfigError('the network has no token-reduction method.')
-    vit = next(module for module in model.modules() if isinstance(module, ViT))
-    return reduction.fixed_by(vit.forward_tokens(batch) for batch in batches).settings()
+    backbone = find_backbone(model)
+    return reduction.fixed_by(backbone.forward_tokens(batch) for batch in batches).settings()
 
 
 def _windows(config: Config, model: nn.Module, pictures: Iterable[dict]) -> Iterator[Tensor]:

@@ -12,14 +12,14 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmseg_tr.apis.build import network_input
-from mmseg_tr.apis.meta import metainfos
+from mmseg_tr.apis.meta import classes_of
 from mmseg_tr.nn.labels import THRESHOLD
 from mmseg_tr.version import __version__
 
 SIDE = 32  # of the plain pictures that are shown to the preprocessing
 
 
-def describe(config: Config, model: nn.Module, shape: tuple[int, int], output: str) -> dict[str, str]:
+def describe(config: Config, model: nn.Module, checkpoint: str, shape: tuple[int, int], output: str) -> dict[str, str]:
     """Metadata of the exported file: texts, JSON where a value is not a text.
 
     size: [height, width] of the images. mean, std, color_order, channels: see normalisation(). classes: names in the
@@ -27,10 +27,9 @@ def describe(config: Config, model: nn.Module, shape: tuple[int, int], output: s
     """
     found: dict[str, Any] = dict(producer=f'mmseg_tr {__version__}', output=output, size=list(shape))
     found |= normalisation(config, model)
-    classes = class_names(config, model)
-    if classes is not None:
-        found['classes'] = classes
     head = getattr(model, 'decode_head', None)
+    if head is not None:
+        found['classes'] = classes_of(config, model, checkpoint).names
     if getattr(head, 'out_channels', None) == 1:
         found['threshold'] = getattr(head, 'threshold', THRESHOLD)
     reduction = (config.model.get('backbone') or {}).get('reduction')
@@ -68,12 +67,3 @@ def _shown(config: Config, model: nn.Module, color: tuple[int, int, int]) -> Ten
 
 def _rounded(values: Tensor) -> list[float]:
     return [float(f'{value:.6g}') + 0.0 for value in values.tolist()]
-
-
-def class_names(config: Config, model: nn.Module) -> list[str] | None:
-    """Names of the model's classes as the config's datasets have them; None for a model without, or of others."""
-    count = getattr(getattr(model, 'decode_head', None), 'num_classes', None)
-    for info in metainfos(config):
-        if info.get('classes') is not None and len(info['classes']) == count:
-            return list(info['classes'])
-    return None

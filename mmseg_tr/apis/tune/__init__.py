@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,33 @@ import torch
 from mmengine.config import Config
 
 from mmseg_tr.analysis.network import find_backbone
-from mmseg_tr.apis.build import PRECISIONS, build_model, machine, pick_precision, prepare_device
-from mmseg_tr.apis.compare.models import check_numbers, settings_of
+from mmseg_tr.apis.build import build_model, machine, pick_precision, precision_name, prepare_device
+from mmseg_tr.apis.compare.models import settings_of
+from mmseg_tr.apis.compare.options import CompareOptions
 from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections, use_reduction
 from mmseg_tr.apis.tune.measure import JOURNAL, Journal, Measurer, digest, digest_of
-from mmseg_tr.apis.tune.search import Budget, Point, search
-from mmseg_tr.apis.tune.spaces import Ladder, Settings, identity, space
+from mmseg_tr.apis.tune.search import Budget, Point, find
+from mmseg_tr.apis.tune.spaces import Ladder, space
+from mmseg_tr.apis.tune.written import check_out, config_text, default_name, nested_options
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.files import write_atomically
 from mmseg_tr.reduction import find_method, method_names
 
-CONFIRMATIONS = 5  # settings that are tried on the full set before the search gives up
+__all__ = ['TuneOptions', 'Tuned', 'tune']
+
+
+@dataclass(frozen=True)
+class TuneOptions(CompareOptions):
+    """As CompareOptions, with fraction the share of the dataset that is searched on.
+
+    reduction: method and settings over the config's (config.parse_reduction). out: the config to write, by default in
+    work_dir, which also holds the journal, by default below work_dirs/tune.
+    """
+
+    fraction: float = 0.1
+    reduction: str | None = None
+    out: str | None = None
+    work_dir: str | None = None
 
 
 @dataclass(frozen=True)
@@ -32,7 +47,7 @@ class Tuned:
 
     measure: what quality is, mIoU or PCK. points: measured on the subset; confirmed: on the full set, the chosen one
     last where there is one. plain_quality: on subset and full set. path: of the config that was written; None where
-    nothing keeps to the budget. measured: points that were not in the journal.
+    nothing meets the budget. measured: points that were not in the journal.
     """
 
     method: str
@@ -51,74 +66,57 @@ def tune(
     config: str,
     checkpoint: str,
     budget: Budget,
-    *,
-    reduction: str | None = None,
-    fraction: float = 0.1,
-    images: int = 32,
-    batch_size: int = 8,
-    repeats: int = 5,
-    device: str | None = None,
-    amp: str | None = None,
-    out: str | None = None,
-    work_dir: str | None = None,
-    cfg_options: Mapping[str, Any] | None = None,
+    options: TuneOptions | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    **settings: Any,
 ) -> Tuned:
     """Search on a subset of the test set, confirm on all of it, write a config that inherits from `config`.
 
-    checkpoint: of the plain model. reduction: method and settings over the config's (overrides.parse_reduction).
-    fraction: share of the test set that is searched on. images, batch_size, repeats, amp: as in apis.compare.
-    out: the config to write, by default in work_dir, which also holds the journal, by default below work_dirs/tune.
+    checkpoint: of the plain model. settings: fields of TuneOptions, over those of `options`.
     Raises ConfigError, CheckpointError, DatasetError or DeviceError for input that cannot be used.
     """
-    place, dtype = prepare_device(device), pick_precision(amp, device)
-    check_numbers(fraction, batch_size, images, repeats)
-    options = nested_options(cfg_options or {})
-    loaded = load_config(config, cfg_options)
-    require_sections(loaded, 'model', 'test_dataloader', 'test_evaluator')
+    options = replace(options or TuneOptions(), **settings)
+    place, dtype = prepare_device(options.device), pick_precision(options.amp, options.device)
+    changes = nested_options(options.cfg_options or {})
+    base = load_config(config, options.cfg_options)
+    require_sections(base, 'model', 'test_dataloader', 'test_evaluator')
     require_checkpoint(checkpoint)
-    measure = 'PCK@0.1' if loaded.get('default_scope') == 'mmpose' else 'mIoU'
-    had = key_in_backbone(loaded)
-    if reduction is not None:
-        use_reduction(loaded, reduction)
-    method, key, ladders = ladders_of(loaded)
-    stem = Path(loaded.filename).stem
-    folder = Path(work_dir or Path('work_dirs') / 'tune' / (stem if reduction is None else f'{stem}_{method.lower()}'))
-    wanted = (
-        f'{measure.partition("@")[0].lower()}-{budget.loss:g}'
-        if budget.loss is not None
-        else f'{budget.by}-{budget.speed_up:g}'
-    )
-    path = Path(out) if out else folder / f'{stem}_{method.lower()}_{wanted}.py'
+    measure = 'PCK@0.1' if base.get('default_scope') == 'mmpose' else 'mIoU'
+    reduced = copy.deepcopy(base)
+    if options.reduction is not None:
+        use_reduction(reduced, options.reduction)
+    method, ladders = ladders_of(reduced)
+    stem = Path(base.filename).stem
+    name = stem if options.reduction is None else f'{stem}_{method.lower()}'
+    folder = Path(options.work_dir or Path('work_dirs') / 'tune' / name)
+    path = Path(options.out) if options.out else folder / default_name(base, method, budget, measure)
     check_out(path)
-    plain = copy.deepcopy(loaded)
-    plain.model.backbone[key] = None
+    plain = copy.deepcopy(reduced)
+    plain.model.backbone.reduction = None
     setup = dict(
         config=digest(plain.model.to_dict(), plain.test_dataloader.to_dict()),
         checkpoint=digest_of(checkpoint),
         method=method,
-        images=[images, batch_size, repeats],
+        images=[options.images, options.batch_size, options.repeats],
         machine=[machine(place), torch.get_num_threads()],
-        precision=next((name for name, kind in PRECISIONS.items() if kind == dtype), 'fp32'),
+        precision=precision_name(dtype),
     )
-    common = (images, batch_size, repeats, place, dtype)
     journal = Journal(folder / JOURNAL, setup)
-    subset = Measurer(plain, checkpoint, key, fraction, *common, budget.by == 'time', journal, progress)
-    full = Measurer(plain, checkpoint, key, 1.0, *common, True, journal, lambda text: progress(f'full set, {text}'))
+    subset = Measurer(plain, checkpoint, options, place, dtype, budget.by == 'time', journal, progress)
+    whole = replace(options, fraction=1.0)
+    full = Measurer(plain, checkpoint, whole, place, dtype, True, journal, lambda text: progress(f'full set, {text}'))
     points, confirmed, chosen = find(ladders, budget, subset, full)
     if chosen is not None:
-        text = config_text(
-            path, loaded.filename, key, chosen.settings, had, options, describe(budget, measure, chosen, full)
-        )
-        write_atomically(text, path)
+        about = describe(budget, measure, chosen, full)
+        write_atomically(config_text(path, base, chosen.settings, changes, about), path)
     plains = subset.plain_quality(), full.plain_quality() if confirmed else None
     written = path if chosen else None
     measured = subset.measured + full.measured
     return Tuned(method, measure, budget, points, confirmed, chosen, plains, written, folder, measured)
 
 
-def ladders_of(config: Config) -> tuple[str, str, list[Ladder]]:
-    """The method of a config, the key of its backbone that says it, and the ladders of its settings.
+def ladders_of(config: Config) -> tuple[str, list[Ladder]]:
+    """The method of a config and the ladders of its settings.
 
     Raises ConfigError where there is no method, or the backbone takes none.
     """
@@ -137,72 +135,11 @@ def ladders_of(config: Config) -> tuple[str, str, list[Ladder]]:
     fitting = method_names(network.kind)
     if not own and len(fitting) > 1:
         raise ConfigError(
-            f'the config {config.filename} names no method: add a reduction, one of {", ".join(fitting)}.',
+            f'the config {config.filename} names no method: set reduction to one of {", ".join(fitting)}.',
             parameters=['reduction'],
         )
     own = own or dict(type=fitting[0])
-    return find_method(own.get('type')).name, 'reduction', space(own, *network.extent)
-
-
-def find(
-    ladders: list[Ladder], budget: Budget, subset: Callable[[str, Settings], Point], full: Callable[..., Point]
-) -> tuple[tuple[Point, ...], tuple[Point, ...], Point | None]:
-    """Points of the subset and of the full set, and the one that keeps to the budget on the full set, or None.
-
-    A setting that fails on the full set tells how much the subset flatters; the search is then repeated with a budget
-    that is stricter by as much. When nothing is left, the setting farthest inside the budget is tried last.
-    """
-    seen: dict[str, Point] = {}
-    confirmed: list[Point] = []
-    margin = 0.0
-    for turn in range(CONFIRMATIONS):
-        for point in search(ladders, budget, subset, margin):
-            seen[identity(point.settings)] = point
-        best = budget.best(seen.values(), margin)
-        last = best is None or turn == CONFIRMATIONS - 1
-        if last:
-            tried = [identity(point.settings) for point in confirmed]
-            left = [point for key, point in seen.items() if key not in tried and budget.holds(point)]
-            best = budget.closest(left) if left else None
-        if best is None:
-            break
-        confirmed.append(full(best.ladder, best.settings))
-        if budget.holds(confirmed[-1]):
-            return tuple(seen.values()), tuple(confirmed), confirmed[-1]
-        if last:
-            break
-        margin = budget.missed_by(confirmed[-1]) - budget.missed_by(best)
-    return tuple(seen.values()), tuple(confirmed), None
-
-
-def check_out(path: Path) -> None:
-    """Raise ConfigError where the config to write exists, or is no Python file."""
-    if path.suffix != '.py':
-        raise ConfigError(f'--out {path} is no name of a config: let it end in .py.')
-    if path.exists():
-        raise ConfigError(f'{path} exists and is kept: name another file with --out.')
-
-
-def key_in_backbone(config: Config) -> set[str]:
-    """The keys of a config's backbone, before anything is changed."""
-    return set(config.model.get('backbone') or {})
-
-
-def nested_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """{'a.b': 1} as {'a': {'b': 1}}, so that a config can say it. Raises ConfigError for an entry of a list."""
-    found: dict[str, Any] = {}
-    for name, value in options.items():
-        *path, last = name.split('.')
-        if any(part.isdigit() for part in (*path, last)):
-            raise ConfigError(
-                f'--cfg-options {name} changes an entry of a list, which the config to write cannot inherit: put it '
-                'into the config.'
-            )
-        inner = found
-        for part in path:
-            inner = inner.setdefault(part, {})
-        inner[last] = value
-    return found
+    return find_method(own.get('type')).name, space(own, *network.extent)
 
 
 def describe(budget: Budget, measure: str, point: Point, full: Measurer) -> str:
@@ -213,29 +150,3 @@ def describe(budget: Budget, measure: str, point: Point, full: Measurer) -> str:
         f'{point.work:.2f} times '
         f'less work, {point.time:.2f} times as fast\n({full.journal.setup["machine"][0]}).'
     )
-
-
-def config_text(
-    path: Path, base: str, key: str, settings: Settings, had: set[str], options: dict[str, Any], about: str
-) -> str:
-    """A config that inherits from `base` and says a setting; `had`: keys of the base's backbone."""
-    relative = os.path.relpath(Path(base).resolve(), path.resolve().parent)
-    changes = copy.deepcopy(options)
-    model = changes.setdefault('model', {})
-    backbone = model.setdefault('backbone', {})
-    replaced = {'_delete_': True} if key in had and isinstance(settings, Mapping) else {}
-    backbone[key] = {**replaced, **settings} if isinstance(settings, Mapping) else settings
-    said = '\n'.join(f'# {line}' for line in about.splitlines())
-    body = '\n'.join(f'{name} = {as_code(value)}' for name, value in changes.items())
-    return f'{said}\n_base_ = {relative!r}\n\n{body}\n'
-
-
-def as_code(value: Any) -> str:
-    """Plain values as configs write them: dict(a=1)."""
-    if isinstance(value, Mapping):
-        if all(isinstance(key, str) and key.isidentifier() for key in value):
-            return f'dict({", ".join(f"{key}={as_code(part)}" for key, part in value.items())})'
-        return f'{{{", ".join(f"{key!r}: {as_code(part)}" for key, part in value.items())}}}'
-    if isinstance(value, list):
-        return f'[{", ".join(map(as_code, value))}]'
-    return repr(value)

@@ -1,11 +1,11 @@
-"""Measuring one setting after another against the plain model, and the journal from which a killed search goes on."""
+"""Measuring one setting after another against the plain model, and the journal that a killed search resumes from."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +15,12 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmseg_tr.analysis.macs import MacCount, count_macs
+from mmseg_tr.analysis.measure import MeasureOptions, count_work, measure
 from mmseg_tr.analysis.network import is_pose
-from mmseg_tr.analysis.speed import Contestant, mixed_precision, time_in_turn
 from mmseg_tr.apis.build import build_model
-from mmseg_tr.apis.compare import predict_all, test_loader
+from mmseg_tr.apis.compare.loop import Progress, Tested, build_test_loader, predict_all
 from mmseg_tr.apis.compare.models import PLAIN
+from mmseg_tr.apis.compare.options import CompareOptions
 from mmseg_tr.apis.tune.search import Point
 from mmseg_tr.apis.tune.spaces import Settings, identity
 from mmseg_tr.errors import ConfigError
@@ -32,7 +32,7 @@ JOURNAL = 'tune.json'
 class Journal:
     """Every point of a search in one file, complete after each of them.
 
-    setup: what the numbers depend on. Raises ConfigError where the file is of another search, or is none.
+    setup: what the numbers depend on. Raises ConfigError where the file belongs to another search, or is not a journal.
     """
 
     def __init__(self, path: Path, setup: Mapping[str, Any]) -> None:
@@ -46,11 +46,14 @@ class Journal:
             content = json.loads(self.path.read_text())
             known, self.points = content['setup'], content['points']
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f'{self.path} is no journal of a search: name another folder with --work-dir.') from error
+            raise ConfigError(
+                f'{self.path} is not a journal of tune: choose another work_dir.', parameters=['work_dir']
+            ) from error
         other = [key for key in self.setup if known.get(key) != self.setup[key]]
         if other:
             raise ConfigError(
-                f'{self.path} is of a search with another {", ".join(other)}: name another folder with --work-dir.'
+                f'{self.path} belongs to a search with another {", ".join(other)}: choose another work_dir.',
+                parameters=['work_dir'],
             )
 
     def get(self, key: str, timed: bool) -> dict[str, Any] | None:
@@ -68,21 +71,17 @@ class Journal:
 class Measurer:
     """Measures settings on a share of the test set. Points in the journal are not measured again.
 
-    config: of the plain model. place: the key of the backbone under which settings stand. timed: whether to time, too.
+    config: of the plain model. timed: whether to time, too.
     """
 
     config: Config
     checkpoint: str
-    place: str
-    fraction: float
-    images: int
-    batch_size: int
-    repeats: int
+    options: CompareOptions
     device: torch.device
     amp: torch.dtype | None
     timed: bool
     journal: Journal
-    progress: Callable[[str], None] = lambda _: None
+    progress: Progress = lambda _: None
     measured: int = field(default=0, init=False)
 
     def __call__(self, ladder: str, settings: Settings) -> Point:
@@ -97,79 +96,79 @@ class Measurer:
 
     def key(self, settings: Settings | None) -> str:
         """The name of a point in the journal: on which share of the images, and the settings."""
-        return f'{self.fraction:g} {identity(settings)}'
+        return f'{self.options.fraction:g} {identity(settings)}'
 
     def build(self, settings: Settings | None) -> nn.Module:
         """The network with these settings; None for the plain one."""
         config = copy.deepcopy(self.config)
-        config.model.backbone[self.place] = copy.deepcopy(settings)
+        config.model.backbone.reduction = copy.deepcopy(settings)
         return build_model(config, self.checkpoint).to(self.device).eval()
 
     def plain_quality(self) -> float:
-        """Of the plain model on the same images, in percent."""
+        """Quality of the plain model on the same images, in percent."""
         found = self.journal.get(self.key(None), False)
-        return self._plain['quality'] if found is None else found['quality']
+        return self._plain.numbers['quality'] if found is None else found['quality']
 
     def _measure(self, ladder: str, settings: Settings) -> dict[str, Any]:
         plain = self._plain
         self.progress(f'{ladder}: building')
         model = self.build(settings)
-        quality, _ = self._predict(model, ladder)
-        self.progress(f'{ladder}: counting')
-        gmacs = self._gmacs(model, plain['batches'])
+        quality = self._predict(model, ladder).quality
+        gmacs, time = self._cost(model, ladder)
         return dict(
             quality=quality,
-            loss=plain['quality'] - quality,
+            loss=plain.numbers['quality'] - quality,
             gmacs=gmacs,
-            work=plain['gmacs'] / gmacs,
-            time=self._time_ratio(model, ladder) if self.timed else None,
+            work=plain.numbers['gmacs'] / gmacs,
+            time=time,
             ladder=ladder,
         )
 
+    def _cost(self, model: nn.Module, what: str) -> tuple[float, float | None]:
+        """GMACs, and seconds of the plain network over those of `model`, both timed in turn; None where not timed."""
+        batches, windows = self._plain.batches, self._plain.windows
+        tell = lambda text: self.progress(f'{what}: {text}')  # noqa: E731
+        if not self.timed:
+            tell('counting')
+            return windows * count_work(model, batches, self.amp).total() / 1e9, None
+        options = MeasureOptions(repeats=self.options.repeats, seconds=None, amp=self.amp)
+        found, _ = measure({PLAIN: self._plain.model, what: model}, batches, options, progress=tell)
+        gmacs = windows * found[what].work.total() / 1e9
+        return gmacs, found[PLAIN].seconds.scores / found[what].seconds.scores
+
     @cached_property
-    def _plain(self) -> dict[str, Any]:
-        """The plain network, its score and work, and the images that are timed and counted in batches."""
-        loader = self._loader
-        if len(loader.dataset) < self.batch_size:
-            raise ConfigError(
-                f'--batch-size {self.batch_size} takes as many different images, {len(loader.dataset)} are tested on: '
-                'take a smaller batch or a larger --frac-dataset.'
-            )
+    def _plain(self) -> PlainModel:
+        self.options.check_dataset(len(self._loader.dataset))
         model = self.build(None)
         if not (hasattr(model, 'encode_decode') or is_pose(model)):
-            name = type(model).__name__
             raise ConfigError(
-                f'{self.config.filename} is of a {name}: tune takes networks of segmentation and of pose.'
+                f'the model of {self.config.filename} must be a segmentor or a pose estimator, it is a '
+                f'{type(model).__name__}.'
             )
-        quality, inputs = self._predict(model, PLAIN)
-        full = len(inputs) // self.batch_size * self.batch_size
-        batches = [torch.cat(inputs[start : start + self.batch_size]) for start in range(0, full, self.batch_size)]
-        gmacs = self._gmacs(model, batches)
-        numbers = dict(quality=quality, loss=0.0, gmacs=gmacs, work=1.0, time=None, ladder=PLAIN)
+        tested = self._predict(model, PLAIN)
+        batches = tested.batches(self.options.batch_size)
+        gmacs = tested.windows * count_work(model, batches, self.amp).total() / 1e9
+        numbers = dict(quality=tested.quality, loss=0.0, gmacs=gmacs, work=1.0, time=None, ladder=PLAIN)
         self.journal.put(self.key(None), numbers)
-        return dict(numbers, model=model, batches=batches)
+        return PlainModel(model, batches, tested.windows, numbers)
 
     @cached_property
     def _loader(self):
-        return test_loader(self.config, self.fraction)
+        return build_test_loader(self.config, self.options.fraction)
 
-    def _predict(self, model: nn.Module, what: str) -> tuple[float, list[Tensor]]:
-        models = {what: model}
+    def _predict(self, model: nn.Module, what: str) -> Tested:
         tell = lambda text: self.progress(f'{what}: {text}')  # noqa: E731
-        judge, inputs = predict_all(models, self.config, self._loader, self.images, self.amp, tell)
-        return judge.quality()[what]['pck' if is_pose(model) else 'miou'], inputs
+        return predict_all({what: model}, self.config, self._loader, self.options.images, self.amp, tell)
 
-    def _gmacs(self, model: nn.Module, batches: Sequence[Tensor]) -> float:
-        with mixed_precision(self.device, self.amp):  # rounding may decide what merges
-            counts = [count_macs(model, batch) for batch in batches]
-        return MacCount.mean(counts, sum(map(len, batches))).total() / 1e9
 
-    def _time_ratio(self, model: nn.Module, what: str) -> float:
-        """Seconds of the plain network over those of `model`, to class scores, both timed in turn."""
-        self.progress(f'{what}: timing')
-        contestants = {PLAIN: Contestant.of(self._plain['model']), what: Contestant.of(model)}
-        taken = time_in_turn(contestants, self._plain['batches'], repeats=self.repeats, amp=self.amp)
-        return taken[PLAIN].scores / taken[what].scores
+@dataclass(frozen=True)
+class PlainModel:
+    """The plain network, the windows that are timed and counted in batches, how many a picture has, and its numbers."""
+
+    model: nn.Module
+    batches: list[Tensor]
+    windows: float
+    numbers: dict[str, Any]
 
 
 def digest_of(path: str) -> str:

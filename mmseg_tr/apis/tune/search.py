@@ -1,11 +1,11 @@
-"""Which points tools/tune.py measures: bisection along ladders, and what is best among the points measured."""
+"""Which points tune measures: bisection along ladders, and the best of the measured points."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from mmseg_tr.apis.tune.spaces import Ladder, Settings
+from mmseg_tr.apis.tune.spaces import Ladder, Settings, identity
 from mmseg_tr.errors import ConfigError
 
 
@@ -40,13 +40,16 @@ class Budget:
 
     def __post_init__(self) -> None:
         if (self.loss is None) == (self.speed_up is None):
-            raise ConfigError('give one budget: --budget-miou (or --budget-pck) LOSS, or --speed-up X.')
+            raise ConfigError('give one budget, loss or speed_up.', parameters=['loss', 'speed_up'])
         if self.loss is not None and not 0 <= self.loss < 100:
-            raise ConfigError(f'--budget-miou {self.loss:g} is no loss of quality: give points from 0 to below 100.')
+            raise ConfigError(f'loss must be at least 0 and below 100 points, got {self.loss:g}.', parameters=['loss'])
         if self.speed_up is not None and not 1 < self.speed_up < 1000:
-            raise ConfigError(f'--speed-up {self.speed_up:g} is no speed-up: give a ratio above 1, such as 1.5.')
+            raise ConfigError(
+                f'speed_up must be a ratio above 1 and below 1000, such as 1.5, got {self.speed_up:g}.',
+                parameters=['speed_up'],
+            )
         if self.by not in ('time', 'work'):
-            raise ConfigError(f'--by {self.by} is unknown: give time or work.')
+            raise ConfigError(f'by must be time or work, got {self.by!r}.', parameters=['by'])
 
     def holds(self, point: Point, margin: float = 0.0) -> bool:
         """Whether a point keeps to the budget, or to one that is stricter by `margin`."""
@@ -81,6 +84,7 @@ class Budget:
 
 
 Measure = Callable[[str, Settings], Point]
+CONFIRMATIONS = 5  # settings that are tried on the full set before the search gives up
 
 
 def search(ladders: Sequence[Ladder], budget: Budget, measure: Measure, margin: float = 0.0) -> list[Point]:
@@ -107,3 +111,34 @@ def bisect(ladder: Ladder, budget: Budget, measure: Measure, margin: float = 0.0
         else:
             high = middle
     return points
+
+
+def find(
+    ladders: Sequence[Ladder], budget: Budget, subset: Measure, full: Measure
+) -> tuple[tuple[Point, ...], tuple[Point, ...], Point | None]:
+    """Points of the subset and of the full set, and the one that meets the budget on the full set, or None.
+
+    When a setting fails on the full set, the search continues with the budget tightened by the gap between subset and
+    full set. When nothing is left, the setting farthest inside the budget is tried last.
+    """
+    seen: dict[str, Point] = {}
+    confirmed: list[Point] = []
+    margin = 0.0
+    for turn in range(CONFIRMATIONS):
+        for point in search(ladders, budget, subset, margin):
+            seen[identity(point.settings)] = point
+        best = budget.best(seen.values(), margin)
+        last = best is None or turn == CONFIRMATIONS - 1
+        if last:
+            tried = [identity(point.settings) for point in confirmed]
+            left = [point for key, point in seen.items() if key not in tried and budget.holds(point)]
+            best = budget.closest(left) if left else None
+        if best is None:
+            break
+        confirmed.append(full(best.ladder, best.settings))
+        if budget.holds(confirmed[-1]):
+            return tuple(seen.values()), tuple(confirmed), confirmed[-1]
+        if last:
+            break
+        margin = budget.missed_by(confirmed[-1]) - budget.missed_by(best)
+    return tuple(seen.values()), tuple(confirmed), None

@@ -1,0 +1,47 @@
+"""What compare and tune are told about the pictures that they test, time and count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmseg_tr.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """fraction: share of the dataset that is tested on, evenly spread. batch_size: of the throughput. images: how many
+    are timed and counted. repeats: rounds over these. amp: precision of everything, tests included.
+    """
+
+    fraction: float = 1.0
+    batch_size: int = 8
+    images: int = 32
+    repeats: int = 5
+    device: str | None = None
+    amp: str | None = None
+    cfg_options: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for numbers that cannot work, before anything is built."""
+        if not 0 < self.fraction <= 1:
+            raise ConfigError(f'fraction must be above 0 and at most 1, got {self.fraction}.', parameters=['fraction'])
+        for name in ('batch_size', 'images', 'repeats'):
+            if getattr(self, name) < 1:
+                raise ConfigError(f'{name} must be a positive integer, got {getattr(self, name)}.', parameters=[name])
+        if self.images < self.batch_size:
+            raise ConfigError(
+                f'batch_size must be at most images, as many different pictures as are timed: {self.images}, got '
+                f'{self.batch_size}.',
+                parameters=['batch_size', 'images'],
+            )
+
+    def check_dataset(self, size: int) -> None:
+        """Raise ConfigError where fewer pictures are tested on than a batch takes."""
+        if size < self.batch_size:
+            raise ConfigError(
+                f'batch_size must be at most the number of pictures that are tested on, {size}, got {self.batch_size}: '
+                'take a smaller batch or a larger fraction of the dataset.',
+                parameters=['batch_size', 'fraction'],
+            )
