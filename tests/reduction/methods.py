@@ -110,11 +110,13 @@ METHODS = [
 ]
 
 
-def tiny_vit(reduction: dict | None = None, prefix: int = 1, grid: tuple[int, int] = (8, 8), **kwargs) -> ViT:
+def tiny_vit(
+    reduction: dict | None = None, prefix: int = 1, grid: tuple[int, int] = (8, 8), depth: int = DEPTH, **kwargs
+) -> ViT:
     """A ViT of width 16 whose weights are the same for the same prefix and grid, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        arch = dict(embed_dim=16, depth=DEPTH, num_heads=2, patch_size=PATCH, **PREFIXES[prefix])
+        arch = dict(embed_dim=16, depth=depth, num_heads=2, patch_size=PATCH, **PREFIXES[prefix])
         vit = ViT(arch, img_size=(grid[0] * PATCH, grid[1] * PATCH), reduction=reduction, **kwargs)
         with torch.no_grad():
             for parameter in vit.parameters():

@@ -117,7 +117,7 @@ def test_a_schedule_is_spread_over_each_backbone_it_is_bound_to():
 
 @pytest.mark.parametrize('form', ToMe.FORMS)
 @pytest.mark.parametrize('matching', ToMe.MATCHINGS)
-@few
+@settings(few, max_examples=8)  # after the contract's own test of the same, over every method
 @given(grid=st.tuples(st.integers(2, 7), st.integers(2, 7)), prefix=st.sampled_from([0, 1, 2, 5]))
 def test_every_matching_in_every_form_ignores_batch_mates(form, matching, grid, prefix):
     setting = dict(k=3) if matching == 'kth' else dict(r=0.4)
