@@ -15,9 +15,11 @@ from mmengine.device import get_device
 
 import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
 from mmseg_tr.apis.values import read_settings, read_value
+from mmseg_tr.engine.config_checks import SEEDS, check_settings
 from mmseg_tr.errors import CheckpointError, ConfigError, MissingExtraError
 from mmseg_tr.paths import find_config
 from mmseg_tr.reduction import PLAIN_NAMES, find_method
+from mmseg_tr.reduction.checks import is_integer
 from mmseg_tr.reduction.segformerpp.deprecated import replace_merging
 from mmseg_tr.reduction.segformerpp.settings import as_reduction, preset_name
 
@@ -41,6 +43,7 @@ def load_config(path: str | Config, options: Mapping[str, Any] | None = None) ->
                 f'cfg_options {" ".join(options)} cannot be merged: {error}', parameters=['cfg_options']
             ) from error
     _modernise(config)
+    check_settings(config)
     return config
 
 
@@ -69,7 +72,7 @@ def _read(path: Path) -> Config:
         return Config.fromfile(str(path))
     except MissingExtraError:
         raise
-    except Exception as error:  # a config is Python and may raise anything
+    except (Exception, SystemExit) as error:  # a config is Python and may raise anything
         reason = (str(error).strip().splitlines() or ['no reason given'])[-1]
         raise ConfigError(f'the config {path} cannot be read: {type(error).__name__}: {reason}') from error
 
@@ -171,6 +174,8 @@ def fit_to_run(config: Config, work_dir: str | None, launcher: str, seed: int | 
     config.launcher = launcher
     _name_run(config, stem)
     if seed is not None:
+        if not is_integer(seed) or not 0 <= seed <= SEEDS:
+            raise ConfigError(f'seed must be an integer from 0 to {SEEDS}, got {seed!r}.', parameters=['seed'])
         config.randomness = {**config.get('randomness', {}), 'seed': seed}
     if get_device() == 'cpu':
         _replace_type(config.model, 'SyncBN', 'BN')

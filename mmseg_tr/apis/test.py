@@ -125,7 +125,10 @@ def _run(config: Config, checkpoint: str, path: str) -> dict[str, Any]:
     if config.get('check_data', True):
         check_run_data(runner, 'test')
     # mmengine skips tensors that do not fit. It loads again by itself, so that its hooks see the file.
-    load_strictly(bare_model(runner), checkpoint)
+    meta = load_strictly(bare_model(runner), checkpoint)
+    remark = other_classes(meta, runner.test_dataloader.dataset.metainfo)
+    if remark:
+        runner.logger.warning(f'{checkpoint} {remark}')
     plan_predictions(runner)
     metrics = runner.test()
     found = collect_scores(metrics, _our_metric(runner))
@@ -154,6 +157,22 @@ def plan_predictions(runner: Runner) -> None:
     leaves = list(leaf_datasets(runner.test_dataloader.dataset))
     paths = [leaf.get_data_info(index)['img_path'] for leaf in leaves for index in range(len(leaf))]
     metric.plan_files(paths, any(getattr(leaf, 'reduce_zero_label', False) for leaf in leaves))
+
+
+def other_classes(meta: Mapping[str, Any], metainfo: Mapping[str, Any]) -> str | None:
+    """How the classes that a checkpoint was trained on differ from those of the dataset; None where they do not."""
+    stored = meta.get('dataset_meta')
+    trained = stored.get('classes') if isinstance(stored, Mapping) else None
+    tested = metainfo.get('classes')
+    if not (isinstance(trained, list | tuple) and isinstance(tested, list | tuple)) or list(trained) == list(tested):
+        return None
+    if len(trained) != len(tested):
+        return f'was trained on {len(trained)} classes, the dataset has {len(tested)}: the scores mean little.'
+    place = next(index for index, names in enumerate(zip(trained, tested)) if names[0] != names[1])
+    return (
+        f'was trained on other classes than the dataset has, class {place} is {trained[place]!r} there and '
+        f'{tested[place]!r} here: the scores mean little unless these are names of the same.'
+    )
 
 
 def _our_metric(runner: Runner) -> SegmenterIoUMetric | None:

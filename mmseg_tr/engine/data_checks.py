@@ -77,7 +77,9 @@ def check_parts(model: nn.Module, parts: Sequence[DataPart], logger: Logger) -> 
             for warning in report.warnings:
                 logger.warning(f'{part.name} data: {warning}')
             if dataset is part.loader.dataset:
-                check_batch(part, model.data_preprocessor, [report.examples[size] for size in sorted(report.examples)])
+                examples = [report.examples[size] for size in sorted(report.examples)]
+                check_sizes(part, model, examples)
+                check_batch(part, model.data_preprocessor, examples)
 
 
 def _sentence(report: LabelReport) -> str:
@@ -111,6 +113,26 @@ def check_classes_of_heads(heads: Iterable[nn.Module], dataset: Any) -> None:
                 f'{type(dataset).__name__} has {len(classes)} ({shown}): set num_classes={len(classes)}, or the '
                 'classes in the metainfo of the dataset.'
             )
+
+
+def check_sizes(part: DataPart, model: nn.Module, examples: Sequence[int]) -> None:
+    """Raise DatasetError when a picture reaches a model in a size that it cannot take.
+
+    A model says so by `size_step`: images and label maps are multiples of it. examples: as of check_batch.
+    """
+    step, dataset = getattr(model, 'size_step', None), part.loader.dataset
+    if step is None:
+        return
+    with kept_random_state(), torch.no_grad():
+        for index in dict.fromkeys(_extremes(examples)):
+            batch = model.data_preprocessor(part.loader.collate_fn([dataset[index]]), training=part.name == 'train')
+            labels = batch['data_samples'][0].gt_sem_seg.data
+            for height, width in (labels.shape[-2:], batch['inputs'][0].shape[-2:]):
+                if height % step or width % step:
+                    raise DatasetError(
+                        f'{dataset.get_data_info(index)["img_path"]} reaches the network of {part.name}_dataloader as '
+                        f'{height} x {width} pixels, which must be multiples of {step}: crop or resize in the pipeline.'
+                    )
 
 
 def check_batch(part: DataPart, preprocessor: BaseDataPreprocessor, examples: Sequence[int]) -> None:

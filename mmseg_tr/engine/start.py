@@ -69,10 +69,10 @@ def read(path: str) -> Any:
         raise _with_way_out(error, path) from error
 
 
-def load_strictly(model: nn.Module, path: str) -> None:
-    """Load a checkpoint of exactly this model. Raises CheckpointError for any other."""
+def load_strictly(model: nn.Module, path: str) -> dict[str, Any]:
+    """Load a checkpoint of exactly this model; returns its `meta`. Raises CheckpointError for any other."""
     try:
-        load_into(model, path)
+        return load_into(model, path)
     except CheckpointError as error:
         raise _with_way_out(error, path) from error
 

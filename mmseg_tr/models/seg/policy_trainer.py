@@ -14,7 +14,7 @@ from torch import Tensor
 from mmseg_tr.datasets.policy_labels import policy_labels
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.cts.policy import PolicyNet
-from mmseg_tr.reduction.cts.sharing import IGNORE
+from mmseg_tr.reduction.cts.sharing import IGNORE, STRIDE
 from mmseg_tr.registry import MODELS
 
 LABEL_RULES = ('zero_is_ignore', 'share_ignored', 'ignore_mixed', 'ignore_mixed_border')
@@ -39,6 +39,8 @@ class PolicyClassifier(BaseModel):
     Its checkpoints hold policy.*, and a CTS config takes them by name as policy_checkpoint.
     Raises ConfigError for an option that does not exist.
     """
+
+    size_step = STRIDE  # images and label maps are multiples of it
 
     def __init__(
         self,
