@@ -1,4 +1,4 @@
-"""Where the files that come with this package lie: beside it in a checkout, inside it in an installed wheel."""
+"""Paths of the files that come with this package: beside it in a checkout, inside it in an installed wheel."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TOOLS = CARRIED / 'tools'
 
 
 def config_path(name: str) -> Path:
-    """A file of local_configs, 'algm/algm_vit-s16_ade20k-512x512.py'. Raises ConfigError when it is not there."""
+    """A file of local_configs, 'algm/algm_vit-s16_ade20k-512x512.py'. Raises ConfigError when it does not exist."""
     path = CONFIGS / name
     if not path.is_file():
-        raise ConfigError(f'there is no {path}: install mmseg_tr again, or run from a checkout of it.')
+        raise ConfigError(f'{path} does not exist: install mmseg_tr again, or run from a checkout of it.')
     return path
 
 
@@ -35,4 +35,4 @@ def find_config(path: Path) -> Path:
         found = [CONFIGS / inside] if len(inside.parts) > 1 else sorted(CONFIGS.glob(f'[!_]*/{inside}'))
         if found and found[0].is_file():
             return found[0]
-    raise ConfigError(f'there is no config file {path}: check the path, or name one that `mmseg-tr configs` lists.')
+    raise ConfigError(f'config file {path} does not exist: check the path, or name one that `mmseg-tr configs` lists.')

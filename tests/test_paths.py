@@ -26,5 +26,5 @@ def test_a_file_of_the_user_comes_first(tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', ['nowhere.py', '/nowhere/at/all.py', f'../algm/{NAME}.py', 'local_configs'])
 def test_what_is_not_there_is_named(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=f'no config file {name}'):
+    with pytest.raises(ConfigError, match=f'config file {name}'):
         find_config(Path(name))

@@ -65,7 +65,7 @@ def read_config(text: str) -> dict[str, Any]:
 
 
 def section(config: dict[str, Any], *names: str) -> dict[str, Any]:
-    """A dict inside of dicts, empty where there is none."""
+    """A dict inside dicts, empty without one."""
     for name in names:
         config = config.get(name) if isinstance(config, dict) else None
     return config if isinstance(config, dict) else {}

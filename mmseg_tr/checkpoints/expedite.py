@@ -80,7 +80,7 @@ def net_kwargs(state: Mapping[str, Tensor], where: str = 'The checkpoint') -> di
         side = infer_square_grid(state['backbone.pos_embed'], 1)[0] * patch_size
     except (KeyError, IndexError, ValueError) as error:
         what = f'{error.args[0]} is missing' if isinstance(error, KeyError) else str(error).rstrip('.')
-        raise CheckpointError(f'{where} is no {NAME}: {what}.') from error
+        raise CheckpointError(f'{where} is not a {NAME}: {what}.') from error
     if embed_dim % _HEAD_WIDTH:
         raise CheckpointError(f'{where} has tokens of width {embed_dim}: only multiples of {_HEAD_WIDTH} are known.')
     decoder_depth = keymap.count_layers(state, 'decode_head.blocks')

@@ -41,7 +41,7 @@ _HASHED = re.compile(r'-([0-9a-f]{8,64})\.pth$')  # both hubs end names with the
 def local_file(source: str | Path) -> Path:
     """The file of a path, of a published name, of a URL or of a hub name such as torchvision://resnet50.
 
-    Remote files are fetched once and kept. Raises CheckpointError when it cannot be had.
+    Remote files are fetched once and kept. Raises CheckpointError when it is not available.
     """
     source = str(source)
     hub = next((prefix for prefix in HUBS if source.startswith(prefix)), None)
@@ -62,7 +62,7 @@ def read_source(source: str | Path) -> Any:
 
 
 def load_from_checked_file(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """As mmengine's loaders do: the content of a checkpoint, tensors on the CPU, whatever `map_location` says.
+    """Return the content of a checkpoint, as mmengine's loaders do; tensors are on the CPU for any `map_location`.
 
     Configs kept as text, which mmengine would run, are left out. The first process downloads, the others wait.
     """

@@ -1,7 +1,7 @@
 """Checkpoints that mmengine wrote, made readable without trusting them: weights, plain facts and the config.
 
 mmengine keeps its training curves in them as objects that torch does not load by default; those, the optimiser and
-whatever else belongs to training is left behind.
+everything else that belongs to training is left out.
 """
 
 import os

@@ -22,7 +22,7 @@ _LOSSES = (
 
 
 def preprocessor(config: dict[str, Any], where: str) -> dict[str, Any] | None:
-    """The `data_preprocessor` that a config says; None where there is no config. What it leaves out is mmseg's default.
+    """The `data_preprocessor` of a config, None without a config. What it leaves out is mmseg's default.
 
     Without mean and std nothing is normalised. Configs of mmsegmentation 0.x normalise in their pipelines.
     Raises CheckpointError for another type or setting than mmseg's own.
@@ -74,7 +74,7 @@ def test_pipeline(config: dict[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def use_pipeline(content: dict[str, Any], steps: list[dict[str, Any]] | None) -> None:
-    """Make `steps`, if there are some, the pipeline of validation and test in a config of ours, in place."""
+    """Set the pipeline of validation and test in a config of this package, in place; None leaves it."""
     if not steps:
         return
     content['test_pipeline'] = steps

@@ -87,7 +87,7 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
     fit.check_tensors(payload['state_dict'], f'state_dict of {path}')
     theirs, dropped = keymap.split(payload['state_dict'], _UNUSED)
     if 'backbone.ln1.weight' not in theirs:
-        raise CheckpointError(f'{path} has no LayerNorm behind its last layer (final_norm=False), and ours needs one.')
+        raise CheckpointError(f'{path} has no LayerNorm after its last layer (final_norm=False), and ours needs one.')
     settings = read_settings(theirs, read_config(formats.config_inside(payload)), str(path))
     state, net = mmseg_to_segmenter(theirs), Network.from_net_kwargs(settings.net_kwargs)
     found = fit.difference(state, needed_tensors(settings.net_kwargs))

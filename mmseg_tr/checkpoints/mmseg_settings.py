@@ -38,7 +38,7 @@ class Settings:
 
 
 def read_settings(state: Mapping[str, Tensor], config: dict[str, Any], where: str) -> Settings:
-    """From mmsegmentation's weights and the config kept beside them, {} where there is none.
+    """Read mmsegmentation's weights and the config kept beside them, {} without one.
 
     where: what messages call the file. Raises CheckpointError for what the networks here cannot do.
     """
@@ -100,12 +100,12 @@ def _network(state: Mapping[str, Tensor], backbone: dict[str, Any], head: dict[s
     shape = {key: tuple(tensor.shape) for key, tensor in state.items()}
     mask = 'decode_head.dec_proj.weight' in state
     try:
-        width, _, patch, _ = shape['backbone.patch_embed.projection.weight']
+        width, channels, patch, _ = shape['backbone.patch_embed.projection.weight']
         positions = shape['backbone.pos_embed'][1] - 1
         classes = shape['decode_head.cls_emb'][1] if mask else shape['decode_head.conv_seg.weight'][0]
     except (KeyError, IndexError, ValueError) as error:
         what = f'{error.args[0]} is missing' if isinstance(error, KeyError) else 'a tensor has another shape'
-        raise CheckpointError(f'{where} is no Segmenter of mmsegmentation: {what}.') from error
+        raise CheckpointError(f'{where} is not a Segmenter of mmsegmentation: {what}.') from error
     heads = backbone.get('num_heads', 12) if backbone else max(width // _HEAD_WIDTH, 1)
     if width % heads:
         raise CheckpointError(f'{where} has tokens of width {width}, which do not divide into {heads} heads.')
@@ -128,6 +128,7 @@ def _network(state: Mapping[str, Tensor], backbone: dict[str, Any], head: dict[s
         'dropout': float(backbone.get('drop_rate', 0.0)),
         'drop_path_rate': float(backbone.get('drop_path_rate', 0.0 if backbone else 0.1)),
         'n_cls': classes,
+        'in_chans': channels,
         'decoder': decoder,
     }
 

@@ -32,6 +32,7 @@ def build_segmenter(net_kwargs: Mapping[str, Any], reduction: Mapping[str, Any] 
     encoder = ViT(
         net.arch,
         img_size=net.image_size,
+        in_chans=net.in_chans,
         out='tokens',
         drop_rate=net.drop_rate,
         drop_path_rate=net.drop_path_rate,

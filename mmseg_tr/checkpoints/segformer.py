@@ -71,12 +71,14 @@ def _check(weights: mit.Weights, arch: Mapping[str, Any], where: str) -> None:
     """Raise CheckpointError unless the weights are exactly those of a MiT of `arch`, and of the head it comes with."""
     try:
         with torch.device('meta'):
-            needed = MixVisionTransformer(dict(arch)).state_dict()
+            inputs = weights.state['backbone.layers.0.0.projection.weight'].shape[1]
+            backbone = MixVisionTransformer(dict(arch), in_channels=inputs)
+            needed = backbone.state_dict()
             if weights.head:
                 state = weights.state
                 channels = state['decode_head.fusion_conv.conv.weight'].shape[0]
                 classes = state['decode_head.conv_seg.weight'].shape[0]
-                model = SegFormer(MixVisionTransformer(dict(arch)), classes, head=weights.head, channels=channels)
+                model = SegFormer(backbone, classes, head=weights.head, channels=channels)
                 needed = model.state_dict()
     except (ConfigError, KeyError, RuntimeError) as error:
         raise CheckpointError(f'{where} holds no SegFormer that can be built: {error}') from error

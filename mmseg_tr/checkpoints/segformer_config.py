@@ -38,7 +38,8 @@ def segformer_config(
     template = _template(name, given)
     content = shipped_config(f'segformerpp/{template}.py')
     model = content['model']
-    eps = mit.EPS.get(weights.layout, {})
+    inputs = weights.state['backbone.layers.0.0.projection.weight'].shape[1]
+    eps = mit.EPS.get(weights.layout, {}) | ({'in_channels': inputs} if inputs != 3 else {})
     model['backbone'] |= dict(arch=arch, pretrained=None) | eps | _settings(given, where) | _backbone(given)
     model['decode_head'] |= _dimensions(weights, len(model['decode_head']['in_channels'])) | head
     if weights.head == 'linear':
@@ -96,10 +97,9 @@ def _settings(given: dict[str, Any], where: str) -> dict[str, Any]:
     _refuse(backbone, 'norm_cfg', ('LN',), where)
     if isinstance(backbone.get('norm_cfg'), dict):
         found['norm_eps'] = float(backbone['norm_cfg'].get('eps', 1e-5))
-    for key, usual in (('out_indices', (0, 1, 2, 3)), ('in_channels', 3)):
-        value = backbone.get(key, usual)
-        if (tuple(value) if isinstance(value, list) else value) != usual:
-            raise CheckpointError(f'{where} has {key}={value} in its backbone, which has no counterpart here.')
+    indices = tuple(backbone.get('out_indices', (0, 1, 2, 3)))
+    if indices != (0, 1, 2, 3):
+        raise CheckpointError(f'{where} has out_indices={indices} in its backbone, which has no counterpart here.')
     return found
 
 

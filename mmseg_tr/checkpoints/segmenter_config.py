@@ -117,6 +117,8 @@ def _model(
         'out': 'tokens',
         'drop_path_rate': net.drop_path_rate,
     }
+    if net.in_chans != 3:
+        backbone['in_chans'] = net.in_chans
     if net.drop_rate:
         backbone['drop_rate'] = net.drop_rate
     if reduction is not None:

@@ -111,6 +111,7 @@ def _net_kwargs(vit: Any, backbone: Mapping[str, Any], head: Mapping[str, Any]) 
         'backbone': f'ViT of width {vit.embed_dim}',
         'd_model': vit.embed_dim,
         'n_layers': len(vit.blocks),
+        'in_chans': vit.in_chans,
         'n_heads': vit.blocks[0].attn.num_heads,
         'patch_size': vit.patch_size[0],
         'image_size': tuple(rows * vit.patch_size[0] for rows in vit.grid),

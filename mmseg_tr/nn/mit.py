@@ -21,6 +21,7 @@ from mmseg_tr.reduction.segformerpp.deprecated import reduction_from_merging
 from mmseg_tr.reduction.segformerpp.mergers import StageMerging
 from mmseg_tr.reduction.segformerpp.settings import PRESETS, as_reduction
 from mmseg_tr.reduction.tokens import as_map
+from mmseg_tr.weights.fetch import check_pretrained
 from mmseg_tr.weights.mit import load_backbone
 
 DEFAULTS = dict(
@@ -84,6 +85,7 @@ class MixVisionTransformer(Backbone):
     ) -> None:
         super().__init__()
         dims = arch_settings(arch)
+        check_pretrained(pretrained)
         if pretrained is True and not isinstance(arch, str):
             raise ConfigError('pretrained=True needs an arch by name: give a weights file for an arch by dimensions.')
         self.arch, self.pretrained = arch, pretrained

@@ -26,7 +26,7 @@ def infer_square_grid(pos_embed: Tensor, num_prefix: int) -> tuple[int, int]:
     count = pos_embed.shape[1] - num_prefix
     side = math.isqrt(max(count, 0))
     if side * side != count or count < 1:
-        raise ValueError(f'{count} positions behind {num_prefix} prefix tokens form no square grid: name the grid.')
+        raise ValueError(f'{count} positions after {num_prefix} prefix tokens do not form a square grid.')
     return side, side
 
 
@@ -37,15 +37,15 @@ def resize_pos_embed(
     num_prefix: int,
     rule: str = 'bilinear',
 ) -> Tensor:
-    """Resize the grid part of a position embedding; the prefix part stays as it is.
+    """Resize the grid part of a position embedding; the prefix part is unchanged.
 
     pos_embed: (1, E + old h*w, C) -> (1, E + new h*w, C). Grids are compared, not counts: 4 x 16 is not 8 x 8.
-    Raises ValueError when old_grid does not hold the positions there are.
+    Raises ValueError when old_grid does not have as many positions.
     """
     if pos_embed.shape[1] != num_prefix + old_grid[0] * old_grid[1]:
         raise ValueError(
             f'a position embedding of {pos_embed.shape[1]} entries does not fill a grid of {old_grid[0]} x '
-            f'{old_grid[1]} behind {num_prefix} prefix tokens.'
+            f'{old_grid[1]} after {num_prefix} prefix tokens.'
         )
     if tuple(old_grid) == tuple(new_grid):
         return pos_embed
@@ -59,6 +59,6 @@ def resize_pos_embed(
 
 def check_resize_rule(rule: str) -> str:
     """Return a rule of RESIZE_RULES. Raises ConfigError."""
-    if rule not in RESIZE_RULES:
-        raise ConfigError(f'pos_resize={rule!r} is unknown: it is one of {", ".join(map(repr, RESIZE_RULES))}.')
+    if not isinstance(rule, str) or rule not in RESIZE_RULES:
+        raise ConfigError(f'pos_resize must be one of {", ".join(map(repr, RESIZE_RULES))}, got {rule!r}.')
     return rule

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.errors import CheckpointError
 from mmseg_tr.nn.encoders import build_encoder, timm
 from mmseg_tr.nn.pos_embed import infer_square_grid, resize_pos_embed
 from mmseg_tr.weights import formats
@@ -28,12 +28,6 @@ CONVERT = 'mmseg-tr convert-checkpoint FILE model.pth'
 UNUSED = ('head', 'fc_norm', 'pre_logits', 'attn_pool', 'mask_token')
 
 
-def check_pretrained(source: Any) -> None:
-    """Raise ConfigError unless `source` is True, a path, a URL, or False or None for random weights."""
-    if not (source is None or isinstance(source, bool | str | os.PathLike)) or source == '':
-        raise ConfigError(f'pretrained must be True, a file, a URL or None, got {source!r}.')
-
-
 def pretrained_state(
     arch: str | dict, source: bool | str | os.PathLike, in_chans: int, grid: tuple[int, int], rule: str
 ) -> dict[str, Tensor]:
@@ -41,7 +35,7 @@ def pretrained_state(
 
     source: True for timm's weights of that name; else a file or URL: .pth or .safetensors in timm's layout, AugReg's
     .npz, or a checkpoint of this package or of a Segmenter, whose encoder is taken.
-    Raises CheckpointError when the weights cannot be had, are damaged, or belong to another encoder.
+    Raises CheckpointError when the weights are not available, are damaged, or belong to another encoder.
     """
     if source is True:
         try:
@@ -94,7 +88,7 @@ def load_npz(path: Path, arch: str | dict, reference: nn.Module, in_chans: int) 
         reference.load_pretrained(str(path))
     except CheckpointError:
         raise
-    except Exception as error:  # whatever a damaged or foreign file makes numpy and timm raise
+    except Exception as error:  # numpy and timm raise many types for damaged and foreign files
         raise CheckpointError(f'{path} holds no weights that timm can read ({type(error).__name__}).') from error
     return reference
 

@@ -16,10 +16,11 @@ from mmseg_tr.nn.blocks import PLAIN, run_block
 from mmseg_tr.nn.encoders import SEGMENTER_ENCODERS, build_encoder
 from mmseg_tr.nn.inference import pad_to_multiple
 from mmseg_tr.nn.pos_embed import check_resize_rule, resize_pos_embed
-from mmseg_tr.nn.pretrained import check_pretrained, pretrained_state, resize_stored
+from mmseg_tr.nn.pretrained import pretrained_state, resize_stored
 from mmseg_tr.reduction import Reduction, Tokens, build_reduction
 from mmseg_tr.reduction.ladder import Grid
 from mmseg_tr.reduction.observe import Merged, Watcher
+from mmseg_tr.weights.fetch import check_pretrained
 
 
 class ViT(Backbone):

@@ -1,4 +1,4 @@
-"""Downloads that continue where they were interrupted. What comes is not believed: lengths, parts, hashes are compared.
+"""Downloads that continue after an interruption and compare lengths, parts and hashes.
 
 Neither torch.hub nor pooch can continue a file, keep a login or limit the wait for a byte, hence urllib.
 """
@@ -18,12 +18,12 @@ from pathlib import Path
 CHUNK = 1 << 20
 ATTEMPTS = 5  # in one run, for a connection that breaks off
 TIMEOUT = 60  # seconds without a byte
-Progress = Callable[[str, int, int | None], None]  # what is being done, how much of it is, how much there is
+Progress = Callable[[str, int, int | None], None]  # the step, what is done of it, its total
 _PAGE = re.compile(rb'\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b', re.I | re.S)
 
 
 class DownloadError(ValueError):
-    """A file that cannot be had; its text is the reason without a full stop, and names no address."""
+    """A download that failed; the text is the reason, without an address and a full stop."""
 
 
 class BrokenOffError(DownloadError):

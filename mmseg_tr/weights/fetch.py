@@ -1,4 +1,4 @@
-"""Published weights, fetched once and kept: complete files or none, and a hash where one is known."""
+"""Fetch published weights once and keep them: complete files or none, their hash compared where one is known."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import torch
 
-from mmseg_tr.errors import CheckpointError
+from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.files import atomic_path
 from mmseg_tr.weights.download import DownloadError, check_content, digest_of, download, plain_address, remove_tag
 from mmseg_tr.weights.io import check_kind
@@ -21,14 +22,20 @@ SCHEMES = ('http', 'https', 'file', 'ftp')
 SUFFIXES = ('.pth', '.pt', '.bin', '.safetensors')
 
 
+def check_pretrained(source: Any) -> None:
+    """Raise ConfigError unless `source` is True, a path, a URL, or False or None for random weights."""
+    if not (source is None or isinstance(source, bool | str | os.PathLike)) or source == '':
+        raise ConfigError(f'pretrained must be True, a file, a URL or None, got {source!r}.')
+
+
 def cache_folder() -> Path:
-    """Where fetched files are kept: $MMSEG_TR_CACHE, or a folder beside those of torch.hub (see TORCH_HOME)."""
+    """The folder of fetched files: $MMSEG_TR_CACHE, or a folder beside those of torch.hub (see TORCH_HOME)."""
     named = os.environ.get('MMSEG_TR_CACHE')
     return Path(named).expanduser() if named else Path(torch.hub.get_dir()) / 'checkpoints' / 'mmseg_tr'
 
 
 def cache_path(url: str) -> Path:
-    """Where the file of `url` is kept; no two URLs share a place."""
+    """The path of the kept file of `url`; no two URLs share one."""
     name = Path(unquote(url.partition('?')[0].rstrip('/')).rpartition('/')[2])
     suffix = name.suffix if name.suffix in SUFFIXES else '.pth'
     stem = re.sub(r'[^\w.-]', '_', name.stem if suffix == name.suffix else name.name)[:80]
@@ -58,8 +65,8 @@ def fetch_if_published(source: str | os.PathLike) -> Path:
 def fetch(published: Published) -> Path:
     """The kept file of a publication, downloaded where it is missing.
 
-    Raises CheckpointError, naming the address and what to do without a network, when it cannot be had, is incomplete,
-    has another hash, or is no file of weights. Nothing is kept then.
+    Raises CheckpointError, naming the address and what to do without a network, when it is not available, is
+    incomplete, has another hash, or is not a file of weights. Nothing is kept then.
     """
     url, path = published.url, cache_path(published.url)
     shown, advice = plain_address(url), f'download it elsewhere and name the file, or put it at {path}'

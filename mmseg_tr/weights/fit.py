@@ -1,4 +1,4 @@
-"""Does a state dict fit a network: the strict comparison, and loading that tells in one sentence what does not fit."""
+"""Compare a state dict with a network strictly, and load it or say in one sentence what does not fit."""
 
 import os
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ Needed = Mapping[str, Shape | Tensor]  # what a network needs by key: shapes, or
 
 @dataclass(frozen=True)
 class Difference:
-    """Where a state dict departs from what is needed; false when it fits."""
+    """The differences between a state dict and a network; false when it fits."""
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -80,7 +80,7 @@ def check_tensors(state: Any, where: str) -> None:
         raise CheckpointError(f'{where} holds no tensors.')
     wrong = [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if wrong:
-        raise CheckpointError(f'{where} holds things that are not tensors: {few(wrong)}.')
+        raise CheckpointError(f'{where} holds entries that are not tensors: {few(wrong)}.')
     odd = [f'{key} is {kind}' for key, value in state.items() if (kind := _odd_kind(value))]
     if odd:
         raise CheckpointError(f'{where} holds tensors that cannot be loaded as weights: {few(odd)}.')

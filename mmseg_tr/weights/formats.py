@@ -29,14 +29,14 @@ class Format:
 
 
 def state_of(payload: Any) -> Mapping[str, Any]:
-    """The state dict in what a file holds: under state_dict or model, or bare; empty where there is none."""
+    """The state dict in a file's content: under state_dict or model, or bare; empty without one."""
     if not isinstance(payload, Mapping):
         return {}
     return next((payload[key] for key in ('state_dict', 'model') if isinstance(payload.get(key), Mapping)), payload)
 
 
 def config_inside(payload: Any) -> str:
-    """Text of the config that a file keeps in its meta, '' where there is none."""
+    """The text of the config in a file's meta, '' without one."""
     meta = payload.get('meta') if isinstance(payload, Mapping) else None
     meta = meta if isinstance(meta, Mapping) else {}
     text = meta.get('cfg') or meta.get('config')  # the latter in files of mmcv

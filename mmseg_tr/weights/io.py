@@ -32,16 +32,16 @@ _PARTS_OF_CURVES = (
 
 
 def few(names: Iterable[object], limit: int = 3) -> str:
-    """The first names of a long list, and how many more there are: ``'a, b, c and 40 more'``."""
+    """The first names of a long list and the number of others: ``'a, b, c and 40 more'``."""
     names = [name if isinstance(name, str) and name.isprintable() else ascii(name) for name in names]
     shown = ', '.join(names[:limit])
     return shown if len(names) <= limit else f'{shown} and {len(names) - limit} more'
 
 
 def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
-    """What the torch file `path` holds, on the CPU; tensors by name for a .safetensors file.
+    """Return the content of the torch file `path`, on the CPU; tensors by name for a .safetensors file.
 
-    trust: unpickle freely, which runs whatever code the file asks for. Without it only tensors and plain values are
+    trust: unpickle freely, which runs any code the file asks for. Without it only tensors and plain values are
     read; the training curves that mmengine keeps beside them are skipped, and a file that needs more is refused by
     naming what it asks for. Keys are those of the model itself, also where it was saved from inside a wrapper.
     Raises CheckpointError for a missing, empty, truncated, damaged or foreign file, for blocked globals, and for one
@@ -103,8 +103,8 @@ def check_kind(path: Path) -> None:
     if not start:
         raise CheckpointError(f'{path} is empty (0 bytes): copy or download it again.')
     if path.suffix == SAFETENSORS:
-        if header != b'{':  # behind the 8 bytes of its length
-            raise CheckpointError(f'{path} is no safetensors file: copy or download it again.')
+        if header != b'{':  # after the 8 bytes of its length
+            raise CheckpointError(f'{path} is not a safetensors file: copy or download it again.')
         return
     if start == _ZIP_START:
         if not zipfile.is_zipfile(path):
@@ -117,7 +117,7 @@ def check_kind(path: Path) -> None:
         if 'constants.pkl' in inside:
             raise CheckpointError(f'{path} is a TorchScript archive, not a checkpoint: give the file of torch.save.')
         if 'data.pkl' not in inside:
-            raise CheckpointError(f'{path} is a zip archive that torch.save did not write, so it is no checkpoint.')
+            raise CheckpointError(f'{path} is a zip archive that torch.save did not write, so it is not a checkpoint.')
     elif not start.startswith(_PICKLE_START):
         raise CheckpointError(f'{path} is not a torch file (it starts with {start!r}): give a file of torch.save.')
 

@@ -12,7 +12,7 @@ SEGMENTER_TO_SEGMENTOR: Prefixes = (('encoder.', 'backbone.'), ('decoder.', 'dec
 
 
 def rename(state: Mapping[str, Value], table: Prefixes) -> dict[str, Value]:
-    """Exchange the prefix of every key by `table`; a key that begins with none of its prefixes stays as it is."""
+    """Exchange the prefix of every key by `table`; keys without any of its prefixes stay unchanged."""
 
     def new_name(key: str) -> str:
         for old, new in table:
@@ -29,13 +29,13 @@ def backwards(table: Prefixes) -> Prefixes:
 
 
 def split(state: Mapping[str, Value], prefixes: Iterable[str]) -> tuple[dict[str, Value], tuple[str, ...]]:
-    """Part `state` into the entries without any of `prefixes`, and the names of those with one."""
+    """Split `state` into the entries without any of `prefixes` and the names of those with one."""
     prefixes = tuple(prefixes)
     kept = {key: value for key, value in state.items() if not key.startswith(prefixes)}
     return kept, tuple(key for key in state if key.startswith(prefixes))
 
 
 def count_layers(state: Iterable[str], layers: str) -> int:
-    """How many layers there are by the keys, '<layers>.<number>.'."""
+    """The number of layers by the keys, '<layers>.<number>.'."""
     numbers = (re.match(rf'{re.escape(layers)}\.(\d+)\.', key) for key in state)
     return 1 + max((int(match[1]) for match in numbers if match), default=-1)

@@ -63,9 +63,9 @@ def read_weights(payload: Any, where: str) -> Weights:
 
 
 def load_backbone(model: nn.Module, source: str | os.PathLike) -> Weights:
-    """Load the backbone's weights out of a file, or of published ones by name, strictly; return all of the file's.
+    """Load a backbone strictly from a file or from published weights by name; return all weights of the file.
 
-    Raises CheckpointError when they cannot be had or belong to another network; the model is then as it was.
+    Raises CheckpointError when they are not available or belong to another network; the model is then unchanged.
     """
     path = fetch_if_published(source)
     weights = read_weights(io.read_file(path), str(path))

@@ -23,7 +23,7 @@ class Layout:
     """prefixes: what may stand before the names in `table`, each with ours. first: number of the first stage.
 
     table: theirs -> ours. joined: theirs -> (ours, place in the joined tensor), each tensor made of `parts`.
-    mark: a key that tells the layout by being there, behind one of the prefixes. unused: beginnings of keys, prefix
+    mark: a key whose presence, after one of the prefixes, tells the layout. unused: beginnings of keys, prefix
     included, of classifiers and of layers that no forward runs.
     """
 

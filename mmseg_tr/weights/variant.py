@@ -67,15 +67,15 @@ def section(variant: Mapping[str, Any], name: str, path: str | os.PathLike = 'va
 
 
 def whole(settings: Mapping[str, Any], key: str, where: str) -> int:
-    """A whole number above 0 among `settings`. Raises CheckpointError naming the key and its value."""
+    """Return a positive integer among `settings`. Raises CheckpointError naming key and value."""
     value = settings.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise CheckpointError(f'{where}.{key} of variant.yml is {brief(value)}: a whole number above 0 is needed.')
+        raise CheckpointError(f'{where}.{key} of variant.yml is {brief(value)}: it must be a positive integer.')
     return value
 
 
 def rate(settings: Mapping[str, Any], key: str, where: str) -> float:
-    """A probability among `settings`, 0 where it is missing. Raises CheckpointError naming the key and its value."""
+    """Return a probability among `settings`, 0 when it is missing. Raises CheckpointError naming key and value."""
     value = settings.get(key, 0.0)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise CheckpointError(f'{where}.{key} of variant.yml is {brief(value)}: it must be at least 0 and below 1.')
@@ -87,7 +87,7 @@ def pair(settings: Mapping[str, Any], key: str, where: str) -> tuple[int, int]:
     value = settings.get(key)
     both = (value, value) if isinstance(value, int) else value
     if not isinstance(both, list | tuple) or len(both) != 2:
-        raise CheckpointError(f'{where}.{key} of variant.yml is {brief(value)}: one or two whole numbers are needed.')
+        raise CheckpointError(f'{where}.{key} of variant.yml is {brief(value)}: it must be one or two integers.')
     return whole({key: both[0]}, key, where), whole({key: both[1]}, key, where)
 
 
@@ -110,6 +110,7 @@ class Network:
     decoder_depth: int
     decoder_dropout: float
     decoder_drop_path: float
+    in_chans: int = 3
 
     @classmethod
     def from_net_kwargs(cls, net_kwargs: Mapping[str, Any]) -> 'Network':
@@ -151,6 +152,7 @@ class Network:
             decoder_depth=whole(decoder, 'n_layers', 'net_kwargs.decoder') if mask else 0,
             decoder_dropout=rate(decoder, 'dropout', 'net_kwargs.decoder') if mask else 0.0,
             decoder_drop_path=rate(decoder, 'drop_path_rate', 'net_kwargs.decoder') if mask else 0.0,
+            in_chans=whole({'in_chans': 3, **net_kwargs}, 'in_chans', 'net_kwargs'),
         )
 
     @property

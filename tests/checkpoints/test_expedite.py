@@ -136,7 +136,7 @@ def test_other_networks_are_refused():
     refused(given, '1 key missing (encoder.blocks.1.norm2.bias)')
     given = payload()
     given['state_dict']['backbone.pos_embed'] = torch.zeros(1, 25, 64)[:, :24]
-    refused(given, '23 positions', 'no square grid')
+    refused(given, '23 positions', 'square grid')
     given = payload()
     del given['state_dict']['backbone.cls_token']
     refused(given, 'backbone.cls_token is missing')

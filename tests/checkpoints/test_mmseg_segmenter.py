@@ -97,7 +97,8 @@ def loaded(path):
 
 
 def same(first, second, size, slide=False):
-    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    patches = next(t for key, t in second.state_dict().items() if 'patch_embed' in key and t.dim() == 4)
+    image = torch.randn(2, patches.shape[1], *size, generator=torch.Generator().manual_seed(1))
     metas = [dict(img_shape=size, ori_shape=size)] * 2
     with torch.no_grad():
         outputs = [
@@ -115,6 +116,7 @@ CASES = {
     'non_square': model_config(img_size=(24, 40)),
     'last_of_several_levels': model_config(out_indices=(0, 1)),
     'other_heads': model_config(MASK | dict(num_heads=4), num_heads=8),
+    'four_channels': model_config(LINEAR, dict(data_preprocessor=dict(type='SegDataPreProcessor')), in_channels=4),
     'narrow_decoder': model_config(MASK | dict(embed_dims=64, num_heads=1)),
     'wide_decoder': model_config(MASK | dict(embed_dims=192)),
 }

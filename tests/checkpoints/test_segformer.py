@@ -175,6 +175,7 @@ CARRIED = {
     'strides': dict(backbone=dict(strides=[4, 2, 2, 1])),
     'binary': dict(head=BINARY),
     'binary cut at 0.6': dict(head=BINARY | dict(threshold=0.6)),
+    'four channels': dict(backbone=dict(in_channels=4), before=dict(mean=None, std=None)),
     'swapped': dict(before=dict(bgr_to_rgb=True)),
     'swapped the other way': dict(before=dict(rgb_to_bgr=True)),
     'not normalised': dict(before=dict(mean=None, std=None)),
@@ -195,7 +196,8 @@ def test_every_setting_that_decides_predictions_is_carried(tmp_path, case):
             tensor.copy_(torch.rand(tensor.shape) * 0.4 + (0.1 if tensor.dim() == 1 else -0.2))
     content = dict(state_dict=theirs.state_dict(), meta=dict(cfg=Config(dict(model=config)).pretty_text))
     _, _, ours = written(tmp_path, content)
-    picture = torch.randint(0, 256, (3, 75, 90), dtype=torch.uint8)
+    channels = theirs.backbone.layers[0][0].projection.in_channels
+    picture = torch.randint(0, 256, (channels, 75, 90), dtype=torch.uint8)
     found = []
     for model in (theirs.eval(), ours):
         sample = SegDataSample(metainfo=dict(img_shape=(75, 90), ori_shape=(75, 90)))

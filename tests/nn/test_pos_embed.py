@@ -54,7 +54,7 @@ def test_gradients_flow_through_resizing():
 def test_square_grid_is_inferred_or_refused():
     assert infer_square_grid(torch.zeros(1, 578, 3), 2) == (24, 24)
     for count in (13, 1, 0):
-        with pytest.raises(ValueError, match='form no square grid: name the grid'):
+        with pytest.raises(ValueError, match='do not form a square grid'):
             infer_square_grid(torch.zeros(1, count, 3), 1)
 
 

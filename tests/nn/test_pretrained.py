@@ -113,7 +113,7 @@ def add(key, *shape):
         (add('reg_token', 1, 4, 16), 'reg_token'),
         (add('cls_token', 1, 1, 8), 'cls_token'),
         (add('pos_embed', 1, 37, 8), 'pos_embed'),
-        (add('pos_embed', 1, 38, 16), 'form no square grid'),
+        (add('pos_embed', 1, 38, 16), 'do not form a square grid'),
         (lambda state: {f'other.{key}': value for key, value in state.items()}, 'belong to another encoder'),
         (lambda state: {}, 'holds no tensors'),
     ],

@@ -151,7 +151,7 @@ def test_pose_weights_are_not_taken_for_segmentation():
 
 def test_damaged_safetensors_are_refused(tmp_path):
     (tmp_path / 'model.safetensors').write_bytes(b'<!DOCTYPE html>')
-    with pytest.raises(CheckpointError, match='is no safetensors file'):
+    with pytest.raises(CheckpointError, match='is not a safetensors file'):
         read_file(tmp_path / 'model.safetensors')
     whole = HUGGING_FACE.read_bytes()
     (tmp_path / 'model.safetensors').write_bytes(whole[: len(whole) // 2])
