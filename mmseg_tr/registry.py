@@ -29,7 +29,7 @@ def _child(parent: Registry, *locations: str) -> Registry:
 
 MODELS = _child(_root.MODELS, 'models')
 # the other modules of datasets/ import no framework
-DATASETS = _child(_root.DATASETS, 'datasets.mosaic', 'datasets.pose')
+DATASETS = _child(_root.DATASETS, 'datasets.mosaic', 'datasets.image_folders', 'datasets.pose')
 TRANSFORMS = _child(_root.TRANSFORMS, 'datasets.mosaic', 'datasets.label_transforms', 'datasets.pose')
 METRICS = _child(_root.METRICS, 'evaluation')
 HOOKS = _child(_root.HOOKS, 'engine')
