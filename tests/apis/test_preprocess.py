@@ -14,7 +14,11 @@ from mmseg_tr.analysis.network import network_of
 from mmseg_tr.apis.build import build_model, load_batch
 from mmseg_tr.apis.config import load_config
 from mmseg_tr.apis.export.program import Whole
+from mmseg_tr.apis.infer.segment import Segmenting
 from mmseg_tr.apis.preprocess import PictureReader, preprocess
+from mmseg_tr.apis.report.pictures import look, own_examples
+from mmseg_tr.apis.report.pictures import test_example as example_of
+from mmseg_tr.apis.show.view import View
 from mmseg_tr.apis.windows import windows_of
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.errors import DatasetError
@@ -111,8 +115,26 @@ def same(config: Config, root) -> None:
     windows = windows_of(model, ours)
     assert len(windows.anchors) == len(crops)
     assert all(torch.equal(windows.crop(number), crop) for number, crop in enumerate(crops))
-    batch = load_batch(config, model, str(root / 'images'), (32, 32), 1, 1)
+    batch = load_batch(config, model, str(root / 'images'), (32, 32), 1, 1)  # of get_fps_flops and export
     assert any(torch.equal(batch, crop) for crop in crops)
+    same_pictures(config, model, file, crops)
+
+
+def same_pictures(config: Config, model, file, crops: list[torch.Tensor]) -> None:
+    """Hold what show_merging and report see, and what report and infer predict, against a test."""
+    view = View.of(config, model)
+    windows = view.enter(view.reader.load(file)).windows  # show_merging, show_attention
+    assert all(torch.equal(windows.crop(number), crop) for number, crop in enumerate(crops))
+    dataset = build_dataset(config.test_dataloader.dataset)
+    with torch.inference_mode():
+        (sample,) = model(**preprocess(model, [dataset[0]]), mode='predict')
+    label = sample.pred_sem_seg.data[0].numpy()
+    (own,) = own_examples(view.reader, [str(file)], [])
+    for example in (example_of(view.reader, dataset, 0), own):
+        shown = look({'plain': view}, example)
+        assert np.array_equal(shown.seen['plain'].prediction, label) and shown.image.shape[:2] == label.shape
+    task = Segmenting(model, view.reader)
+    assert np.array_equal(task.predict([task.read(file)])[0], label)
 
 
 @pytest.mark.parametrize('pipeline', PIPELINES)
