@@ -14,7 +14,7 @@ ensure_openmmlab()
 from mmengine import registry as _root  # noqa: E402 (torchvision has to import first)
 from mmengine.registry import Registry  # noqa: E402
 
-from mmseg_tr.checkpoints import loader  # noqa: E402
+from mmseg_tr import loader  # noqa: E402
 
 loader.register()  # mmengine reads every checkpoint through weights.io.read_file
 

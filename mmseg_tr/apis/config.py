@@ -14,7 +14,6 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
-from mmseg_tr.apis.values import read_settings, read_value
 from mmseg_tr.engine.config_checks import SEEDS, check_settings
 from mmseg_tr.errors import CheckpointError, ConfigError, MissingExtraError
 from mmseg_tr.paths import find_config
@@ -22,6 +21,7 @@ from mmseg_tr.reduction import PLAIN_NAMES, find_method
 from mmseg_tr.reduction.checks import is_integer
 from mmseg_tr.reduction.segformerpp.deprecated import replace_merging
 from mmseg_tr.reduction.segformerpp.settings import as_reduction, preset_name
+from mmseg_tr.values import read_settings, read_value
 
 _runs = itertools.count(1)
 

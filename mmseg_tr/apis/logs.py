@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mmseg_tr.errors import ConfigError, require_extra
 from mmseg_tr.files import write_atomically
 
@@ -75,9 +77,6 @@ def read_list(path: Path) -> LogList:
     Paths are relative to root, root to the folder of the list, and without root to that folder itself.
     Raises ConfigError for a file that is missing or no such list.
     """
-    require_extra('seg', 'yaml', 'to read a list of logs')
-    import yaml
-
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except OSError as error:

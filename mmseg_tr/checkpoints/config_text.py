@@ -1,9 +1,9 @@
 """Configs as text: what one inside a checkpoint says, read without running it, and writing one."""
 
 import ast
-import importlib
 from typing import Any
 
+from mmseg_tr.compat import ensure_openmmlab
 from mmseg_tr.errors import require_extra
 from mmseg_tr.paths import config_path
 
@@ -11,7 +11,7 @@ from mmseg_tr.paths import config_path
 def require_openmmlab(purpose: str) -> None:
     """Make the OpenMMLab packages import together. Raises MissingExtraError, naming the extra, without them."""
     require_extra('seg', 'mmseg', purpose)
-    importlib.import_module('mmseg_tr.registry')
+    ensure_openmmlab()
 
 
 def pretty_text(content: dict[str, Any]) -> str:

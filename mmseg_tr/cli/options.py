@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmseg_tr import signals
-from mmseg_tr.apis.values import read_value
 from mmseg_tr.errors import InputError, Interrupted, WriteError, require_extra
+from mmseg_tr.values import read_value
 
 # Options whose name is not that of the parameter with dashes: `option_name` derives the others.
 OPTION_NAMES = {

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmseg_tr.checkpoints.loader import local_file
 from mmseg_tr.engine.training_state import BEST, check_training_state
 from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.loader import local_file
 from mmseg_tr.weights.fit import check_tensors, completed, difference, load_into, resize_positions
 from mmseg_tr.weights.io import few, read_file
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -79,13 +79,19 @@ def cluster_values(values: Tensor, ids: Tensor) -> Tensor:
     return values.reshape(-1, values.shape[-1]).index_select(0, place).view(*ids.shape, -1)
 
 
+class Hashing(NamedTuple):
+    """The hashes of a layer: projection (d, n), offset (n,) and width of their buckets, see `bucket_codes`."""
+
+    projection: Tensor
+    offset: Tensor
+    bucket_width: float = 8
+
+
 def act_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    projection: Tensor,
-    offset: Tensor,
-    bucket_width: float = 8,
+    hashing: Hashing,
     scale: float | None = None,
     attend: Callable[..., Tensor] = F.scaled_dot_product_attention,
     max_clusters: int | None = None,
@@ -101,7 +107,7 @@ def act_attention(
     factor = usual if scale is None else scale
     with record_function('mmseg_tr::merge'):
         scaled = q.detach().to(stat_dtype(q)) * factor
-        ids, counts = cluster_ids(bucket_codes(scaled, projection, offset, bucket_width))
+        ids, counts = cluster_ids(bucket_codes(scaled, *hashing))
         if max_clusters is not None:
             ids = ids.clamp_max(max_clusters - 1)
         centres, _ = cluster_means(q, ids, decided(counts.max()[None])[0] if max_clusters is None else max_clusters)
@@ -203,7 +209,7 @@ class ACT(Reduction):
     def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, None]:
         groups = attend.heads(y, tokens)
         drawn = self.hashes(layer, attend.module.head_dim)
-        projection, offset = (numbers.to(y.device, non_blocking=True) for numbers in drawn)
+        hashing = Hashing(*(numbers.to(y.device, non_blocking=True) for numbers in drawn), self.bucket_width)
         settings = dict(attend=attend.attend, max_clusters=self.clusters)
-        out = [act_attention(*qkv, projection, offset, self.bucket_width, **settings) for qkv in groups]
+        out = [act_attention(*qkv, hashing, **settings) for qkv in groups]
         return attend.output(out, y, tokens), None

@@ -15,7 +15,7 @@ from mmseg_tr.nn.blocks import PLAIN, run_block
 from mmseg_tr.nn.inference import slide, view_probabilities
 from mmseg_tr.nn.segmenter import enlarge_scores
 from mmseg_tr.reduction import Reduction, Tokens, build_reduction
-from mmseg_tr.reduction.act import ACT, act_attention, bucket_codes, cluster_ids, cluster_means, cluster_values
+from mmseg_tr.reduction.act import ACT, Hashing, act_attention, bucket_codes, cluster_ids, cluster_means, cluster_values
 from mmseg_tr.reduction.evit import EViT, class_attention, keep_attentive
 from mmseg_tr.reduction.expedite import Expedite, Reconstruction, reconstruction_weights
 from mmseg_tr.reduction.expedite.clustering import cluster_patches, scaled_distances, start_cells, start_clusters
@@ -135,7 +135,7 @@ def act_case(case: Case) -> None:
     centres, members = cluster_means(q, ids, int(counts.max()))
     compare_all(case, dict(codes_i64=codes, groups=ids, counts=members.long(), centers=centres))
     usual = q.shape[-1] ** 0.5  # attention scales by d^-1/2, and these queries are scaled already
-    case.compare('out', act_attention(q, k, v, projection, offset, s['bucket_width'], scale=1))
+    case.compare('out', act_attention(q, k, v, Hashing(projection, offset, s['bucket_width']), scale=1))
     case.compare('out_dense', F.scaled_dot_product_attention(q * usual, k, v))
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction import ACT
 from mmseg_tr.reduction.act import (
+    Hashing,
     act_attention,
     bucket_codes,
     cluster_ids,
@@ -96,14 +97,14 @@ def test_centres_are_means_and_missing_clusters_are_zero_rows():
 def test_one_cluster_per_query_is_plain_attention():
     q, k, v = noise(3, 2, 2, 9, 8)
     projection, offset = hashes(8, 16)
-    found = act_attention(q, k, v, projection, offset, bucket_width=1e-3)
+    found = act_attention(q, k, v, Hashing(projection, offset, 1e-3))
     torch.testing.assert_close(found, F.scaled_dot_product_attention(q, k, v))
 
 
 def test_queries_of_one_code_receive_the_attention_of_their_mean():
     q, k, v = noise(3, 2, 20, 8)
     projection, offset = hashes(8, 3)
-    found = act_attention(q, k, v, projection, offset, bucket_width=2)
+    found = act_attention(q, k, v, Hashing(projection, offset, 2))
     codes = bucket_codes(q * 8**-0.5, projection, offset, 2)
     for row in range(2):
         assert 1 < len(codes[row].unique()) < 20
@@ -116,24 +117,24 @@ def test_queries_of_one_code_receive_the_attention_of_their_mean():
 def test_queries_scaled_already_give_the_same():
     q, k, v = noise(3, 2, 20, 4)
     projection, offset = hashes(4, 3)
-    scaled = act_attention(q / 2, k, v, projection, offset, 2, scale=1)
-    torch.testing.assert_close(scaled, act_attention(q, k, v, projection, offset, 2))
+    scaled = act_attention(q / 2, k, v, Hashing(projection, offset, 2), scale=1)
+    torch.testing.assert_close(scaled, act_attention(q, k, v, Hashing(projection, offset, 2)))
 
 
 def test_a_row_with_fewer_clusters_is_not_disturbed_by_one_with_more():
     q, k, v = noise(3, 2, 30, 8)
     q = q * torch.tensor([0.1, 3.0])[:, None, None]
     projection, offset = hashes(8, 8)
-    together = act_attention(q, k, v, projection, offset, 2)
+    together = act_attention(q, k, v, Hashing(projection, offset, 2))
     assert len(set(cluster_ids(bucket_codes(q * 8**-0.5, projection, offset, 2))[1].tolist())) == 2
     for row in range(2):
-        alone = act_attention(q[row, None], k[row, None], v[row, None], projection, offset, 2)
+        alone = act_attention(q[row, None], k[row, None], v[row, None], Hashing(projection, offset, 2))
         torch.testing.assert_close(together[row], alone[0])
 
 
 def test_gradients_reach_queries_keys_and_values():
     qkv = noise(3, 2, 20, 8).requires_grad_()
-    act_attention(*qkv, *hashes(8, 3), bucket_width=2).square().sum().backward()
+    act_attention(*qkv, Hashing(*hashes(8, 3), 2)).square().sum().backward()
     assert (qkv.grad.abs().sum((1, 2, 3)) > 0).all()
 
 
@@ -142,7 +143,7 @@ def test_half_precision_queries_are_hashed_in_float32():
     want = bucket_codes(q.float(), projection, offset, 1)
     with torch.autocast('cpu', torch.bfloat16):
         assert torch.equal(bucket_codes(q, projection, offset, 1), want)
-        assert act_attention(q, q, q, projection, offset, 1).dtype == torch.bfloat16
+        assert act_attention(q, q, q, Hashing(projection, offset, 1)).dtype == torch.bfloat16
 
 
 def test_hashes_repeat_by_seed_and_differ_between_seeds_and_layers():

@@ -11,8 +11,9 @@ from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
 from torch import nn
 
+from mmseg_tr import loader
 from mmseg_tr.apis.train import train
-from mmseg_tr.checkpoints import convert, convert_file, load_into, load_official, loader, read_file
+from mmseg_tr.checkpoints import convert, convert_file, load_into, load_official, read_file
 from mmseg_tr.engine.start import check_resumable, check_start
 from mmseg_tr.errors import CheckpointError
 from mmseg_tr.nn import ViT

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmseg_tr.apis.values import read_settings, read_value
+from mmseg_tr.values import read_settings, read_value
 
 TYPED = {
     '1': 1, '-1e-4': -1e-4, 'true': True, 'False': False, 'None': None, 'a': 'a', '': '', "'8'": '8',
