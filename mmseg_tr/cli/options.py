@@ -151,7 +151,7 @@ def export_local_rank(args: argparse.Namespace) -> None:
 
 
 class KeyValues(argparse.Action):
-    """Collects KEY=VALUE pairs in a dict, values as apis.values.read_value reads them."""
+    """Collects KEY=VALUE pairs in a dict, values as values.read_value reads them."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         found = dict(getattr(namespace, self.dest) or {})
