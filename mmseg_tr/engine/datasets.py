@@ -12,6 +12,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DATASETS
 from PIL import Image
 
+from mmseg_tr.datasets.empty import why_empty
 from mmseg_tr.datasets.metainfo_checks import check_metainfo
 from mmseg_tr.errors import ConfigError, DatasetError
 
@@ -39,11 +40,13 @@ def build_dataset(config: Mapping[str, Any], fraction: float = 1.0) -> Any:
         where = os.path.join(config.get('data_root') or '', config.get('ann_file') or '')
         raise DatasetError(f'{kind}: {where} is not a valid JSON annotation file ({error})') from error
     except ValueError as error:
+        if 'is not a subset of classes' in str(error):  # how mmseg refuses names that METAINFO lacks
+            raise ConfigError(f'{kind}: metainfo.classes must be names of its own classes: {error}') from error
         if 'need at least one array' not in str(error):  # how mmengine ends where nothing is found
             raise
-        raise DatasetError(_empty(kind, config)) from error
+        raise DatasetError(why_empty(config)) from error
     if len(dataset) == 0:
-        raise DatasetError(_empty(kind, config))
+        raise DatasetError(why_empty(config))
     _watch(dataset)
     if fraction != 1:
         _keep_fraction(dataset, fraction, kind)
@@ -71,12 +74,6 @@ def check_folders(config: Mapping[str, Any]) -> None:
             )
         if path and '://' not in path and not os.path.exists(path):
             raise DatasetError(f'{config.get("type")}: {path} does not exist, so the dataset is not prepared there')
-
-
-def _empty(kind: str, config: Mapping[str, Any]) -> str:
-    where = os.path.join(config.get('data_root') or '', (config.get('data_prefix') or {}).get('img_path') or '')
-    suffix = f' whose name ends in {config["img_suffix"]}' if config.get('img_suffix') else ''
-    return f'{kind} is empty: there is no image{suffix} in {where or "it"}'
 
 
 def _keep_fraction(dataset: Any, fraction: float, kind: str) -> None:
