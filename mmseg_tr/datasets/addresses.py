@@ -31,7 +31,7 @@ class DrawnBackend(BaseStorageBackend):
         """A PNG of the picture. Raises DatasetError when there is no such address."""
         match = self.pattern.fullmatch(str(filepath))
         if match is None:
-            raise DatasetError(f"'{filepath}' is no {self.what}; addresses read {self.example}.")
+            raise DatasetError(f"'{filepath}' is not the address of a {self.what}, such as {self.example}.")
         buffer = io.BytesIO()
         Image.fromarray(self.draw(*match.groups())).save(buffer, format='PNG', compress_level=1)
         return buffer.getvalue()

@@ -14,6 +14,7 @@ from mmseg_tr.datasets.figure_labels import FigureLabel, label_figures
 from mmseg_tr.datasets.figure_scenes import make_figure_scene
 from mmseg_tr.datasets.scenes import check_scene
 from mmseg_tr.errors import ConfigError, DatasetError
+from mmseg_tr.files import write_atomically
 
 
 def _pairs(*names: str) -> tuple[str, ...]:
@@ -47,7 +48,7 @@ def coco_annotations(
     """
     check_scene(size, seed, split, 'a scene of figures')
     if not isinstance(length, (int, np.integer)) or length < 1:
-        raise ConfigError(f'there is no dataset of {length!r} scenes of figures; give a whole number of 1 or more.')
+        raise ConfigError(f'length must be a positive integer, got {length!r}.')
     names = _names(joints)
     images, annotations = [], []
     for index in range(length):
@@ -62,7 +63,7 @@ def _names(joints: str | Sequence[str]) -> Sequence[str]:
     if not isinstance(joints, str):
         return joints
     if joints not in JOINTS:
-        raise ConfigError(f'joints={joints!r} is unknown; choose one of {", ".join(JOINTS)}, or name points.')
+        raise ConfigError(f'joints must be one of {", ".join(JOINTS)}, or names of points, got {joints!r}.')
     return JOINTS[joints]
 
 
@@ -94,12 +95,11 @@ def write_figures(
     """
     path = Path(folder) / 'annotations' / f'{split}.json'
     if path.exists():
-        raise DatasetError(f'{path} exists already; name another folder, or remove it.')
+        raise DatasetError(f'{path} exists already: name another folder, or remove it.')
     annotations = coco_annotations(size, seed, split, length, joints)
     images = Path(folder) / 'images' / split
     images.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(annotations['images']):
         Image.fromarray(draw_figure_scene(size, seed, split, index)).save(images / image['file_name'])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(annotations))  # last: where it lies, the pictures are complete
+    write_atomically(json.dumps(annotations), path)  # last: if it exists, the pictures are complete
     return path

@@ -1,4 +1,4 @@
-"""What a data set says of the figures in a scene: places of joints, whether they can be seen, boxes. Plain numpy."""
+"""Labels of the figures in a scene: places of joints, whether they are visible, boxes. Plain numpy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def label_figures(scene: FigureScene, joints: Sequence[str]) -> list[FigureLabel
     """
     unknown = [name for name in joints if name not in POINTS]
     if unknown:
-        raise ConfigError(f'figures have no joint {unknown[0]!r}; they have {", ".join(POINTS)}.')
+        raise ConfigError(f'joints must be among {", ".join(POINTS)}, got {unknown[0]!r}.')
     kept = [POINTS.index(name) for name in joints]
     right, bottom = scene.size[1] - 1, scene.size[0] - 1
     labels = []

@@ -36,7 +36,7 @@ def make_figure_scene(size: tuple[int, int], seed: int, split: str, index: int) 
     """
     check_scene(size, seed, split, 'a scene of figures')
     if index < 0:
-        raise ConfigError(f'scene {index} was asked for; scenes are counted from 0.')
+        raise ConfigError(f'index must be a non-negative integer, got {index}.')
     rng = np.random.default_rng(np.random.SeedSequence([seed, SPLITS.index(split), index]))
     figures: list[Figure] = []
     for _ in range(1 + rng.choice(len(PEOPLE), p=PEOPLE)):

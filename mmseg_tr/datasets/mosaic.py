@@ -122,9 +122,9 @@ class PhotoMosaic(BaseSegDataset):
         check_scene(size, seed, split)
         length = LENGTHS[split] if length is None else length
         if not isinstance(length, (int, np.integer)) or length < 1:
-            raise ConfigError(f'PhotoMosaic cannot have length {length!r}; give a whole number of 1 or more.')
+            raise ConfigError(f'PhotoMosaic: length must be a positive integer, got {length!r}.')
         if kwargs.get('reduce_zero_label'):
-            raise ConfigError('PhotoMosaic has no background label to reduce; leave reduce_zero_label=False.')
+            raise ConfigError('PhotoMosaic: reduce_zero_label must be False: class 0 is not a background.')
         self.split, self.length, self.size, self.seed = split, int(length), tuple(map(int, size)), int(seed)
         self._kept: dict[int, tuple[np.ndarray, np.ndarray]] | None = {} if cache else None
         super().__init__(**kwargs)

@@ -90,9 +90,7 @@ class PhotoFigures(BaseCocoStyleDataset):
     ) -> None:
         files = [name for name in ('ann_file', 'bbox_file') if kwargs.get(name)]
         if files:
-            raise ConfigError(
-                f'PhotoFigures reads no file, and {files[0]}={kwargs[files[0]]!r} was given; leave it out.'
-            )
+            raise ConfigError(f'PhotoFigures reads no file: leave {files[0]}={kwargs[files[0]]!r} out.')
         self.scenes = dict(size=tuple(size) if isinstance(size, (list, tuple)) else size, seed=seed, split=split)
         self.length = LENGTHS.get(split) if length is None else length
         self._kept: dict[int, np.ndarray] | None = {} if cache else None

@@ -101,9 +101,9 @@ def part_window(name: str, split: str) -> tuple[slice, slice]:
     Raises ConfigError when there is no such photograph or split.
     """
     if name not in NAMES:
-        raise ConfigError(f'no photograph is called {name!r}; there are {", ".join(NAMES)}.')
+        raise ConfigError(f'name must be one of {", ".join(NAMES)}, got {name!r}.')
     if split not in SPLITS:
-        raise ConfigError(f"unknown split {split!r} of the photo mosaics; choose 'train' or 'val'.")
+        raise ConfigError(f"split must be 'train' or 'val', got {split!r}.")
     index = NAMES.index(name)
     photograph = PHOTOGRAPHS[index]
     axis = 0 if photograph.held_out in ('top', 'bottom') else 1
@@ -159,7 +159,7 @@ def photograph_batch(n: int, shape: tuple[int, int]) -> np.ndarray:
     Raises ConfigError when n or a side is below 1, or when the shape is too small for n different crops.
     """
     if n < 1 or len(shape) != 2 or min(shape) < 1:
-        raise ConfigError(f'there is no batch of {n!r} photographs of shape {shape!r}; give n, h and w of 1 or more.')
+        raise ConfigError(f'n and the sides of shape must be 1 or more, got n={n!r}, shape={shape!r}.')
     photographs = load_photographs()
     crops: dict[bytes, np.ndarray] = {}
     turn = 0

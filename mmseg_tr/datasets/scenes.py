@@ -32,7 +32,7 @@ def make_scene(size: tuple[int, int], seed: int, split: str, index: int) -> tupl
     """
     check_scene(size, seed, split)
     if index < 0:
-        raise ConfigError(f'scene {index} was asked for; scenes are counted from 0.')
+        raise ConfigError(f'index must be a non-negative integer, got {index}.')
     rng = np.random.default_rng(np.random.SeedSequence([seed, SPLITS.index(split), index]))
     regions = cut_regions(size, rng)
     classes = rng.permutation(len(NAMES)).astype(np.uint8)
@@ -46,11 +46,11 @@ def check_scene(size: tuple[int, int], seed: int, split: str, what: str = 'a pho
     """Raises ConfigError, naming `what` it is, when a side is below 1, the split unknown, or the seed negative."""
     sides = tuple(size) if isinstance(size, (tuple, list)) else ()
     if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) and side > 0 for side in sides):
-        raise ConfigError(f'{what} cannot have size {size!r}; give (height, width), whole numbers above 0.')
+        raise ConfigError(f'{what}: size must be (height, width), two positive integers, got {size!r}.')
     if split not in SPLITS:
-        raise ConfigError(f"{what} has no split {split!r}; choose 'train' or 'val'.")
+        raise ConfigError(f"{what}: split must be 'train' or 'val', got {split!r}.")
     if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ConfigError(f'{what} cannot be drawn from seed {seed!r}; give a whole number of 0 or more.')
+        raise ConfigError(f'{what}: seed must be a non-negative integer, got {seed!r}.')
 
 
 def cut_regions(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

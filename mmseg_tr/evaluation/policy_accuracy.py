@@ -1,4 +1,4 @@
-"""How well CTS's policy network tells superpatches apart."""
+"""Accuracy of CTS's policy network on superpatches."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class PCKAccuracy(_PCKAccuracy):
     def __init__(self, thr: float | Sequence[float] = (0.1, 0.05), **kwargs) -> None:
         thresholds = list(thr) if isinstance(thr, Sequence) else [thr]
         if not thresholds or not all(isinstance(value, (int, float)) and value > 0 for value in thresholds):
-            raise ConfigError(f'PCK cannot be counted at thr={thr!r}; give numbers above 0, such as (0.1, 0.05).')
+            raise ConfigError(f'PCKAccuracy: thr must be numbers above 0, such as (0.1, 0.05), got {thr!r}.')
         if kwargs.get('norm_item', 'bbox') != 'bbox':
             raise ConfigError(
                 f'norm_item={kwargs["norm_item"]!r}: use mmpose.PCKAccuracy for norms other than the box.'

@@ -1,4 +1,4 @@
-"""The scores file that an evaluation leaves behind."""
+"""The scores file of an evaluation."""
 
 from __future__ import annotations
 

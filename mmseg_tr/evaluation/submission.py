@@ -37,7 +37,7 @@ FORMATS = ('auto', 'ade20k', 'cityscapes', 'index')
 
 
 def resolve_format(name: str, classes: Sequence[str] | None, reduce_zero_label: bool) -> str:
-    """The format that 'auto' stands for; any other name as it is.
+    """The format that 'auto' means for a dataset; any other name unchanged.
 
     'cityscapes' where the classes are Cityscapes' 19; 'ade20k', numbers from 1, where the dataset leaves the label 0
     out; else 'index', the class numbers as they are.

@@ -148,8 +148,8 @@ def test_a_limb_is_painted_around_the_place_of_its_label(place):
     [
         (((96, 0), 0, 'train', 0), r'\(96, 0\)'),
         ((SIZE, 0, 'test', 0), "'test'"),
-        ((SIZE, -1, 'train', 0), 'seed -1'),
-        ((SIZE, 0, 'train', -1), 'counted from 0'),
+        ((SIZE, -1, 'train', 0), 'seed .*-1'),
+        ((SIZE, 0, 'train', -1), 'index .*-1'),
     ],
 )
 def test_impossible_scenes_are_refused(arguments, message):
@@ -160,5 +160,5 @@ def test_impossible_scenes_are_refused(arguments, message):
 
 
 def test_unknown_joints_are_refused():
-    with pytest.raises(ConfigError, match="'tail'.*left_knee"):
+    with pytest.raises(ConfigError, match="left_knee.*'tail'"):
         label_figures(make_figure_scene(SIZE, 0, 'train', 0), ['head', 'tail'])

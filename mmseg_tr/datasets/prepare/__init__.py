@@ -92,7 +92,7 @@ def prepare(
 
     mirror: address of a folder with the archives, in place of their own addresses. Archives that lie in
     folder/archives already are not downloaded. Raises DatasetError where a step cannot be done; done steps are kept,
-    and another call goes on behind them.
+    and another call continues after them.
     """
     missing, root, remarks = check(recipe, folder), folder / recipe.root, []
     if not missing:

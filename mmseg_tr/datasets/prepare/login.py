@@ -35,7 +35,7 @@ def log_in(site: str = CITYSCAPES) -> urllib.request.OpenerDirector:
     except urllib.error.HTTPError as error:
         if error.code not in (302, 303, 401, 403):
             raise DatasetError(f'{site} cannot be logged in to: it says {error.code} {error.reason}.') from None
-        refused = error.code > 400  # and leads on behind a right one
+        refused = error.code > 400  # a right one is redirected
     except urllib.error.URLError as error:
         raise DatasetError(f'{site} cannot be reached: {error.reason}.') from None
     if refused:
