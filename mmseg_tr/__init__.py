@@ -12,9 +12,11 @@ from importlib.util import find_spec
 
 from mmseg_tr.version import __version__
 
-__all__ = ['Predictor', '__version__', 'create_model']
+__all__ = ['Host', 'Predictor', '__version__', 'apply', 'create_model', 'disabled', 'remove', 'summary']
 
-_LAZY = dict(create_model='mmseg_tr.zoo', Predictor='mmseg_tr.apis.infer.predictor')
+_LAZY = dict(create_model='mmseg_tr.zoo', Predictor='mmseg_tr.apis.infer.predictor') | dict.fromkeys(
+    ('Host', 'apply', 'disabled', 'remove', 'summary'), 'mmseg_tr.hosts'
+)
 
 
 def __getattr__(name: str):

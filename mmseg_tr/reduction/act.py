@@ -6,6 +6,7 @@ averages each cluster, cluster_values() gives every query what its cluster got; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -175,6 +176,11 @@ class ACT(Reduction):
     def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
         """Hashes per query, from 32 down to 1."""
         return [Ladder(cls.name, rungs(own, 'q_hashes', range(MAX_HASHES, 0, -1)))]
+
+    @classmethod
+    def fixed_ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
+        """Clusters per head, from as many as there are patches down to one."""
+        return [Ladder(cls.name, rungs(own, 'clusters', range(math.prod(grid), 0, -1)))]
 
     def unexportable(self) -> str | None:
         if self.redraw:

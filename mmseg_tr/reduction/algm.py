@@ -183,6 +183,22 @@ class ALGM(Reduction):
             for chosen in layers
         ]
 
+    @classmethod
+    def fixed_ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
+        """The share of windows that join and of later tokens that leave, the same in every layer, up to all of them."""
+        defaults = cls.defaults(0, depth, grid)
+        layers, window = own.get('layers', defaults['layers']), own.get('window', defaults['window'])
+        windows, saved = (grid[0] // window[0]) * (grid[1] // window[1]), window[0] * window[1] - 1
+        steps = []
+        for step in range(1, 65):
+            counts, left = [windows * step // 64], math.prod(grid)
+            left -= counts[0] * saved
+            for _ in layers[1:]:
+                counts.append(left // 2 * step // 64)
+                left -= counts[-1]
+            steps.append(tuple(counts))
+        return [Ladder(cls.name, rungs(own, 'counts', distinct(steps), layers=tuple(layers), window=tuple(window)))]
+
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
         check_layers(self.layers, depth)
         grid = tuple(grid)

@@ -84,6 +84,11 @@ class Reduction:
         """
         return []
 
+    @classmethod
+    def fixed_ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
+        """As ladder(), of settings under which no image decides about shapes: what a budget is met with."""
+        return cls.ladder(own, depth, grid)
+
     def settings(self) -> dict[str, Any]:
         """dict(type=..., ...) from which build_reduction() makes this strategy again."""
         named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}

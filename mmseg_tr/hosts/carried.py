@@ -1,0 +1,61 @@
+"""Reduced tokens as an attribute of the full tensor that a block returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmseg_tr.hosts.host import Grid
+from mmseg_tr.reduction import Tokens
+
+CARRIED = '_mmseg_tr_tokens'
+
+
+class Carried:
+    """Reduced tokens on a full tensor. It is left behind when the tensor is copied or saved."""
+
+    def __init__(self, tokens: Tokens, tensor: Tensor) -> None:
+        self.grid, self.version = tokens.grid, _version(tensor)
+        self.tokens = None if tensor is tokens.x else tokens  # not a circle, which would keep the memory
+
+    def __reduce__(self):
+        return set, ()  # which torch.load(weights_only=True) reads
+
+    def __deepcopy__(self, memo):
+        return None
+
+
+def carried_by(x: Any) -> Tokens | None:
+    """The reduced tokens of a full tensor that has not been changed, or None."""
+    carried = getattr(x, CARRIED, None)
+    return carried.tokens if isinstance(carried, Carried) and carried.version == _version(x) else None
+
+
+def grid_of(x: Any) -> Grid | None:
+    """The grid of the patches of a full tensor that a block returned, or None."""
+    carried = getattr(x, CARRIED, None)
+    return carried.grid if isinstance(carried, Carried) else None
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
+
+
+def full(tokens: Tokens) -> Tensor:
+    """Prefix tokens, then a row for every patch, (B, E + h*w, C)."""
+    if tokens.index is None and tokens.reconstruct is None:
+        return tokens.x
+    patches = tokens.restore(tokens.patches().x)
+    if not tokens.num_prefix:
+        return patches
+    prefix = torch.cat([group[:, : tokens.num_prefix] for group in tokens.groups()])
+    return torch.cat([prefix, patches], 1)
+
+
+def carrying(tokens: Tokens) -> Tensor:
+    """The full tensor, with the tokens as an attribute where they were reduced, and their grid."""
+    x = full(tokens)
+    setattr(x, CARRIED, Carried(tokens, x))
+    return x

@@ -1,0 +1,113 @@
+"""Describing a network: where its blocks are, what they are made of, and how its tokens lie on a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.nn.attention import SelfAttention
+
+Grid = tuple[int, int]
+# what run_block() reads of a block -> the name that timm's blocks have for it; other blocks may have less
+PARTS = ('norm1', 'attn', 'ls1', 'drop_path1', 'norm2', 'mlp', 'ls2', 'drop_path2')
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where a pre-norm vision transformer keeps what a token-reduction method needs.
+
+    blocks: path of the list of blocks from the network, 'encoder.layers'. prefix: tokens before the patches (class,
+    registers). grid: (h, w) of the patches; None where it depends on the image, which then needs patch_embed, the path
+    of the module that takes the image, and patch_size. norm: path of the final norm, if there is one.
+    parts: names in a block, for those that are not called as in timm: norm1, attn, ls1 and drop_path1 (on the branch of
+    attention), norm2, mlp, ls2 and drop_path2; what a block does not have is left out of it with None.
+    attention: from the attention module to its pieces, as nn.attention.SelfAttention, which takes modules laid out as
+    timm's Attention. class_token: whether the first prefix token is one. image_size: (H, W) that a budget counts at.
+    """
+
+    blocks: str
+    prefix: int = 1
+    grid: Grid | None = None
+    norm: str | None = 'norm'
+    patch_embed: str | None = None
+    patch_size: Grid = (16, 16)
+    parts: Mapping[str, str | None] = field(default_factory=dict)
+    attention: Callable[[nn.Module], Any] = SelfAttention
+    class_token: bool = True
+    image_size: Grid | None = None
+
+    def check(self, model: nn.Module) -> None:
+        """Raise ConfigError, naming what is missing, unless the network has everything that this says."""
+        for name in ('blocks', 'norm', 'patch_embed'):
+            path = getattr(self, name)
+            if path is not None and submodule(model, path) is None:
+                raise ConfigError(f'{name} must be the path of a module of {type(model).__name__}, got {path!r}.')
+        blocks = submodule(model, self.blocks)
+        if not isinstance(blocks, nn.ModuleList | nn.Sequential) or not len(blocks):
+            raise ConfigError(f'blocks must be the path of a ModuleList or Sequential, got {self.blocks!r}.')
+        if self.grid is None and self.patch_embed is None:
+            raise ConfigError('a Host needs grid=(h, w), or patch_embed and patch_size for images of any size.')
+        names = View.names(self.parts)
+        for number, block in enumerate(blocks, 1):
+            for part in ('norm1', 'attn', 'norm2', 'mlp'):
+                if names[part] is None or submodule(block, names[part]) is None:
+                    raise ConfigError(
+                        f'block {number} is a {type(block).__name__} without {names[part]!r}: name its {part} in parts.'
+                    )
+
+
+def submodule(module: nn.Module, path: str) -> nn.Module | None:
+    """The module at a dotted path, or None."""
+    for name in path.split('.') if path else ():
+        module = getattr(module, name, None)
+        if module is None:
+            return None
+    return module
+
+
+class View:
+    """A block as run_block() reads it: the parts under timm's names, and the pieces of its attention."""
+
+    def __init__(self, parts: Mapping[str, str | None], attention: Callable[[nn.Module], Any]) -> None:
+        self.parts, self.pieces = self.names(parts), attention
+
+    @staticmethod
+    def names(parts: Mapping[str, str | None]) -> dict[str, str | None]:
+        """Every part of PARTS with its name in the block. Raises ConfigError for another part."""
+        unknown = [part for part in parts if part not in PARTS]
+        if unknown:
+            raise ConfigError(f'parts must be named as {", ".join(PARTS)}, got {unknown[0]!r}.')
+        return {part: parts.get(part, part) for part in PARTS}
+
+    def __call__(self, block: nn.Module) -> Seen:
+        found = {part: nothing if name is None else submodule(block, name) for part, name in self.parts.items()}
+        found = {part: nothing if module is None else module for part, module in found.items()}
+        return Seen(**found, attend=self.pieces(found['attn']))
+
+
+@dataclass
+class Seen:
+    """The parts of one block. attend: pieces of its attention."""
+
+    norm1: Any
+    attn: Any
+    ls1: Any
+    drop_path1: Any
+    norm2: Any
+    mlp: Any
+    ls2: Any
+    drop_path2: Any
+    attend: Any
+
+    @property
+    def attention(self) -> nn.Module:
+        return self.attn
+
+
+def nothing(x: Any) -> Any:
+    """In place of a part that a block does not have."""
+    return x

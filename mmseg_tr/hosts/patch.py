@@ -1,0 +1,257 @@
+"""How a method enters a network that keeps its own forward.
+
+Blocks, their attention and the final norm get an instance attribute `forward`, and a forward pre-hook that hands them
+their module, so that copies (DataParallel, deepcopy) run with their own weights. Between blocks the reduced tokens
+travel in one of two ways. Where the blocks are run by torch.nn.Sequential, nobody reads what is between them: the
+Tokens themselves are passed. Everywhere else a block returns the full tensor, with the reduced tokens as an attribute
+of it, which the next block takes up unless the tensor was changed. No state is kept between or during forwards but the
+patch grid of images of any size, on its way from the patch embedding to the first block.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.hosts.carried import carried_by, carrying, full, grid_of
+from mmseg_tr.hosts.host import Grid, Host, View, submodule
+from mmseg_tr.nn.blocks import run_block
+from mmseg_tr.reduction import Reduction, Tokens
+from mmseg_tr.reduction.observe import Observer
+from mmseg_tr.reduction.ops import per_image
+
+
+@dataclass
+class Applied:
+    """What the patched modules of one network share.
+
+    method: the strategy, fitted to the network. num_prefix: prefix tokens. grid: of the patches; None where it depends
+    on the image. depth: number of blocks. view: from a block to what run_block() reads of it.
+    """
+
+    method: Reduction
+    num_prefix: int
+    grid: Grid | None
+    depth: int
+    view: View
+    off: dict[int, int] = field(default_factory=dict)  # thread -> how many disabled() it is inside
+    grids: dict[int, list[Grid]] = field(default_factory=dict)  # thread -> of images before the first block
+
+    @property
+    def disabled(self) -> bool:
+        return bool(self.off) and (torch.compiler.is_compiling() or threading.get_ident() in self.off)
+
+    def enter(self, x: Tensor, layer: int) -> Tokens:
+        """Tokens of what a block receives: those carried by the tensor, else one per patch."""
+        carried = carried_by(x)
+        if carried is not None:
+            return carried
+        grid = self.grid or grid_of(x) or self._image_grid(layer)
+        if grid is None or x.dim() != 3 or x.shape[1] != self.num_prefix + grid[0] * grid[1]:
+            raise ConfigError(
+                f'block {layer} received tokens of shape {tuple(x.shape)}, and the patch grid {grid} with '
+                f'{self.num_prefix} prefix tokens does not fill it: use mmseg_tr.disabled(model) for this forward.'
+            )
+        return Tokens(x, grid, self.num_prefix, trace=(per_image(x.shape[1], x.shape[0]),) * (layer - 1))
+
+    def _image_grid(self, layer: int) -> tuple[int, int] | None:
+        waiting = self.grids.get(_thread())
+        return waiting.pop() if waiting and layer == 1 else None
+
+
+def _thread() -> int:
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
+
+
+@dataclass
+class Call:
+    """What a method does in the attention of one block. seen: what it remembers of it for after_attention()."""
+
+    method: Reduction
+    attend: Any
+    tokens: Tokens
+    layer: int
+    seen: Any = None
+
+
+@dataclass
+class ThroughModule(Observer):
+    """A method whose attention runs inside the block's own attention module, so that its hooks see it."""
+
+    module: nn.Module
+    attend: Any
+
+    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
+        call = Call(self.method, self.attend, tokens, layer)
+        return self.module(y, call), call.seen
+
+
+class Forward:
+    """A forward of a module of a host, as an instance attribute. module: its own, for callers that bypass hooks."""
+
+    def __init__(self, applied: Applied, module: nn.Module) -> None:
+        self.applied, self.module = applied, module
+
+    def original(self, module: nn.Module | None) -> Callable[..., Any]:
+        """The forward of the module's class."""
+        module = module or self.module
+        return type(module).forward.__get__(module)
+
+
+class BlockForward(Forward):
+    """One block. layer counts from 1."""
+
+    def __init__(self, applied: Applied, module: nn.Module, layer: int) -> None:
+        super().__init__(applied, module)
+        self.layer = layer
+
+    def __call__(self, x: Any, *args: Any, host_module: nn.Module | None = None, **kwargs: Any) -> Any:
+        if self.applied.disabled:
+            return self.original(host_module)(x, *args, **kwargs)
+        if any(part is not None and part is not False for part in (*args, *kwargs.values())):
+            raise ConfigError('an attention mask does not fit reduced tokens: use mmseg_tr.disabled(model) here.')
+        view = self.applied.view(host_module or self.module)
+        tokens = x if isinstance(x, Tokens) else self.applied.enter(x, self.layer)
+        through = ThroughModule(self.applied.method, view.attention, view.attend)
+        tokens = run_block(view, tokens, self.layer, through)
+        return tokens if isinstance(x, Tokens) else carrying(tokens)
+
+
+class AttentionForward(Forward):
+    """The attention of a block: the method's where the block asks for it, else the module's own."""
+
+    def __call__(self, y: Tensor, call: Any = None, *args: Any, host_module: nn.Module | None = None, **kwargs: Any):
+        if not isinstance(call, Call):
+            given = (call, *args) if call is not None or args else ()
+            return self.original(host_module)(y, *given, **kwargs)
+        branch, call.seen = call.method.attention(call.attend, y, call.tokens, call.layer)
+        return branch
+
+
+class NormForward(Forward):
+    """The final norm, which sees the reduced tokens and returns a row for every patch."""
+
+    def __call__(self, x: Any, *args: Any, host_module: nn.Module | None = None, **kwargs: Any) -> Tensor:
+        norm, tokens = self.original(host_module), None
+        if not self.applied.disabled:
+            carried = carried_by(x)
+            tokens = carried if carried is not None and len(carried.trace) == self.applied.depth else None
+        if tokens is None:
+            return norm(x, *args, **kwargs)
+        return full(self.applied.method.after_norm(tokens.replace(x=norm(tokens.x, *args, **kwargs))))
+
+
+class Hook:
+    """A hook of this package, by which remove() knows it."""
+
+    def __init__(self, applied: Applied) -> None:
+        self.applied = applied
+
+
+class HandModule(Hook):
+    """Pre-hook: hand a module to its own forward."""
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return args, {**kwargs, 'host_module': module}
+
+
+class EnterSequence(Hook):
+    """Pre-hook of the Sequential of blocks: tokens in place of the tensor, where nobody looks at what is between."""
+
+    def __call__(self, module: nn.Module, args: tuple) -> tuple | None:
+        watched = any(len(_foreign_hooks(block)) for block in module)
+        if self.applied.disabled or watched or len(module) != self.applied.depth or len(args) != 1:
+            return None
+        return (self.applied.enter(args[0], 1),)
+
+
+class LeaveSequence(Hook):
+    """Hook of the Sequential of blocks: the full tensor."""
+
+    def __call__(self, module: nn.Module, args: tuple, output: Any) -> Tensor | None:
+        return carrying(output) if isinstance(output, Tokens) else None
+
+
+class NoteGrid(Hook):
+    """Hook of the patch embedding of images of any size: the grid of the image that comes in."""
+
+    def __init__(self, applied: Applied, patch_size: tuple[int, int]) -> None:
+        super().__init__(applied)
+        self.patch_size = patch_size
+
+    def __call__(self, module: nn.Module, args: tuple) -> None:
+        if self.applied.disabled:
+            return
+        grid = tuple(-(-side // patch) for side, patch in zip(args[0].shape[-2:], self.patch_size))
+        waiting = self.applied.grids.setdefault(_thread(), [])
+        if len(waiting) > 16:  # of forwards that failed on their way
+            waiting.clear()
+        waiting.append(grid)
+
+
+def _foreign_hooks(module: nn.Module) -> list[Any]:
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values(), *module._backward_hooks.values()]
+    return [hook for hook in hooks if not isinstance(hook, Hook)]
+
+
+def set_forward(module: nn.Module, forward: Forward) -> None:
+    """Give a module a forward of its own, and that its module."""
+    module.forward = forward
+    module.register_forward_pre_hook(HandModule(forward.applied), with_kwargs=True)
+
+
+def install(network: nn.Module, host: Host, applied: Applied) -> None:
+    """Set everything on a network that is taken away by remove()."""
+    blocks = submodule(network, host.blocks)
+    for layer, block in enumerate(blocks, 1):
+        set_forward(block, BlockForward(applied, block, layer))
+        attention = applied.view(block).attention
+        set_forward(attention, AttentionForward(applied, attention))
+    if isinstance(blocks, nn.Sequential):
+        blocks.register_forward_pre_hook(EnterSequence(applied))
+        blocks.register_forward_hook(LeaveSequence(applied))
+    norm = submodule(network, host.norm) if host.norm else None
+    if norm is not None:
+        set_forward(norm, NormForward(applied, norm))
+    if host.grid is None:
+        submodule(network, host.patch_embed).register_forward_pre_hook(NoteGrid(applied, host.patch_size))
+
+
+def applied_to(model: nn.Module) -> Applied | None:
+    """What was applied to a network, or None."""
+    for module in model.modules():
+        forward = vars(module).get('forward')
+        if isinstance(forward, Forward):
+            return forward.applied
+    return None
+
+
+def restore_modules(model: nn.Module) -> None:
+    """Take away everything that this package set on a network, in place."""
+    for module in model.modules():
+        if isinstance(vars(module).get('forward'), Forward):
+            del module.forward
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key in [key for key, hook in hooks.items() if isinstance(hook, Hook)]:
+                del hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
+
+
+@contextmanager
+def switched_off(applied: Applied) -> Iterator[None]:
+    """The plain network, in this thread."""
+    thread = threading.get_ident()
+    applied.off[thread] = applied.off.get(thread, 0) + 1
+    try:
+        yield
+    finally:
+        applied.off[thread] -= 1
+        if not applied.off[thread]:
+            del applied.off[thread]

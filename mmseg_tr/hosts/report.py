@@ -1,0 +1,129 @@
+"""What a method does in a network: tokens per layer, work, and measured time beside the plain network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmseg_tr.analysis.macs import evaluating
+from mmseg_tr.analysis.measure import MeasureOptions, count_work, time_models
+from mmseg_tr.analysis.speed import Contestant
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.hosts.patch import applied_to, restore_modules
+from mmseg_tr.nn.backbone import same_weights
+from mmseg_tr.reduction import Tokens
+from mmseg_tr.reduction.observe import Observer
+
+LAUNCH_BOUND = 2e-4  # seconds per layer and image below which starting operators takes most of the time
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Measured on one batch, per image. work, time: of the plain network over that of the reduced one.
+
+    tokens: mean number that leaves each layer, prefix included; plain_tokens: without the method. gmacs, plain_gmacs:
+    1e9 multiply-adds, everything counted. seconds, plain_seconds: to what the network returns.
+    """
+
+    method: str
+    settings: dict[str, Any]
+    tokens: tuple[float, ...]
+    plain_tokens: int
+    gmacs: float
+    plain_gmacs: float
+    seconds: float
+    plain_seconds: float
+    device: str
+
+    @property
+    def work(self) -> float:
+        return self.plain_gmacs / self.gmacs
+
+    @property
+    def time(self) -> float:
+        return self.plain_seconds / self.seconds
+
+    @property
+    def advice(self) -> str:
+        """Whether to use it, with the reason where not."""
+        if self.time >= 1:
+            return f'{self.time:.2f}x as fast as plain.'
+        if self.work <= 1:
+            reason = 'the method saves no work here: take stronger settings or a smaller budget'
+        elif self.plain_seconds / len(self.tokens) < LAUNCH_BOUND:
+            reason = 'starting operators takes most of the time: take larger batches or images'
+        elif self.plain_tokens < 256:
+            reason = f'there are too few tokens, {self.plain_tokens}: take larger images'
+        else:
+            reason = 'finding what to merge takes longer than it saves: take fewer layers, a stronger setting or EViT'
+        return f'leave it plain: {self.time:.2f}x, {reason}.'
+
+    def __str__(self) -> str:
+        settings = ', '.join(f'{key}={value!r}' for key, value in self.settings.items() if key != 'type')
+        layers = ' '.join(f'{count:.0f}' for count in self.tokens)
+        return (
+            f'{self.method} ({settings}) on {self.device}\n'
+            f'tokens per layer: {layers} (plain {self.plain_tokens})\n'
+            f'work: {self.gmacs:.2f} of {self.plain_gmacs:.2f} GMACs, {self.gmacs / self.plain_gmacs:.0%}\n'
+            f'time: {1e3 * self.seconds:.1f} of {1e3 * self.plain_seconds:.1f} ms per image\n'
+            f'{self.advice}'
+        )
+
+
+@dataclass
+class Counting(Observer):
+    """A method at work, and how many tokens left each layer."""
+
+    def __post_init__(self) -> None:
+        self.counts: list[tuple[int, ...]] = []
+
+    def after_block(self, tokens: Tokens, layer: int) -> Tokens:
+        tokens = super().after_block(tokens, layer)
+        self.counts.append(tokens.counts)
+        return tokens
+
+
+def summary(model: nn.Module, image: Tensor | None = None, *, repeats: int = 10, seconds: float = 10.0) -> Summary:
+    """Run a network that a method was applied to beside the plain one, in turn, on the device that it is on.
+
+    image: (B, C, H, W) as the network takes it; None: a photograph of scikit-image. repeats: rounds of timing; seconds:
+    no new round begins later. The network itself is not changed. Raises ConfigError where nothing was applied.
+    """
+    applied = applied_to(model)
+    if applied is None:
+        raise ConfigError('no method was applied to this network: mmseg_tr.apply(model, ...) first.')
+    weight = next(model.parameters())
+    image = (photograph(model) if image is None else image).to(weight.device, weight.dtype)
+    reduced, plain = same_weights(model), same_weights(model)
+    restore_modules(plain)
+    with evaluating(reduced, plain), torch.inference_mode():
+        counting = Counting(applied.method)
+        applied_to(reduced).method = counting
+        reduced(image)
+        applied_to(reduced).method = applied.method
+        work = [count_work(network, [image]).total() / 1e9 for network in (reduced, plain)]
+        contestants = dict(reduced=Contestant.of(reduced), plain=Contestant.of(plain))
+        times = time_models(contestants, [image], MeasureOptions(repeats=repeats, seconds=seconds, least=3))
+    tokens = tuple(sum(counts) / len(counts) for counts in counting.counts)
+    with torch.device('meta'):
+        grid = applied.grid or ()
+    patches = grid[0] * grid[1] if grid else None
+    return Summary(
+        method=applied.method.name,
+        settings=applied.method.settings(),
+        tokens=tokens,
+        plain_tokens=applied.num_prefix + patches if patches else int(tokens[0]),
+        gmacs=work[0],
+        plain_gmacs=work[1],
+        seconds=times['reduced'].scores,
+        plain_seconds=times['plain'].scores,
+        device=str(image.device),
+    )
+
+
+def photograph(model: nn.Module) -> Tensor:
+    """A photograph of scikit-image. Raises ConfigError where that is not installed."""
+    raise ConfigError('image must be given: a batch (B, C, H, W) as the network takes it.')
