@@ -92,10 +92,10 @@ def train(config: str | Config, options: TrainOptions | None = None, **settings:
 
 def use_safe_checkpoints(config: Config) -> None:
     """Put SafeCheckpointHook in the place of mmengine's own, in place; its arguments are the same."""
-    hooks = config.setdefault('default_hooks', {})
-    hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
+    hook = (config.get('default_hooks') or {}).get('checkpoint', dict(type='CheckpointHook'))
     if isinstance(hook, Mapping) and hook.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook'):
-        hook['type'] = 'mmseg_tr.SafeCheckpointHook'
+        safe = dict(checkpoint={**hook, 'type': 'mmseg_tr.SafeCheckpointHook'})
+        config.default_hooks = {**(config.get('default_hooks') or {}), **safe}
 
 
 @contextmanager

@@ -107,3 +107,29 @@ def test_without_slurm_the_other_script_is_named(call):
     done = call('slurm_train.sh', 'gpu', 'run', 'config.py', slurm=False)
     assert done.returncode == 2
     assert 'dist_train.sh' in done.stderr
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
+def test_a_launcher_works_through_a_link_and_with_cdpath(call, tmp_path, script):
+    """CDPATH makes `cd` print, and a link lies in a folder without the other scripts."""
+    link = tmp_path / 'elsewhere' / script
+    link.parent.mkdir()
+    link.symlink_to(TOOLS / script)
+    arguments = ['config.py', '2'] if script == 'dist_train.sh' else ['config.py', 'weights.pth', '2']
+    tool = f'{TOOLS}/{script[5:-3]}.py config.py'
+    for path in (link, TOOLS / script):
+        done = call(path, *arguments, CDPATH=f'{TOOLS.parent}:.')
+        assert done.returncode == 0, done.stderr
+        assert tool in done.stdout
+    relative = subprocess.run(
+        ['bash', f'tools/{script}', *arguments], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, 'CDPATH': str(ROOT), 'PYTHON': str(tmp_path / 'python'), 'PATH': '/usr/bin:/bin'},
+    )  # fmt: skip
+    assert relative.returncode == 0 and tool in relative.stdout, relative.stderr
+
+
+def test_a_launcher_of_slurm_works_through_a_link(call, tmp_path):
+    link = tmp_path / 'elsewhere' / 'slurm_train.sh'
+    link.parent.mkdir()
+    link.symlink_to(TOOLS / 'slurm_train.sh')
+    assert f'{TOOLS}/train.py config.py' in call(link, 'gpus', 'name', 'config.py').stdout
