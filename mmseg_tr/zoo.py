@@ -9,12 +9,15 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn import LinearDecoder, MaskTransformer, Segmenter, ViT
+from mmseg_tr.nn.encoders import pretraining_statistics
+from mmseg_tr.nn.image_transform import HALF, ImageTransform
 from mmseg_tr.nn.mit import ARCHS, MixVisionTransformer
 from mmseg_tr.nn.segformer import SegFormer
 from mmseg_tr.reduction.checks import check_positive
@@ -22,6 +25,7 @@ from mmseg_tr.weights import formats, keymap, mit
 from mmseg_tr.weights.fetch import fetch_if_published
 from mmseg_tr.weights.fit import check_tensors, completed
 from mmseg_tr.weights.io import read_file
+from mmseg_tr.weights.variant import normalization, read_variant
 
 # names of the configs in local_configs, beside timm's
 ENCODERS = {
@@ -57,21 +61,39 @@ def create_model(
         resolution ('full', 'quarter') and what MixVisionTransformer takes (in_channels, drop_path_rate, ...).
         Segmenter: img_size (side or (H, W) that the positions are made for), decoder ('mask', 'linear'),
         decoder_depth, decoder_dropout, decoder_dim (its width) and what ViT takes (drop_path_rate, in_chans, ...).
-    The model is in training mode, as every new one: call eval() before predicting.
+    The model is in training mode, as every new one: call eval() before predicting. model.transform turns an RGB picture
+    into its input, (C, H, W), normalised as its encoder's weights ask for; None for other than three channels.
     Raises ConfigError for what does not exist or does not fit, CheckpointError for weights that cannot be had or used.
     """
     check_positive(num_classes=num_classes)
     if not (pretrained is None or isinstance(pretrained, bool | str | os.PathLike)):
         raise ConfigError(f'pretrained={pretrained!r} is neither True, a name, a URL nor a file.')
     family, _, rest = str(name).partition('_')
-    if family == 'segformer':
-        return _segformer(rest, method, num_classes, pretrained, options)
-    if family == 'segmenter':
-        return _segmenter(rest, method, num_classes, pretrained, options)
+    build = dict(segformer=_segformer, segmenter=_segmenter).get(family)
+    if build is not None:
+        model = build(rest, method, num_classes, pretrained, options)
+        model.transform = _transform(model, pretrained)
+        return model
     raise ConfigError(
         f"model {name!r} is unknown: names are segformer_{', segformer_'.join(ARCHS)}, and segmenter_ with a ViT's "
         f'name, one of {", ".join(ENCODERS)} or of timm, such as segmenter_vit_small_patch16_384.'
     )
+
+
+def _transform(model: Segmenter | SegFormer, pretrained: Source) -> ImageTransform | None:
+    """The normalisation that a model's encoder was trained with: a release says it, else the family or timm."""
+    encoder = model.backbone if isinstance(model, SegFormer) else model.encoder
+    first = next(module for module in encoder.modules() if isinstance(module, nn.Conv2d))
+    if first.in_channels != 3:
+        return None
+    if isinstance(model, SegFormer):
+        return ImageTransform()
+    variant = formats.checkpoint_path(pretrained).parent / 'variant.yml' if isinstance(pretrained, str | Path) else None
+    if variant is not None and variant.is_file():
+        released = normalization(read_variant(variant)) == 'deit'
+        return ImageTransform() if released else ImageTransform(mean=HALF, std=HALF)
+    mean, std = pretraining_statistics(encoder.arch) or (HALF, HALF)
+    return ImageTransform(mean=mean, std=std)
 
 
 def _segformer(rest: str, method: Any, num_classes: int, pretrained: Source, options: dict[str, Any]) -> SegFormer:

@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -219,7 +220,20 @@ def test_image_transform_takes_pictures_arrays_and_tensors():
     by_hand = (array.movedim(-1, 0).float() / 255 - transform.mean) / transform.std
     torch.testing.assert_close(kept, by_hand)
     for wrong in (array[..., 0].numpy(), array.numpy()[..., :2]):
-        with pytest.raises(ConfigError, match='an image of shape'):
+        with pytest.raises(ConfigError, match='an image must be'):
             transform(wrong)
-    with pytest.raises(ConfigError, match='resolution='):
+    with pytest.raises(ConfigError, match='resolution'):
         ImageTransform((0, 5))
+
+
+def test_a_model_carries_the_normalisation_of_its_encoder(tmp_path):
+    """Pixels in RGB become what the encoder's weights were trained on; other channels have no published numbers."""
+    grey = np.full((32, 32, 3), 255, np.uint8)
+    small = dict(num_classes=2, arch=dict(embed_dim=16, depth=1, num_heads=2, patch_size=8), img_size=32)
+    for model, top in (
+        (create_model('segmenter', **small), [1.0, 1.0, 1.0]),
+        (create_model('segmenter_deit-b16', num_classes=2, img_size=32), [2.2489, 2.4286, 2.64]),
+        (create_model('segformer_b0', num_classes=2), [2.2489, 2.4286, 2.64]),
+    ):
+        assert torch.allclose(model.transform(grey)[:, 0, 0], torch.tensor(top), atol=1e-4)
+    assert create_model('segmenter', **small, in_chans=1).transform is None

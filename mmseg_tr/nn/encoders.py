@@ -115,3 +115,9 @@ def _refuse_unsupported(model: nn.Module, arch) -> None:
         )
     if model.pos_embed is None:
         raise ConfigError(f'arch={arch!r} has no learned position embedding: only learned ones are supported.')
+
+
+def pretraining_statistics(arch: object) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation, of RGB in 0..1, that timm's weights of this name were trained with; None for other archs."""
+    settings = timm.models.get_pretrained_cfg(arch) if isinstance(arch, str) else None
+    return (tuple(settings.mean), tuple(settings.std)) if settings else None

@@ -1,4 +1,4 @@
-"""From an image to what a network takes, without torchvision."""
+"""Turn an image into a network's input, without torchvision."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mmseg_tr.errors import ConfigError
 
 # of RGB in 0..1, as timm, torchvision and the training of SegFormer have them
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)  # mean and deviation of ViTs with AugReg's weights, and of Segmenter
 
 
 class ImageTransform:
@@ -30,9 +31,9 @@ class ImageTransform:
     ) -> None:
         size = (resolution, resolution) if isinstance(resolution, int) else resolution
         if size is not None and (len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size)):
-            raise ConfigError(f'resolution={resolution!r} is no size: give (height, width) in pixels, or None.')
+            raise ConfigError(f'resolution must be (height, width) in pixels or None, got {resolution!r}.')
         if len(mean) != len(std) or any(deviation <= 0 for deviation in std):
-            raise ConfigError(f'mean={mean} and std={std} must have one number per channel each, std above 0.')
+            raise ConfigError(f'mean and std must have one number per channel each, std above 0, got {mean} and {std}.')
         self.resolution = size
         self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
 
@@ -40,8 +41,8 @@ class ImageTransform:
         pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image)).movedim(-1, 0)
         if pixels.dim() != 3 or pixels.shape[0] != len(self.mean):
             raise ConfigError(
-                f'an image of shape {tuple(pixels.shape)} came in: (H, W, {len(self.mean)}) of a picture or array, '
-                f'or ({len(self.mean)}, H, W) of a tensor, is needed.'
+                f'an image must be (H, W, {len(self.mean)}) for a picture or array, ({len(self.mean)}, H, W) for a '
+                f'tensor, got {tuple(getattr(image, "shape", pixels.shape))}.'
             )
         pixels = pixels.float() if pixels.is_floating_point() else pixels.float() / 255
         if self.resolution is not None:
