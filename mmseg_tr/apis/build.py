@@ -20,13 +20,13 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmseg_tr.apis.images import SUFFIXES, files_below
-from mmseg_tr.apis.preprocess import PictureReader, input_channels, preprocess
-from mmseg_tr.apis.windows import windows_of
 from mmseg_tr.cpu import keep_freed_memory
 from mmseg_tr.datasets.photographs import photograph_batch
 from mmseg_tr.engine.pose_checks import check_pose_network
+from mmseg_tr.engine.preprocess import PictureReader, input_channels, preprocess
 from mmseg_tr.engine.runner import config_mistakes
 from mmseg_tr.engine.start import load_strictly
+from mmseg_tr.engine.windows import windows_of
 from mmseg_tr.errors import ConfigError, DatasetError, DeviceError
 from mmseg_tr.registry import MODELS
 

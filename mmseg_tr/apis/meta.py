@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
-from mmseg_tr.apis.preprocess import dataset_configs
 from mmseg_tr.datasets.metainfo_checks import check_classes, check_metainfo, check_palette
+from mmseg_tr.engine.preprocess import dataset_configs
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.weights.io import read_file
 

@@ -14,7 +14,7 @@ from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.meta import classes_of, palette_of
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.errors import ConfigError, DatasetError
-from tests.apis.test_preprocess import LABELS, LOAD, PACK, PIPELINES, PREPROCESSORS, folder, settings
+from tests.pictures import LABELS, LOAD, PACK, PIPELINES, PREPROCESSORS, folder, settings
 
 STREET = dict(type='CityscapesDataset', img_suffix='.png', metainfo=dict(classes=('car', 'person')))
 BINARY = dict(type='mmseg_tr.SegmenterLinearHead', in_channels=16, num_classes=2, out_channels=1)

@@ -15,7 +15,7 @@ from mmseg_tr.apis.show.layers import cell_of, merged_layers
 from mmseg_tr.apis.show.merging import enlarged, show_merging
 from mmseg_tr.apis.show.view import LARGEST, View
 from mmseg_tr.errors import DatasetError
-from tests.apis.test_preprocess import PIPELINES, folder, settings
+from tests.pictures import PIPELINES, folder, settings
 
 TOME = dict(
     type='mmseg_tr.ViT',

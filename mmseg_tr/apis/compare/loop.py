@@ -15,8 +15,8 @@ from mmseg_tr.analysis.network import is_pose
 from mmseg_tr.analysis.speed import Contestant, mixed_precision
 from mmseg_tr.apis.compare.options import CompareOptions
 from mmseg_tr.apis.compare.quality import Judge, PixelJudge, PoseJudge
-from mmseg_tr.apis.windows import windows_of
 from mmseg_tr.engine.runner import FRACTION, ToolRunner
+from mmseg_tr.engine.windows import windows_of
 
 Progress = Callable[[str], None]
 

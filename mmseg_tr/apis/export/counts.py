@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from mmseg_tr.analysis.network import find_backbone, reduction_of
 from mmseg_tr.apis.build import fit_to, own_shape
 from mmseg_tr.apis.config import require_sections
-from mmseg_tr.apis.preprocess import preprocess
-from mmseg_tr.apis.windows import windows_of
 from mmseg_tr.engine.datasets import build_dataset
+from mmseg_tr.engine.preprocess import preprocess
+from mmseg_tr.engine.windows import windows_of
 from mmseg_tr.errors import ConfigError
 
 

@@ -19,8 +19,8 @@ from mmseg_tr.apis.infer.segment import Segmenting
 from mmseg_tr.apis.infer.task import Task
 from mmseg_tr.apis.infer.write import Results, StillResults, VideoResults, Writing, check_output
 from mmseg_tr.apis.meta import palette_of
-from mmseg_tr.apis.preprocess import PictureReader
 from mmseg_tr.engine.pose_checks import is_pose_config
+from mmseg_tr.engine.preprocess import PictureReader
 from mmseg_tr.errors import ConfigError
 
 __all__ = ['InferOptions', 'Predictor', 'infer']

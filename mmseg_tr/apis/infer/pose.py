@@ -17,7 +17,7 @@ from torch import nn
 from mmseg_tr.analysis.speed import mixed_precision
 from mmseg_tr.apis.infer.task import Request
 from mmseg_tr.apis.meta import metainfos
-from mmseg_tr.apis.preprocess import Picturelike, PictureReader, preprocess, shown
+from mmseg_tr.engine.preprocess import Picturelike, PictureReader, preprocess, shown
 from mmseg_tr.errors import ConfigError, require_extra
 
 Boxes = Mapping[str, list[list[float]]]

@@ -15,8 +15,8 @@ from mmseg_tr.apis.infer.pose import people_of, posing
 from mmseg_tr.apis.infer.segment import Segmenting
 from mmseg_tr.apis.infer.task import Task, same_size
 from mmseg_tr.apis.meta import classes_of
-from mmseg_tr.apis.preprocess import Picturelike, PictureReader
 from mmseg_tr.engine.pose_checks import is_pose_config
+from mmseg_tr.engine.preprocess import Picturelike, PictureReader
 from mmseg_tr.errors import ConfigError
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from mmseg_tr.analysis.speed import mixed_precision
 from mmseg_tr.apis.infer.task import Request
-from mmseg_tr.apis.preprocess import Picturelike, PictureReader, preprocess, shown
+from mmseg_tr.engine.preprocess import Picturelike, PictureReader, preprocess, shown
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.visualization.attention import picture_png
 from mmseg_tr.visualization.scenes import colorize

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
-from mmseg_tr.apis.preprocess import Picturelike, PictureReader
+from mmseg_tr.engine.preprocess import Picturelike, PictureReader
 
 
 @dataclass(frozen=True)

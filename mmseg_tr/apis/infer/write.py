@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmseg_tr.apis.images import Failure, Picture
 from mmseg_tr.apis.infer.task import Request, Task, same_size
-from mmseg_tr.apis.windows import entry_sentence
+from mmseg_tr.engine.windows import entry_sentence
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.files import write_atomically
 from mmseg_tr.visualization.attention import picture_png

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from mmseg_tr.apis.images import Failure, find_pictures
-from mmseg_tr.apis.preprocess import PictureReader, preprocess, shown
 from mmseg_tr.apis.show.layers import CELLS, MergedLayer, merged_layers
 from mmseg_tr.apis.show.view import View
+from mmseg_tr.engine.preprocess import PictureReader, preprocess, shown
 from mmseg_tr.errors import DatasetError
 
 HEADS = 4  # of ACT's heads, which cluster alike

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from mmseg_tr.apis.build import own_shape
 from mmseg_tr.apis.config import require_checkpoint
-from mmseg_tr.apis.preprocess import preprocess, shown
 from mmseg_tr.apis.show.view import View, open_view, resized
-from mmseg_tr.apis.windows import by
 from mmseg_tr.checkpoints import load_official
+from mmseg_tr.engine.preprocess import preprocess, shown
+from mmseg_tr.engine.windows import by
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.nn import MaskTransformer, ViT
 from mmseg_tr.nn.attention import attention_probabilities

@@ -16,8 +16,8 @@ from torch import nn
 from mmseg_tr.analysis.network import find_backbone
 from mmseg_tr.apis.build import build_model, prepare_device
 from mmseg_tr.apis.infer.predictor import configured
-from mmseg_tr.apis.preprocess import PictureReader, preprocess, shown
-from mmseg_tr.apis.windows import Windows, by, windows_of
+from mmseg_tr.engine.preprocess import PictureReader, preprocess, shown
+from mmseg_tr.engine.windows import Windows, by, windows_of
 from mmseg_tr.errors import CheckpointError, ConfigError, DatasetError
 from mmseg_tr.nn.backbone import Backbone
 

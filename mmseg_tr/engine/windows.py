@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmseg_tr.apis.preprocess import preprocess
+from mmseg_tr.engine.preprocess import preprocess
 from mmseg_tr.models.seg.segmentor import TokenSegmentor
 from mmseg_tr.nn.inference import enlarge_to_window, window_anchors
 
