@@ -16,6 +16,20 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         'configs', nargs='+', metavar='CONFIG', help='config files, one a method; the plain one may miss'
     )
+    parser.add_argument(
+        '--methods',
+        nargs='+',
+        default=(),
+        metavar='NAME',
+        help='methods over the first CONFIG, with their defaults: tome algm',
+    )
+    parser.add_argument(
+        '--reduction',
+        action='append',
+        default=[],
+        metavar='METHOD',
+        help='a method over the first CONFIG with its settings, type=ToMe,r=8; may be repeated',
+    )
     parser.add_argument('--checkpoint', required=True, metavar='FILE', help='weights of the plain model')
     parser.add_argument(
         '--out', default='work_dirs/compare', metavar='DIR', help='for the files (default: %(default)s)'
@@ -48,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         repeats=args.repeats,
         device=args.device,
         amp=args.amp,
+        methods=args.methods,
+        reductions=args.reduction,
         cfg_options=args.cfg_options,
     )
     console = Console(width=None if sys.stdout.isatty() else 140)

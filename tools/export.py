@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, reduction_argument, require_openmmlab, run_tool
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -26,7 +26,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--batch-size', type=int, nargs='+', default=[1, 3], metavar='B', help='checked; the file takes any'
     )
     parser.add_argument('--images', metavar='DIR', help='pictures to check with (default: bundled photographs)')
-    parser.add_argument('--reduction', metavar='METHOD', help="over the config's, as tools/infer.py takes it")
+    reduction_argument(parser)
     parser.add_argument(
         '--average-counts',
         type=int,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, reduction_argument, require_openmmlab, run_tool
 from mmseg_tr.errors import ConfigError
 
 
@@ -45,6 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--no-published', action='store_true', help='do not time attention as it was published')
     parser.add_argument('--json', metavar='FILE', help='write all numbers there')
     parser.add_argument('--force', action='store_true', help='replace FILE of --json if it exists')
+    reduction_argument(parser)
     cfg_options_argument(parser)
     return parser.parse_args(argv)
 
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         amp=args.amp,
         compiled=args.compile,
         rule=args.count,
+        reduction=args.reduction,
         repeats=args.repeats,
         seconds=args.seconds,
         threads=args.threads,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, reduction_argument, require_openmmlab, run_tool
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -26,7 +26,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--by', default='time', metavar='WHAT', help='speed-up by time (default) or by work, which repeats exactly'
     )
-    parser.add_argument('--reduction', metavar='METHOD', help="over the config's: type=ALGM, or type=ToMe,form=dense")
+    reduction_argument(parser)
     parser.add_argument(
         '--frac-dataset', type=float, default=0.1, metavar='F', help='share of the images to search on (default: 0.1)'
     )

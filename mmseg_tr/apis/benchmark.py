@@ -25,7 +25,7 @@ from mmseg_tr.apis.build import (
     pick_precision,
     prepare_device,
 )
-from mmseg_tr.apis.config import load_config, reduction_settings, require_sections
+from mmseg_tr.apis.config import load_config, reduction_settings, require_sections, use_reduction
 from mmseg_tr.errors import ConfigError
 
 
@@ -59,7 +59,8 @@ class BenchmarkOptions:
     shapes: (H, W) of the images that enter the network; by default the config's own. batch_sizes: those larger than the
     number of images are measured at that number, and reported. images: a folder, by default the bundled photographs;
     num_images: how many of them. device: 'cpu', 'cuda', 'cuda:1'; by default a GPU where there is one. amp: 'bf16' or
-    'fp16'. threads: of the CPU. rule, repeats, seconds, compiled, published: see analysis.measure.MeasureOptions.
+    'fp16'. threads: of the CPU. reduction: a method over the config's
+    (config.parse_reduction). rule, repeats, seconds, compiled, published: see analysis.measure.MeasureOptions.
     """
 
     shapes: Sequence[tuple[int, int]] | None = None
@@ -70,6 +71,7 @@ class BenchmarkOptions:
     amp: str | None = None
     compiled: bool = False
     rule: str | None = None
+    reduction: str | None = None
     repeats: int = 10
     seconds: float | None = 30.0
     threads: int | None = None
@@ -125,6 +127,8 @@ def benchmark(
     place, dtype = prepare_device(options.device), pick_precision(options.amp, options.device)
     config = load_config(config, options.cfg_options)
     require_sections(config, 'model')
+    if options.reduction is not None:
+        use_reduction(config, options.reduction)
     model = build_model(config, checkpoint).to(place).eval()
     runs, count = [], options.num_images or max(IMAGES, *options.batch_sizes)
     with cpu_threads(options.threads):

@@ -25,6 +25,7 @@ OPTION_NAMES = {
     'fraction': '--frac-dataset',
     'loss': '--budget-miou',
     'metrics': '--eval',
+    'reductions': '--reduction',
     'rule': '--count',
     'shapes': '--shape',
 }

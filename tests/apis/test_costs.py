@@ -13,7 +13,7 @@ from mmseg_tr.apis.compare import CompareOptions, compare
 from mmseg_tr.apis.compare.loop import of_one_size
 from mmseg_tr.apis.config import load_config
 from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401 (a fixture)
-from tests.tools.command import call
+from tests.tools.command import call, mistake
 
 FEW = CompareOptions(images=2, batch_size=2, repeats=1, device='cpu')
 WHOLE = "model['test_cfg'] = dict(mode='whole')"
@@ -72,3 +72,38 @@ def test_windows_are_named_beside_the_table_and_in_the_file(tmp_path, checkpoint
     assert call('compare', config, '--checkpoint', checkpoint, *few) == 0
     assert '6 windows of 32x32' in ' '.join(capsys.readouterr().out.split())
     assert json.loads((tmp_path / 'out' / 'compare.json').read_text())['about']['windows_per_image'] == 6
+
+
+def test_methods_by_name_and_by_settings_stand_beside_the_plain_model(tmp_path, checkpoint):
+    config = write_config(tmp_path, write_dataset(tmp_path / 'data', count=2))
+    methods, reductions = ('tome', 'algm'), ('type=ToMe,r=[4,0]', "dict(type='EViT', layers=(1,), keep_rate=0.5)")
+    rows = compare([str(config)], checkpoint, FEW, methods=methods, reductions=reductions).rows
+    assert [row.name for row in rows] == ['tiny', *methods, *reductions]
+    assert [row.method for row in rows] == ['plain', 'ToMe', 'ALGM', 'ToMe', 'EViT']
+    assert rows[1].settings['r'] != [4, 0] and rows[3].settings == dict(type='ToMe', r=[4, 0])
+    assert all(row.gmacs < rows[0].gmacs for row in rows[3:])
+
+
+def test_settings_without_a_type_change_those_of_the_config(tmp_path, checkpoint):
+    more = "model['backbone']['reduction'] = dict(type='ToMe', r=[2, 0])"
+    config = write_config(tmp_path, write_dataset(tmp_path / 'data', count=2), more)
+    rows = compare([str(config)], checkpoint, FEW, reductions=['r=[4,0]']).rows
+    assert [row.settings.get('r') for row in rows] == [None, [2, 0], [4, 0]]
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'named'),
+    [
+        (('--methods', 'tmoe'), 'tmoe'),
+        (('--methods', 'type=ToMe'), 'type=ToMe'),
+        (('--methods', 'tome', 'tome'), 'tome twice'),
+        (('--reduction', 'tome', '--reduction', 'tome'), 'tome twice'),
+        (('--methods', 'plain'), 'plain'),
+        (('--reduction', 'r=3'), 'r=3'),
+        (('--reduction', 'None'), 'None'),
+    ],
+    ids=lambda value: '_'.join(value) if isinstance(value, tuple) else '',
+)
+def test_methods_that_are_none_are_refused_before_anything_is_built(tmp_path, checkpoint, capsys, arguments, named):
+    config = write_config(tmp_path, write_dataset(tmp_path / 'data', count=2))
+    assert named in mistake(capsys, 'compare', config, '--checkpoint', checkpoint, *arguments)

@@ -95,6 +95,16 @@ def test_random_weights_are_the_same_in_every_run(tmp_path, report):
     assert again['gmacs'] == pytest.approx(report['runs'][0]['model']['gmacs_all'])
 
 
+@pytest.mark.parametrize(
+    ('text', 'kind'), [('tome', 'ToMe'), ('type=EViT,layers=[2],keep_rate=0.5', 'EViT'), ('None', None)]
+)
+def test_a_method_is_switched_on_over_the_config(tmp_path, text, kind):
+    quick = ('--batch-size', 1, '--num-images', 1, '--shape', 64, '--no-published')
+    found = measured(tmp_path, ALGM, *quick, '--reduction', text)
+    assert (found['reduction'] or {}).get('type') == kind
+    assert (found['ratios'] is None) == (kind is None)
+
+
 def test_own_images_and_settings(tmp_path):
     folder = tmp_path / 'images'
     folder.mkdir()

@@ -13,7 +13,15 @@ from torch import nn
 from mmseg_tr.analysis.network import method_name, reduction_of
 from mmseg_tr.apis.build import build_model, machine, pick_precision, precision_name, prepare_device
 from mmseg_tr.apis.compare.loop import Progress, build_test_loader, measure_costs, predict_all
-from mmseg_tr.apis.compare.models import PLAIN, check_alike, names_of, settings_of, share_weights, with_plain
+from mmseg_tr.apis.compare.models import (
+    PLAIN,
+    check_alike,
+    names_of,
+    settings_of,
+    share_weights,
+    with_methods,
+    with_plain,
+)
 from mmseg_tr.apis.compare.options import CompareOptions
 from mmseg_tr.apis.config import load_config, require_sections
 
@@ -74,7 +82,7 @@ def compare(
     """
     options = replace(options or CompareOptions(), **settings)
     place, dtype = prepare_device(options.device), pick_precision(options.amp, options.device)
-    named = load_compared(configs, options.cfg_options)
+    named = load_compared(configs, options)
     models = build_compared(named, checkpoint, place, progress)
     first = next(iter(named.values()))
     loader = build_test_loader(first, options.fraction)
@@ -86,7 +94,7 @@ def compare(
         ComparedModel(
             name=name,
             method=PLAIN if reduction_of(model) is None else method_name(reduction_of(model)),
-            settings=settings_of(named[name]),
+            settings=used_settings(named[name], model),
             **(dict.fromkeys(('miou', 'pck', 'pck_strict')) | scores[name]),
             agreement=agreement[name],
             **asdict(costs[name]),
@@ -110,12 +118,19 @@ def compare(
     return Comparison(rows, about)
 
 
-def load_compared(configs: Sequence[str], cfg_options: Mapping[str, Any] | None) -> dict[str, Config]:
-    """The configs by name, the plain one first. Raises ConfigError."""
-    loaded = [load_config(path, cfg_options) for path in configs]
+def load_compared(configs: Sequence[str], options: CompareOptions) -> dict[str, Config]:
+    """The configs by name, the plain one first, the first under further methods last. Raises ConfigError."""
+    loaded = [load_config(path, options.cfg_options) for path in configs]
     for config in loaded:
         require_sections(config, 'model', 'test_dataloader', 'test_evaluator')
-    return with_plain(dict(zip(names_of(configs), loaded)))
+    named = with_plain(dict(zip(names_of(configs), loaded)))
+    return with_methods(named, loaded[0], options.methods, options.reductions)
+
+
+def used_settings(config: Config, model: nn.Module) -> dict[str, Any]:
+    """The settings of the config's method; for a bare name those that it has on this network."""
+    settings = settings_of(config)
+    return reduction_of(model).settings() if settings.keys() == {'type'} else settings
 
 
 def build_compared(

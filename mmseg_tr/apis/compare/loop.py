@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmseg_tr.analysis.measure import MeasureOptions, measure, time_models
 from mmseg_tr.analysis.network import is_pose
 from mmseg_tr.analysis.speed import Contestant, mixed_precision
-from mmseg_tr.apis.compare.options import CompareOptions
+from mmseg_tr.apis.compare.options import MeasuringOptions
 from mmseg_tr.apis.compare.quality import Judge, PixelJudge, PoseJudge
 from mmseg_tr.engine.runner import FRACTION, ToolRunner
 from mmseg_tr.engine.windows import windows_of
@@ -113,7 +113,7 @@ def of_one_size(images: list[Tensor]) -> list[Tensor]:
 def measure_costs(
     models: Mapping[str, nn.Module],
     tested: Tested,
-    options: CompareOptions,
+    options: MeasuringOptions,
     amp: torch.dtype | None,
     progress: Progress,
 ) -> dict[str, Cost]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -13,7 +14,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmseg_tr.analysis.network import is_pose
-from mmseg_tr.apis.config import reduction_settings
+from mmseg_tr.apis.config import reduction_settings, use_reduction
 from mmseg_tr.engine.pose_checks import keypoint_count
 from mmseg_tr.errors import ConfigError
 
@@ -47,6 +48,32 @@ def with_plain(configs: dict[str, Config]) -> dict[str, Config]:
     plain = copy.deepcopy(next(iter(configs.values())))
     plain.model.backbone.pop('reduction', None)
     return {PLAIN if PLAIN not in configs else 'without reduction': plain} | configs
+
+
+def with_methods(
+    configs: dict[str, Config], base: Config, methods: Sequence[str] = (), reductions: Sequence[str] = ()
+) -> dict[str, Config]:
+    """The configs and `base` under further methods, each called as it was written.
+
+    methods: bare names, such as tome, which take their defaults for the network. reductions: also settings, as
+    config.parse_reduction() reads them. Raises ConfigError for one that cannot be read, is plain, or is given twice.
+    """
+    found = dict(configs)
+    for parameter, texts in (('methods', methods), ('reductions', reductions)):
+        for text in texts:
+            if parameter == 'methods' and not re.fullmatch(r'[\w+-]+', text):
+                raise ConfigError(
+                    f'methods must be names such as tome, got {text}: settings are reductions.', [parameter]
+                )
+            if text in found:
+                raise ConfigError(f'each method must be given once, got {text} twice.', parameters=[parameter])
+            found[text] = copy.deepcopy(base)
+            use_reduction(found[text], text)
+            if not settings_of(found[text]):
+                raise ConfigError(
+                    f'{parameter} must name methods, got {text}: the plain model is included.', [parameter]
+                )
+    return found
 
 
 def check_alike(models: Mapping[str, nn.Module]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from mmseg_tr.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class CompareOptions:
+class MeasuringOptions:
     """fraction: share of the dataset that is tested on, evenly spread. batch_size: of the throughput. images: how many
     are timed and counted. repeats: rounds over these. amp: precision of everything, tests included.
     """
@@ -45,3 +45,11 @@ class CompareOptions:
                 'take a smaller batch or a larger fraction of the dataset.',
                 parameters=['batch_size', 'fraction'],
             )
+
+
+@dataclass(frozen=True)
+class CompareOptions(MeasuringOptions):
+    """As MeasuringOptions. methods, reductions: further methods over the first config, see models.with_methods()."""
+
+    methods: Sequence[str] = ()
+    reductions: Sequence[str] = ()

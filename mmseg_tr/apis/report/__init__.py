@@ -5,7 +5,6 @@ report/page.py writes the page.
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections import Counter
@@ -22,9 +21,10 @@ from mmseg_tr.apis.compare.models import (
     names_of,
     settings_of,
     share_weights,
+    with_methods,
     with_plain,
 )
-from mmseg_tr.apis.config import load_config, require_sections, use_reduction
+from mmseg_tr.apis.config import load_config, require_sections
 from mmseg_tr.apis.images import Failure
 from mmseg_tr.apis.meta import classes_of, palette_of
 from mmseg_tr.apis.report.pictures import Seen, Shown, look, own_examples, resized, test_examples
@@ -122,12 +122,7 @@ def named_configs(configs: Sequence[str], options: ReportOptions) -> dict[str, C
         if is_pose_config(config):
             raise ConfigError(f'{config.filename} is a pose config: the report is for segmentation.')
     named = with_plain(dict(zip(names_of(configs), loaded)))
-    for text in options.reductions:
-        if text in named:
-            raise ConfigError(f'reduction {text} is named twice: name each once.', parameters=['reduction'])
-        named[text] = copy.deepcopy(loaded[0])
-        use_reduction(named[text], text)
-    return named
+    return with_methods(named, loaded[0], reductions=options.reductions)
 
 
 def build_views(named: Mapping[str, Config], checkpoint: str, options: ReportOptions) -> dict[str, View]:

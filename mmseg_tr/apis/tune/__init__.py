@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmseg_tr.analysis.network import find_backbone
 from mmseg_tr.apis.build import build_model, machine, pick_precision, precision_name, prepare_device
 from mmseg_tr.apis.compare.models import settings_of
-from mmseg_tr.apis.compare.options import CompareOptions
+from mmseg_tr.apis.compare.options import MeasuringOptions
 from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections, use_reduction
 from mmseg_tr.apis.tune.measure import JOURNAL, Journal, Measurer, digest, digest_of
 from mmseg_tr.apis.tune.search import Budget, Point, find
@@ -28,8 +28,8 @@ __all__ = ['TuneOptions', 'Tuned', 'tune']
 
 
 @dataclass(frozen=True)
-class TuneOptions(CompareOptions):
-    """As CompareOptions, with fraction the share of the dataset that is searched on.
+class TuneOptions(MeasuringOptions):
+    """As MeasuringOptions, with fraction the share of the dataset that is searched on.
 
     reduction: method and settings over the config's (config.parse_reduction). out: the config to write, by default in
     work_dir, which also holds the journal, by default below work_dirs/tune.

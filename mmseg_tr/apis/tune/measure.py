@@ -20,7 +20,7 @@ from mmseg_tr.analysis.network import is_pose
 from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.compare.loop import Progress, Tested, build_test_loader, predict_all
 from mmseg_tr.apis.compare.models import PLAIN
-from mmseg_tr.apis.compare.options import CompareOptions
+from mmseg_tr.apis.compare.options import MeasuringOptions
 from mmseg_tr.apis.tune.search import Point
 from mmseg_tr.apis.tune.spaces import Settings, identity
 from mmseg_tr.errors import ConfigError
@@ -76,7 +76,7 @@ class Measurer:
 
     config: Config
     checkpoint: str
-    options: CompareOptions
+    options: MeasuringOptions
     device: torch.device
     amp: torch.dtype | None
     timed: bool
