@@ -52,9 +52,9 @@ def parity(tmp_path):
 
     def run(cases: list[dict], *arguments: str):
         (golden / 'algm' / 'manifest.json').write_text(json.dumps(dict(cases=cases)))
-        command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', *arguments]
+        command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '-p', 'xdist', *arguments]
         environment = {key: value for key, value in os.environ.items() if not key.startswith('PYTEST')}
-        environment['MMSEG_TR_GOLDEN'] = str(golden)
+        environment |= dict(MMSEG_TR_GOLDEN=str(golden), PYTEST_DISABLE_PLUGIN_AUTOLOAD='1')  # others take seconds
         return subprocess.run(command, cwd=folder.parents[1], env=environment, capture_output=True, text=True)
 
     return run
