@@ -30,7 +30,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         action='append',
         default=[],
         metavar='METHOD',
-        help='a further method over the first config, such as type=ToMe,r=8; may be given again',
+        help='a further method over the first config, such as tome or type=ToMe,r=8; may be given again',
     )
     parser.add_argument('--out', default='report.html', metavar='FILE', help='the page (default: %(default)s)')
     parser.add_argument(

@@ -38,7 +38,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         'always shown (default: a window of the test)',
     )
     parser.add_argument('--window', type=int, default=0, metavar='N', help='window of the test, from 0 (default: 0)')
-    parser.add_argument('--reduction', metavar='METHOD', help="over the config's: type=ToMe,r=8, or None")
+    parser.add_argument(
+        '--reduction', metavar='METHOD', help="over the config's: a name such as tome, type=ToMe,r=8, or None"
+    )
     parser.add_argument('--force', action='store_true', help='replace pictures that exist')
     cfg_options_argument(parser)
     parser.set_defaults(decoder=False, classes=False)

@@ -36,7 +36,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="pictures enter whole, at this short side in pixels (default: as in a test, by the config's pipeline)",
     )
     parser.add_argument(
-        '--reduction', metavar='METHOD', help="over the config's: type=ToMe,r=8; see tools/infer.py --help"
+        '--reduction', metavar='METHOD', help="over the config's: a name such as tome, or type=ToMe,r=8"
     )
     parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
     parser.add_argument('--force', action='store_true', help='write into folders that hold results')
