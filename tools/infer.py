@@ -26,7 +26,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--reduction',
         metavar='METHOD',
-        help="over the config's: a name such as tome, type=ToMe,r=8, or settings of its method; None for the plain model",
+        help="over the config's: tome, type=ToMe,r=8, or settings of its method; None for the plain model",
     )
     parser.add_argument(
         '--native',
