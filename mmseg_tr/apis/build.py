@@ -27,7 +27,7 @@ from mmseg_tr.engine.preprocess import PictureReader, input_channels, preprocess
 from mmseg_tr.engine.runner import config_mistakes
 from mmseg_tr.engine.start import load_strictly
 from mmseg_tr.engine.windows import windows_of
-from mmseg_tr.errors import ConfigError, DatasetError, DeviceError
+from mmseg_tr.errors import ConfigError, DatasetError, DeviceError, MissingExtraError
 from mmseg_tr.registry import MODELS
 
 PRECISIONS = {'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -157,7 +157,13 @@ def _from_folder(config: Config, model: nn.Module, folder: str) -> Iterator[Tens
 
 def _photographs(config: Config, model: nn.Module, shape: tuple[int, int], count: int) -> Iterator[Tensor]:
     """The bundled photographs as large as they enter the network, normalised by the model, (1, C, *shape)."""
-    for pixels in photograph_batch(count, shape):
+    try:
+        pictures = photograph_batch(count, shape)
+    except MissingExtraError as error:
+        raise MissingExtraError(
+            f'{error}, or give images, a folder of your pictures.', parameters=['images'], name=error.name
+        ) from error
+    for pixels in pictures:
         yield network_input(config, model, np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 

@@ -14,7 +14,9 @@ from mmseg_tr.apis.export.check import write_checked
 from mmseg_tr.apis.export.description import normalisation
 from mmseg_tr.apis.export.program import Whole
 from mmseg_tr.errors import ExportError, WriteError
+from tests.clean import OPENMMLAB, ROOT, run_clean
 from tests.tiny import write_config, write_dataset
+from tests.tools.command import mistake
 
 CHANNELS = """
 model['backbone']['in_chans'] = {channels}
@@ -140,3 +142,27 @@ def test_a_file_that_appears_meanwhile_is_kept_without_force(tmp_path, monkeypat
     with pytest.raises((WriteError, ExportError), match=r'a\.pt2'):
         write_checked(Whole(Tiny()).eval(), torch.rand(2, 3, 8, 8), tmp_path / 'a.pt2', 'torch', (1,), replace=False)
     assert (tmp_path / 'a.pt2').read_bytes() == b'of another process'
+
+
+def test_without_the_bundled_photographs_the_sentence_names_the_extra_and_the_folder(tmp_path, monkeypatch, capsys):
+    from mmseg_tr.datasets.photographs import photograph_batch
+    from mmseg_tr.errors import installed
+
+    config, checkpoint = made(tmp_path, '')
+    monkeypatch.setattr(
+        'mmseg_tr.errors.installed', lambda module: module not in ('skimage', 'sklearn') and installed(module)
+    )
+    getattr(photograph_batch, 'cache_clear', lambda: None)()
+    for arguments in (('export', config, checkpoint, tmp_path / 'a.pt2'), ('get_fps_flops', config)):
+        said = mistake(capsys, *arguments)
+        assert 'mmseg_tr[demo]' in said and '--images' in said
+    assert not (tmp_path / 'a.pt2').exists()
+
+
+def test_a_base_installation_is_told_the_extra(tmp_path):
+    code = (
+        "import sys; sys.argv = ['export.py', 'a.py', 'b.pth', 'c.onnx']; import runpy\n"
+        "try: runpy.run_path('tools/export.py', run_name='__main__')\n"
+        'except SystemExit as stop: print(stop.code)'
+    )
+    assert run_clean(f'import os; os.chdir({str(ROOT)!r}); {code}', blocked=OPENMMLAB) == '2'
