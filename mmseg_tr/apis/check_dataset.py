@@ -11,10 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from PIL import Image
 from torch import nn
 
 import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
@@ -28,10 +26,10 @@ from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.files import write_atomically
 from mmseg_tr.registry import MODELS
 from mmseg_tr.visualization.attention import picture_png
+from mmseg_tr.visualization.labels import draw_label
 
 LOOPS = ('train', 'val', 'test')
 SHOWN_FAULTS, SHOWN_SIZES = 40, 5
-LARGEST = 640  # pixels of the longer side of a drawn picture
 Progress = Callable[[str, int, int], None]
 
 
@@ -188,27 +186,3 @@ def draw_samples(check: DatasetCheck, folder: str | os.PathLike, count: int) -> 
 
 def _stem(dataset: Any, index: int) -> str:
     return Path(str(dataset.get_data_info(index).get('img_path'))).stem[:80]
-
-
-def draw_label(picture: np.ndarray, label: np.ndarray, palette: Sequence | None) -> np.ndarray:
-    """A picture (h, w[, c]) BGR beside itself with its label over it, (H, W, 3) uint8 RGB; ignored pixels stay grey."""
-    shown = picture if picture.ndim == 3 else picture[..., None]
-    shown = shown[..., ::-1] if shown.shape[-1] == 3 else shown[..., :1].repeat(3, -1)
-    if shown.dtype != np.uint8:
-        low, high = float(shown.min()), float(shown.max())
-        shown = ((shown - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
-    scale = min(1.0, LARGEST / max(shown.shape[:2]))
-    size = tuple(max(1, round(side * scale)) for side in shown.shape[1::-1])  # (w, h)
-    shown = np.asarray(Image.fromarray(np.ascontiguousarray(shown)).resize(size))
-    label = np.asarray(Image.fromarray(label.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
-    colours = np.asarray(palette if palette is not None else _colours(int(label.max()) + 1), np.uint8)
-    known = (label >= 0) & (label < len(colours))
-    grey = np.full_like(shown, 128)
-    over = np.where(known[..., None], colours[np.where(known, label, 0)], grey)
-    blended = (0.4 * shown + 0.6 * over).astype(np.uint8)
-    return np.concatenate([shown, np.full((size[1], 4, 3), 255, np.uint8), blended], axis=1)
-
-
-def _colours(count: int) -> np.ndarray:
-    """Colours for a dataset that names none."""
-    return np.random.default_rng(0).integers(0, 256, (max(count, 1), 3), dtype=np.uint8)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmseg_tr.apis.config_template import POLICY, TEMPLATE
+from mmseg_tr.datasets.config_template import POLICY, TEMPLATE
 from mmseg_tr.datasets.image_folders import Pair, find_label_suffix, pair_files, split_pairs
 from mmseg_tr.datasets.metainfo_checks import check_classes
 from mmseg_tr.datasets.survey import LabelNumbers, count_numbers, read_numbers, short_side

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmseg_tr.apis.check_dataset import draw_label
+from mmseg_tr.visualization.labels import draw_label
 from tests.tiny import CLASSES, write_config, write_dataset
 from tests.tools.command import call, mistake
 
