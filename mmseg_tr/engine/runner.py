@@ -23,6 +23,7 @@ from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.engine.layer_decay import OURS, recognised
 from mmseg_tr.engine.pose_checks import check_pose_network, check_pose_run
 from mmseg_tr.engine.training_state import overruled, settings_in_force
+from mmseg_tr.engine.worker_state import RecordingCollate
 from mmseg_tr.errors import CheckpointError, ConfigError, InputError
 
 FRACTION = 'fraction'  # a key of a dataloader's config that only ToolRunner knows
@@ -50,7 +51,11 @@ class ToolRunner(Runner):
             for key in WORKERS_ONLY:
                 config.pop(key, None)
         loader = Runner.build_dataloader(config, seed, diff_rank_seed)
-        loader.worker_init_fn = partial(start_worker, loader.worker_init_fn)
+        then = loader.worker_init_fn
+        if loader.persistent_workers:
+            loader.collate_fn = RecordingCollate(loader.collate_fn, loader.num_workers)
+            then = partial(loader.collate_fn.start, then)
+        loader.worker_init_fn = partial(start_worker, then)
         return loader
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:

@@ -100,8 +100,16 @@ log_processor = dict(by_epoch=True)
 """
 
 
-def test_a_training_by_epochs_resumes_to_the_same_weights(tmp_path, root):
-    trained(tmp_path, root, f'{EPOCHS}\n{DROPOUT}')
+WORKERS = """
+train_dataloader.update(num_workers=2, persistent_workers=True)
+train_dataloader['dataset']['pipeline'].insert(2, dict(type='RandomFlip', prob=0.5))
+train_dataloader['dataset']['pipeline'].insert(2, dict(type='PhotoMetricDistortion'))
+"""
+
+
+@pytest.mark.parametrize('more', ['', WORKERS])
+def test_a_training_by_epochs_resumes_to_the_same_weights(tmp_path, root, more):
+    trained(tmp_path, root, f'{EPOCHS}\n{DROPOUT}\n{more}')
     train(str(tmp_path / 'tiny.py'), work_dir=str(tmp_path / 'b'), resume=str(tmp_path / 'work' / 'epoch_1.pth'))
     whole, resumed = (
         torch.load(tmp_path / name / 'epoch_3.pth', weights_only=True)['state_dict'] for name in ('work', 'b')

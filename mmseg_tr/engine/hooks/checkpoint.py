@@ -15,6 +15,7 @@ from mmseg_tr.engine.plain import to_plain
 from mmseg_tr.engine.random_state import RestoredIterator, random_state, set_random_state
 from mmseg_tr.engine.storage import BACKEND
 from mmseg_tr.engine.training_state import is_count, keep_training_state, own_name
+from mmseg_tr.engine.worker_state import set_worker_states, worker_states
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.files import remove_unfinished, write_atomically
 from mmseg_tr.registry import HOOKS
@@ -41,6 +42,7 @@ class SafeCheckpointHook(CheckpointHook):
         super().__init__(*args, **kwargs)
         self.states: list[dict[str, Any]] = []  # of every process, as the checkpoint saves or has saved them
         self.before_validation: dict[str, Any] | None = None
+        self.after_start: dict[str, Any] | None = None
 
     def before_train(self, runner) -> None:
         """Choose the atomic backend for local folders, and clear away what a killed process left half written."""
@@ -91,6 +93,15 @@ class SafeCheckpointHook(CheckpointHook):
             loop.dataloader_iterator = RestoredIterator(loop.dataloader_iterator, loop.iter, state)
         else:
             set_random_state(state)
+            if loop.dataloader.persistent_workers:
+                set_worker_states(loop.dataloader, state.get('workers', ()))
+                self.after_start = state
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Set the state once more, since starting persistent workers draws a number that the training had drawn."""
+        if self.after_start is not None:
+            set_random_state(self.after_start)
+        self.after_start = None
 
     def before_val(self, runner) -> None:
         """Remember the random state of the training."""
@@ -126,7 +137,8 @@ class SafeCheckpointHook(CheckpointHook):
             kept = [*(old for old in self.keep_ckpt_ids if old != step), step]
             # One too many on purpose: a run that resumes from this file after a kill finds what was left to remove.
             runner.message_hub.update_info('keep_ckpt_ids', kept)
-        self.states = all_gather_object(self.before_validation or random_state())
+        workers = worker_states(runner.train_dataloader)
+        self.states = all_gather_object({**(self.before_validation or random_state()), 'workers': workers})
         filename = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)

@@ -29,7 +29,7 @@ class OracleSegmentor(TokenSegmentor):
     def __init__(self, backbone, *args, **kwargs) -> None:
         super().__init__(backbone, *args, **kwargs)
         if getattr(getattr(self.backbone, 'reduction', None), 'decides', None) != 'oracle':
-            raise ConfigError("OracleSegmentor needs a backbone with reduction=dict(type='CTS', policy='oracle', ...).")
+            raise ConfigError("OracleSegmentor needs a backbone whose reduction has policy='oracle'.")
 
     def extract_feat(self, inputs: Tensor) -> Sequence:
         """inputs: (B, 4, H, W), the image and its label map."""

@@ -1,0 +1,62 @@
+"""Random states of the processes that load data, for trainings by epochs whose workers live on from epoch to epoch."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, get_worker_info
+
+from mmseg_tr.engine.random_state import random_state, set_random_state
+
+SIZE = 64 << 10  # bytes that a state takes at most: some 20 kB
+
+
+class RecordingCollate:
+    """A collate function that leaves the random state of its worker in memory shared with the main process."""
+
+    def __init__(self, collate: Callable[[Sequence[Any]], Any], workers: int) -> None:
+        self.collate = collate
+        self.cells = torch.zeros(workers, SIZE, dtype=torch.uint8).share_memory_()
+        self.lengths = torch.zeros(workers, dtype=torch.int64).share_memory_()
+
+    def __call__(self, batch: Sequence[Any]) -> Any:
+        found, worker = self.collate(batch), get_worker_info()
+        if worker is not None:
+            self.put(worker.id, random_state())
+        return found
+
+    def put(self, worker: int, state: dict[str, Any]) -> None:
+        content = pickle.dumps({**state, 'cuda': []})
+        self.cells[worker, : len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        self.lengths[worker] = len(content)
+
+    def get(self, worker: int) -> dict[str, Any] | None:
+        """The last state of a worker; None before its first batch. The bytes are this program's own."""
+        length = int(self.lengths[worker])
+        return pickle.loads(self.cells[worker, :length].numpy().tobytes()) if length else None
+
+    def start(self, then: Callable[[int], None] | None, worker: int) -> None:
+        """Set up a worker: with the state that was put here for it, if any."""
+        if then is not None:
+            then(worker)
+        state = self.get(worker)
+        if state is not None:
+            set_random_state(state)
+
+
+def worker_states(loader: DataLoader) -> list[dict[str, Any] | None]:
+    """The random states of a loader's workers; empty where they are not recorded."""
+    record = loader.collate_fn
+    return [record.get(worker) for worker in range(loader.num_workers)] if isinstance(record, RecordingCollate) else []
+
+
+def set_worker_states(loader: DataLoader, states: Sequence[dict[str, Any] | None]) -> None:
+    """Have the workers of a loader, which have not started yet, begin with these states."""
+    record = loader.collate_fn
+    if isinstance(record, RecordingCollate) and len(states) == loader.num_workers:
+        for worker, state in enumerate(states):
+            if state is not None:
+                record.put(worker, state)
