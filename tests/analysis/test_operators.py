@@ -1,0 +1,56 @@
+"""How many operators a forward dispatches: on a GPU each is a launch, so that the numbers must never creep up.
+
+ViT-S/16 at 512 x 512 to class scores, one image, operators that only view left out. The same on every machine.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmseg_tr.analysis.operators import count_operators
+from mmseg_tr.nn import MaskTransformer, Segmenter, ViT
+
+PLAIN = 159
+# further operators of each method at its default settings for this network: at most these
+MORE = {
+    'ALGM': ('algm', 103),
+    'ALGM, fixed': (dict(type='ALGM', layers=(1, 5), counts=(120, 200)), 89),
+    'CTS': (dict(type='CTS', share=0.3), 237),
+    'EViT': ('evit', 159),
+    'Expedite': ('expedite', 277),
+}
+
+
+def scores(reduction):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = ViT('vit_small_patch16_384', img_size=512, out='tokens', reduction=reduction)
+        return Segmenter(encoder, MaskTransformer(150, encoder.embed_dim)).eval().scores
+
+
+@pytest.fixture(scope='module')
+def image():
+    return torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_plain_network_dispatches_what_its_layers_are(image):
+    found = count_operators(scores(None), image)
+    assert found.total() == PLAIN, found
+    assert found['aten::scaled_dot_product_attention'] == 14 and found['aten::linear'] == 57
+
+
+@pytest.mark.parametrize('method', MORE)
+def test_a_method_dispatches_no_more_than_it_did(image, method):
+    reduction, most = MORE[method]
+    found = count_operators(scores(reduction), image)
+    assert found.total() - PLAIN <= most, found
+
+
+def test_views_and_operators_that_do_nothing_are_not_counted():
+    drop = torch.nn.Dropout(0.5).eval()
+
+    def run(x):
+        return drop(x.view(2, 8).t()[None].detach() + 1)
+
+    assert count_operators(run, torch.rand(16)) == {'aten::add': 1}
