@@ -233,7 +233,7 @@ def test_augmentation_is_left_out_and_random_states_stay(tmp_path):
 
 def test_test_time_augmentation_is_looked_into(tmp_path):
     variants = [[dict(type='mmseg.RandomFlip', prob=0.0)], [dict(type='mmseg.LoadAnnotations')]]
-    pipeline = [LOADERS[0], dict(type='mmseg.TestTimeAug', transforms=variants)]
+    pipeline = [LOADERS[0], dict(type='TestTimeAug', transforms=variants)]
     assert check_labels(dataset(write(tmp_path, [label()]), pipeline=pipeline)).pixels.all()
 
 

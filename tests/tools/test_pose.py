@@ -135,7 +135,7 @@ def test_annotations_that_are_missing_damaged_or_of_other_joints_are_told(tmp_pa
     annotations.write_text(json.dumps(content))
     assert 'train.json marks 12 keypoints, the metainfo of CocoDataset describes 14' in mistake(capsys, *train)
     annotations.write_text('{"images": [')
-    assert 'train.json is no annotation file in JSON' in mistake(capsys, *train)
+    assert 'train.json is not a valid JSON annotation file' in mistake(capsys, *train)
     annotations.unlink()
     assert 'train.json does not exist' in mistake(capsys, *train)
 
