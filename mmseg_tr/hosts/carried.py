@@ -57,5 +57,10 @@ def full(tokens: Tokens) -> Tensor:
 def carrying(tokens: Tokens) -> Tensor:
     """The full tensor, with the tokens as an attribute where they were reduced, and their grid."""
     x = full(tokens)
-    setattr(x, CARRIED, Carried(tokens, x))
+    carry(x, tokens)
     return x
+
+
+def carry(x: Tensor, tokens: Tokens) -> None:
+    """Make tokens an attribute of the full tensor."""
+    setattr(x, CARRIED, Carried(tokens, x))

@@ -22,9 +22,10 @@ class Host:
 
     blocks: path of the list of blocks from the network, 'encoder.layers'. prefix: tokens before the patches (class,
     registers). grid: (h, w) of the patches; None where it depends on the image, which then needs patch_embed, the path
-    of the module that takes the image, and patch_size. norm: path of the final norm, if there is one.
+    of the module that takes the image, patch_size, and pads where images are filled up to whole patches.
+    norm: path of the final norm, if there is one.
     parts: names in a block, for those that are not called as in timm: norm1, attn, ls1 and drop_path1 (on the branch of
-    attention), norm2, mlp, ls2 and drop_path2; what a block does not have is left out of it with None.
+    attention), norm2, mlp, ls2 and drop_path2; None for what a block does not have.
     attention: from the attention module to its pieces, as nn.attention.SelfAttention, which takes modules laid out as
     timm's Attention. class_token: whether the first prefix token is one. image_size: (H, W) that a budget counts at.
     """
@@ -35,6 +36,7 @@ class Host:
     norm: str | None = 'norm'
     patch_embed: str | None = None
     patch_size: Grid = (16, 16)
+    pads: bool = False
     parts: Mapping[str, str | None] = field(default_factory=dict)
     attention: Callable[[nn.Module], Any] = SelfAttention
     class_token: bool = True

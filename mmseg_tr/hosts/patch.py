@@ -14,13 +14,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.carried import carried_by, carrying, full, grid_of
+from mmseg_tr.hosts.carried import carried_by, carry, carrying, full, grid_of
 from mmseg_tr.hosts.host import Grid, Host, View, submodule
 from mmseg_tr.nn.blocks import run_block
 from mmseg_tr.reduction import Reduction, Tokens
@@ -59,7 +60,10 @@ class Applied:
                 f'block {layer} received tokens of shape {tuple(x.shape)}, and the patch grid {grid} with '
                 f'{self.num_prefix} prefix tokens does not fill it: use mmseg_tr.disabled(model) for this forward.'
             )
-        return Tokens(x, grid, self.num_prefix, trace=(per_image(x.shape[1], x.shape[0]),) * (layer - 1))
+        tokens = Tokens(x, grid, self.num_prefix, trace=(per_image(x.shape[1], x.shape[0]),) * (layer - 1))
+        if self.grid is None:
+            carry(x, tokens)  # for a block that is run once more in the backward pass
+        return tokens
 
     def _image_grid(self, layer: int) -> tuple[int, int] | None:
         waiting = self.grids.get(_thread())
@@ -90,7 +94,8 @@ class ThroughModule(Observer):
 
     def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
         call = Call(self.method, self.attend, tokens, layer)
-        return self.module(y, call), call.seen
+        branch = self.module(y, call)
+        return branch[0] if isinstance(branch, tuple) else branch, call.seen
 
 
 class Forward:
@@ -115,9 +120,16 @@ class BlockForward(Forward):
     def __call__(self, x: Any, *args: Any, host_module: nn.Module | None = None, **kwargs: Any) -> Any:
         if self.applied.disabled:
             return self.original(host_module)(x, *args, **kwargs)
-        if any(part is not None and part is not False for part in (*args, *kwargs.values())):
+        if any(isinstance(part, Tensor) for part in (*args, *kwargs.values())) or kwargs.get('is_causal'):
             raise ConfigError('an attention mask does not fit reduced tokens: use mmseg_tr.disabled(model) here.')
-        view = self.applied.view(host_module or self.module)
+        module = host_module or self.module
+        if getattr(module, 'gradient_checkpointing', False) and module.training and torch.is_grad_enabled():
+            return module._gradient_checkpointing_func(partial(self.run, module), x)  # as transformers does
+        return self.run(module, x)
+
+    def run(self, module: nn.Module, x: Any) -> Any:
+        """The block on a tensor, or on tokens, which then come out too."""
+        view = self.applied.view(module)
         tokens = x if isinstance(x, Tokens) else self.applied.enter(x, self.layer)
         through = ThroughModule(self.applied.method, view.attention, view.attend)
         tokens = run_block(view, tokens, self.layer, through)
@@ -132,7 +144,7 @@ class AttentionForward(Forward):
             given = (call, *args) if call is not None or args else ()
             return self.original(host_module)(y, *given, **kwargs)
         branch, call.seen = call.method.attention(call.attend, y, call.tokens, call.layer)
-        return branch
+        return (branch, None) if getattr(call.attend, 'returns_weights', False) else branch
 
 
 class NormForward(Forward):
@@ -182,14 +194,15 @@ class LeaveSequence(Hook):
 class NoteGrid(Hook):
     """Hook of the patch embedding of images of any size: the grid of the image that comes in."""
 
-    def __init__(self, applied: Applied, patch_size: tuple[int, int]) -> None:
+    def __init__(self, applied: Applied, patch_size: Grid, pads: bool) -> None:
         super().__init__(applied)
-        self.patch_size = patch_size
+        self.patch_size, self.pads = patch_size, pads
 
     def __call__(self, module: nn.Module, args: tuple) -> None:
         if self.applied.disabled:
             return
-        grid = tuple(-(-side // patch) for side, patch in zip(args[0].shape[-2:], self.patch_size))
+        more = [patch - 1 if self.pads else 0 for patch in self.patch_size]
+        grid = tuple((side + extra) // patch for side, extra, patch in zip(args[0].shape[-2:], more, self.patch_size))
         waiting = self.applied.grids.setdefault(_thread(), [])
         if len(waiting) > 16:  # of forwards that failed on their way
             waiting.clear()
@@ -221,7 +234,7 @@ def install(network: nn.Module, host: Host, applied: Applied) -> None:
     if norm is not None:
         set_forward(norm, NormForward(applied, norm))
     if host.grid is None:
-        submodule(network, host.patch_embed).register_forward_pre_hook(NoteGrid(applied, host.patch_size))
+        submodule(network, host.patch_embed).register_forward_pre_hook(NoteGrid(applied, host.patch_size, host.pads))
 
 
 def applied_to(model: nn.Module) -> Applied | None:

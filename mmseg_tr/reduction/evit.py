@@ -182,7 +182,7 @@ class EViT(Reduction):
             return attend(y, tokens), None
         ((q, k, v),) = attend.heads(y, tokens)
         with record_function('mmseg_tr::merge'):
-            attention = class_attention(q, k, attend.module.scale, tokens.num_prefix)
+            attention = class_attention(q, k, q.shape[-1] ** -0.5, tokens.num_prefix)
         return attend.output([attend.attend(q, k, v)], y, tokens), attention
 
     def after_attention(self, tokens: Tokens, layer: int, seen: Any) -> Tokens:

@@ -138,7 +138,7 @@ def test_images_of_any_size_have_their_own_grid(name):
 def test_gradients_reach_every_weight_also_with_checkpointing(name):
     gradients = []
     for checkpointing in (False, True):
-        model = apply(network(), name).train()
+        model = apply(network('modern'), name).train()
         model.set_grad_checkpointing(checkpointing)
         model(images()).square().mean().backward()
         gradients.append([weight.grad for weight in model.parameters()])
