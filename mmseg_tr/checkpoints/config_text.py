@@ -1,11 +1,17 @@
 """Configs as text: what one inside a checkpoint says, read without running it, and writing one."""
 
 import ast
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from mmseg_tr.compat import ensure_openmmlab
-from mmseg_tr.errors import require_extra
+from mmseg_tr.errors import CheckpointError, require_extra
 from mmseg_tr.paths import config_path
+from mmseg_tr.reduction import REDUCTIONS
+from mmseg_tr.weights.io import few
 
 
 def require_openmmlab(purpose: str) -> None:
@@ -15,10 +21,55 @@ def require_openmmlab(purpose: str) -> None:
 
 
 def pretty_text(content: dict[str, Any]) -> str:
-    """A config of plain values as the text of a .py file. Needs OpenMMLab."""
+    """A config of plain values as the text of a .py file. Needs OpenMMLab.
+
+    Raises CheckpointError for types that are not registered: mmengine would import and call what they name.
+    """
     from mmengine.config import Config
 
+    unknown = unknown_types(content)
+    if unknown:
+        raise CheckpointError(f'the config inside the file has types that are not registered here: {few(unknown)}.')
     return Config(content).pretty_text
+
+
+def unknown_types(value: Any) -> list[str]:
+    """Values of `type` anywhere in a config that OpenMMLab's registries and this package's do not have."""
+    return sorted({name for name in map(str, _types(value)) if not _is_registered(name)})
+
+
+def _types(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        if 'type' in value:
+            yield value['type']
+        value = list(value.values())
+    for part in value if isinstance(value, list | tuple) else ():
+        yield from _types(part)
+
+
+def _is_registered(name: str) -> bool:
+    scope, _, bare = name.rpartition('.')
+    if name in REDUCTIONS or scope == 'mmseg_tr':
+        return bare.isidentifier()
+    return bare in _registered() and (not scope or scope in SCOPES)
+
+
+@cache
+def _registered() -> frozenset[str]:
+    """All names in the registries of mmengine and of the packages that derive from it."""
+    from mmengine import registry as root
+    from mmseg.utils import register_all_modules
+
+    register_all_modules(init_default_scope=False)
+    waiting = [value for value in vars(root).values() if isinstance(value, root.Registry)]
+    names: set[str] = set()
+    while waiting:
+        registry = waiting.pop()
+        with suppress(ImportError):  # of an extra that is not installed
+            registry.import_from_location()
+        names |= set(registry.module_dict)
+        waiting += registry.children.values()
+    return frozenset(names)
 
 
 def shipped_config(name: str) -> dict[str, Any]:
@@ -33,6 +84,10 @@ def shipped_config(name: str) -> dict[str, Any]:
 
 
 LARGEST = 100_000  # parts of a value; the largest configs have some thousand
+SCOPES = ('mmengine', 'mmcv', 'mmseg')
+# mmengine writes keys without escaping them, and replaces {{...}} in the text of a config before it parses it
+_KEY = re.compile(r'[^\'"\\\\\n\r{}]*')
+_VARIABLE = re.compile(r'\{\{\$DATASET:[\w./:-]*\}\}')
 
 
 class _NotPlainError(Exception):
@@ -86,6 +141,10 @@ def _size(value: Any, known: dict[int, int]) -> int:
 
 def _value(node: ast.expr, known: dict[str, Any]) -> Any:
     match node:
+        case ast.Constant(value=str() as text):
+            if '{{' in _VARIABLE.sub('', text):
+                raise _NotPlainError
+            return text
         case ast.Constant():
             return node.value
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
@@ -95,7 +154,10 @@ def _value(node: ast.expr, known: dict[str, Any]) -> Any:
         case ast.List():
             return [_value(item, known) for item in node.elts]
         case ast.Dict() if None not in node.keys:
-            return {_value(key, known): _value(value, known) for key, value in zip(node.keys, node.values, strict=True)}
+            keys = [_value(key, known) for key in node.keys]
+            if not all(isinstance(key, int) or (isinstance(key, str) and _KEY.fullmatch(key)) for key in keys):
+                raise _NotPlainError
+            return {key: _value(value, known) for key, value in zip(keys, node.values, strict=True)}
         case ast.Name(id=name) if name in known:
             return known[name]
         case ast.Call(func=ast.Name(id='dict'), args=args, keywords=keywords) if len(args) <= 1:

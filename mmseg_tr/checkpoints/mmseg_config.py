@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmseg_tr.checkpoints.config_text import section
+from mmseg_tr.checkpoints.config_text import section, unknown_types
 from mmseg_tr.errors import CheckpointError
+from mmseg_tr.weights.io import few
 
 PREPROCESSOR = 'SegDataPreProcessor'
 _PREPROCESSOR = (
@@ -57,7 +58,7 @@ def head_settings(head: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     losses = head.get('loss_decode')
     if losses:
         each = losses if isinstance(losses, list | tuple) else [losses]
-        names = {str(section({'loss': loss}, 'loss').get('type')).rpartition('.')[2] for loss in each}
+        names = {str(section({'loss': loss}, 'loss').get('type')).removeprefix('mmseg.') for loss in each}
         if names <= set(_LOSSES):
             kept['loss_decode'] = losses
         else:
@@ -65,12 +66,15 @@ def head_settings(head: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return kept, notes
 
 
-def test_pipeline(config: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The pipeline of the test, of mmsegmentation 1.x; None where a config says none."""
+def test_pipeline(config: dict[str, Any], notes: list[str]) -> list[dict[str, Any]] | None:
+    """The pipeline of the test, of mmsegmentation 1.x; None where a config says none, or, noted, an unknown step."""
     steps = section(config, 'test_dataloader', 'dataset').get('pipeline') or config.get('test_pipeline')
     if not isinstance(steps, list | tuple) or not all(isinstance(step, dict) for step in steps):
         return None
-    return [dict(step) for step in steps] if steps else None
+    unknown = unknown_types(list(steps))
+    if unknown:
+        notes.append(f'the test pipeline is left out: its {few(unknown)} is not registered here.')
+    return [dict(step) for step in steps] if steps and not unknown else None
 
 
 def use_pipeline(content: dict[str, Any], steps: list[dict[str, Any]] | None) -> None:

@@ -81,7 +81,8 @@ def _read(state: Mapping[str, Tensor], config: dict[str, Any], where: str) -> Se
     if before is not None:
         changes['data_preprocessor'] = before
     dialect = Dialect('mmsegmentation', float(eps), rule, 'straight', 'shrink')
-    return Settings(net_kwargs, dialect, inference, {'dataset': name}, changes, tuple(notes), test_pipeline(config))
+    steps = test_pipeline(config, notes)
+    return Settings(net_kwargs, dialect, inference, {'dataset': name}, changes, tuple(notes), steps)
 
 
 def config_of(settings: Settings) -> ConfigText:

@@ -57,7 +57,7 @@ def segformer_config(
     else:
         meta, more = dataset_classes(content, classes, name)
         notes += more
-    use_pipeline(content, test_pipeline(given))
+    use_pipeline(content, test_pipeline(given, notes))
     for helper in _HELPERS:
         content.pop(helper, None)
     known = (

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mmseg_tr.checkpoints import mmengine_file
-from mmseg_tr.checkpoints.config_text import pretty_text, read_config, require_openmmlab, section
+from mmseg_tr.checkpoints.config_text import pretty_text, read_config, require_openmmlab, section, unknown_types
 from mmseg_tr.checkpoints.converted import Converted
 from mmseg_tr.checkpoints.mmseg_config import head_settings
 from mmseg_tr.checkpoints.mmseg_segmenter import PATCH_BIAS, segmenter_to_mmseg
@@ -23,7 +23,7 @@ NAME = 'mmseg'
 _HEADS = {'mmseg_tr.SegmenterMaskHead': 'mask_transformer', 'mmseg_tr.SegmenterLinearHead': 'linear'}
 _OURS = ('type', 'out', 'out_indices', 'reduction', 'pretrained', 'with_cp')
 # what a test needs beside the model; training sections have settings that mmsegmentation does not know
-_KEPT = ('env_cfg', 'vis_backends', 'visualizer', 'log_processor', 'log_level', 'load_from', 'resume')
+_KEPT = ('env_cfg', 'vis_backends', 'visualizer', 'log_processor', 'log_level')
 _DATA = ('test_pipeline', 'tta_pipeline', 'tta_model', 'test_dataloader', 'test_evaluator', 'test_cfg')
 _HOOKS = dict(
     timer=dict(type='IterTimerHook'),
@@ -59,10 +59,11 @@ def to_mmseg(converted: Converted) -> Converted:
         content['tta_model'] = {'type': 'SegTTAModel'}  # what ours is built on, where every prediction has logits
     # the note of an mmengine file is about its config, which stays behind
     notes = [] if converted.what == mmengine_file.NAME else list(converted.notes)
-    if _is_ours({key: content.get(key) for key in _DATA}):
+    data = {key: content.get(key) for key in _DATA}
+    if _is_ours(data) or unknown_types(data):
         content = {key: value for key, value in content.items() if key not in _DATA}
         content['test_pipeline'] = [{'type': 'LoadImageFromFile'}, {'type': 'PackSegInputs'}]
-        notes.append('the data set exists in mmseg_tr only: the config holds no test_dataloader.')
+        notes.append('mmsegmentation alone does not know the data set: the config holds no test_dataloader.')
     content['model'] = _model(vit, described, config['model'], bool(state[PATCH_BIAS].any()))
     header = (
         '# Segmenter for mmsegmentation 1.x alone, made from a checkpoint of mmseg_tr; for tests and single images.\n'

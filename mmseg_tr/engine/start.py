@@ -104,10 +104,10 @@ def check_start(model: nn.Module, path: str) -> list[str]:
     remarks = [f'{words}, from {path}.' for words in resize_positions(model, state)]
     found = difference(completed(model, state), model.state_dict())
     wrong = [key for key in found.missing if key.startswith('backbone.')]
-    misfits = [text for text in (*found.reshaped, *found.retyped) if text.startswith('backbone.')]
+    misfits = [*found.retyped, *(text for text in found.reshaped if text.startswith('backbone.'))]
     if misfits:
         raise CheckpointError(f'{path} is the checkpoint of another model: {few(misfits)}.')
-    absent = (*found.missing, *(text.split()[0] for text in (*found.reshaped, *found.retyped)))
+    absent = (*found.missing, *(text.split()[0] for text in found.reshaped))
     if wrong or len(absent) == len(model.state_dict()):
         raise CheckpointError(f'{path} is the checkpoint of another model: it does not give {few(wrong or absent)}.')
     if absent:

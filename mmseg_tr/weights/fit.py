@@ -122,15 +122,15 @@ def resize_positions(model: nn.Module, state: dict[str, Any]) -> list[str]:
     return [words for words in done if words]
 
 
-def _misfit(found: Difference) -> str:
-    """Why a checkpoint does not fit, and what to do."""
+def misfit(found: Difference, otherwise: str) -> str:
+    """Say why weights do not fit: made for another image size, or `otherwise` with the differences."""
     only = not (found.missing or found.unexpected or found.retyped)
     if only and all('pos_embed' in text for text in found.reshaped):
         return (
-            f'was made for another image size: {few(found.reshaped)}; give the img_size it was made with, or start a '
-            'training from it with load_from, which resizes the position embedding'
+            f'was made for another image size: {few(found.reshaped)}; set img_size to the size it was made with, or '
+            'start a training from it with load_from, which resizes the position embedding'
         )
-    return f'is the checkpoint of another model: {found}; give the config it was made with'
+    return f'{otherwise}: {found}'
 
 
 def load_into(model: nn.Module, path: str | os.PathLike, *, trust: bool = False) -> dict[str, Any]:
@@ -153,7 +153,8 @@ def load_into(model: nn.Module, path: str | os.PathLike, *, trust: bool = False)
         raise CheckpointError(f'{path}: {error}') from error
     found = difference(state, model.state_dict())
     if found:
-        raise CheckpointError(f'{path} {_misfit(found)}.')
+        words = misfit(found, 'is the checkpoint of another model')
+        raise CheckpointError(f'{path} {words}; give the config it was made with.')
     with torch.no_grad():
         model.load_state_dict(state, strict=True)
     meta = payload.get('meta')

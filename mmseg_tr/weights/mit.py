@@ -77,5 +77,5 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> 
     """Load every tensor of `state`, or raise CheckpointError and load nothing."""
     found = fit.difference(state, model.state_dict())
     if found:
-        raise CheckpointError(f'{where} holds the weights of another network: {found}.')
+        raise CheckpointError(f'{where} {fit.misfit(found, "holds the weights of another network")}.')
     model.load_state_dict(state, strict=True)

@@ -10,6 +10,7 @@ from mmseg_tr.errors import CheckpointError
 from mmseg_tr.weights.formats import EXPEDITE
 from mmseg_tr.weights.keymap import SEGMENTER_TO_SEGMENTOR, backwards, rename
 from tests.releases import model_state, net_kwargs
+from tests.tiny import unformatted_config_text  # noqa: F401
 
 SQUARE = dict(image_size=(32, 32))
 
@@ -118,8 +119,8 @@ def test_a_network_of_width_1024_has_the_repositorys_norm_eps(tmp_path):
     pytest.importorskip('mmseg')
     needed = needed_tensors(net_kwargs(d_model=1024, n_layers=1, n_heads=16, image_size=(32, 32)))
     state = {key: torch.zeros(1).expand(tensor.shape) for key, tensor in needed.items()}  # a single number in memory
-    torch.save({'state_dict': layout.segmenter_to_expedite(state)}, tmp_path / 'large.pth')
-    assert 'norm_eps=1e-06' in convert(tmp_path / 'large.pth').config
+    content = {'state_dict': layout.segmenter_to_expedite(state)}
+    assert 'norm_eps=1e-06' in layout.convert(content, tmp_path / 'large.pth').config
 
 
 def refused(given, *words):

@@ -12,9 +12,10 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from mmseg_tr.checkpoints import convert, convert_file, describe, load_into
-from mmseg_tr.checkpoints.config_text import read_config
+from mmseg_tr.checkpoints.config_text import read_config, unknown_types
 from mmseg_tr.errors import CheckpointError
 from tests.releases import net_kwargs, variant, write_release
+from tests.tiny import unformatted_config_text  # noqa: F401
 
 WIDTH, CLASSES = 128, 5
 LOSS = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)
@@ -259,6 +260,40 @@ def test_other_preprocessing_is_refused_by_name(tmp_path, before):
     config = model_config(LINEAR)
     path = saved(tmp_path / 'm.pth', built(config), config | dict(data_preprocessor=before))
     refuse(path, 'data_preprocessor', 'gamma' if 'gamma' in before else 'DetDataPreprocessor')
+
+
+QUOTE = "x': __import__('pathlib').Path({trace!r}).touch(), 'y"
+SUBSTITUTED = "{{{{$NOPE:\\\\'+str(__import__(\\\\'pathlib\\\\').Path({trace!r}).touch())+\\\\'}}}}"
+PLACES = {
+    'key of a pipeline step': lambda evil: dict(pipeline=[{'type': 'Resize', 'scale': (8, 8), evil: 1}]),
+    'value of a pipeline step': lambda evil: dict(pipeline=[dict(type='Resize', scale=(8, 8), interpolation=evil)]),
+    'key of a loss': lambda evil: dict(head=LINEAR | dict(loss_decode={'type': 'CrossEntropyLoss', evil: 1})),
+    'value of a loss': lambda evil: dict(head=LINEAR | dict(loss_decode=dict(LOSS, loss_name=evil))),
+    'key of the preprocessing': lambda evil: dict(before=dict(test_cfg={evil: 1})),
+    'value of the preprocessing': lambda evil: dict(before=dict(batch_augments=[dict(type=evil)])),
+}
+
+
+@pytest.mark.parametrize('place', PLACES)
+@pytest.mark.parametrize('text', [QUOTE, SUBSTITUTED, 'pathlib.Path.touch', 'this'])
+def test_config_inside_cannot_put_code_into_the_written_config(tmp_path, place, text):
+    trace = tmp_path / 'trace'
+    more = PLACES[place](text.format(trace=str(trace)))
+    config = model_config(more.get('head', LINEAR))
+    config['data_preprocessor'] = dict(type='SegDataPreProcessor', **more.get('before', {}))
+    loader = dict(dataset=dict(type='ADE20KDataset', pipeline=more.get('pipeline')))
+    inside = f'model = {config!r}\ntest_dataloader = {loader!r}'
+    state = built(model_config(LINEAR)).state_dict()
+    torch.save({'state_dict': state, 'meta': {'cfg': inside}}, tmp_path / 'm.pth')
+    try:
+        convert_file(tmp_path / 'm.pth', tmp_path / 'ours.pth')
+        convert_file(tmp_path / 'ours.pth', tmp_path / 'back.pth', to='mmseg')
+    except CheckpointError as error:
+        assert '\n' not in str(error)
+    for path in (tmp_path / 'ours.py', tmp_path / 'back.py'):
+        if path.exists():
+            assert not unknown_types(Config.fromfile(path).to_dict())
+    assert not trace.exists()
 
 
 @pytest.mark.parametrize('prefix', ['module.', '_orig_mod.', 'module._orig_mod.'])

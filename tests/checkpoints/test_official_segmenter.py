@@ -51,6 +51,14 @@ def test_another_variant_may_be_named(tmp_path):
     load_official(path, variant=tmp_path / 'other.yml')
 
 
+@pytest.mark.parametrize('prefix', ['module.', '_orig_mod.', 'module._orig_mod.'])
+def test_release_saved_from_inside_a_wrapper_loads(tmp_path, prefix):
+    state = model_state()
+    path = write_release(tmp_path, state={f'{prefix}{key}': tensor for key, tensor in state.items()})
+    loaded = load_official(path).state_dict()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in loaded.items())
+
+
 def test_reduction_changes_no_key(tmp_path):
     path = write_release(tmp_path)
     reduced = load_official(path, {'type': 'ALGM', 'layers': (1, 2), 'window': (2, 2), 'threshold': -1.0})

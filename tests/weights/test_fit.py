@@ -71,7 +71,7 @@ def test_empty_state_dict_is_refused(model, tmp_path):
 
 
 def test_official_release_is_sent_to_the_converter(model, tmp_path):
-    refused(model, write_release(tmp_path), 'official', 'convert_checkpoint.py')
+    refused(model, write_release(tmp_path), 'official', 'convert-checkpoint')
 
 
 def test_bare_state_dict_is_refused(model, tmp_path):

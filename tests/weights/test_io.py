@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mmseg_tr.errors import CheckpointError
 from mmseg_tr.weights.io import contiguous, few, read_file
@@ -162,6 +163,26 @@ def test_every_flipped_bit_that_changes_something_is_noticed(tmp_path):
         assert got['meta'] == want['meta'] and got['state_dict'].keys() == want['state_dict'].keys()
         assert all(torch.equal(got['state_dict'][key], value) for key, value in want['state_dict'].items())
     assert unchanged < 400
+
+
+@pytest.mark.parametrize('kind', ['older format', 'safetensors'])
+def test_damaged_files_without_checksums_are_read_or_refused_in_one_sentence(tmp_path, kind):
+    path, chance = tmp_path / ('model.safetensors' if kind == 'safetensors' else 'model.pth'), random.Random(0)
+    state = {'a': torch.rand(40), 'b': torch.rand(3, 5)}
+    if kind == 'safetensors':
+        save_file(state, path)
+    else:
+        torch.save({'state_dict': state, 'meta': {'epoch': 3}}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    for _ in range(200):
+        damaged = bytearray(content)
+        for _ in range(chance.choice((1, 3, 20))):
+            damaged[chance.randrange(len(content))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read_file(path)
+        except CheckpointError as error:
+            assert '\n' not in str(error)
 
 
 def test_file_saved_without_checksums_is_read(tmp_path):
