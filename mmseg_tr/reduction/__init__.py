@@ -12,10 +12,13 @@ from mmseg_tr.reduction.act import ACT
 from mmseg_tr.reduction.algm import ALGM
 from mmseg_tr.reduction.base import Reduction
 from mmseg_tr.reduction.cts import CTS
+from mmseg_tr.reduction.cubistmerge import CubistMerge
 from mmseg_tr.reduction.evit import EViT
 from mmseg_tr.reduction.expedite import Expedite
 from mmseg_tr.reduction.ladder import Grid
 from mmseg_tr.reduction.matching import Merge
+from mmseg_tr.reduction.mpm import MPM
+from mmseg_tr.reduction.pitome import PiToMe
 from mmseg_tr.reduction.segformerpp import SegFormerPP
 from mmseg_tr.reduction.tokens import Tokens
 from mmseg_tr.reduction.tome import ToMe
@@ -24,8 +27,11 @@ REDUCTIONS: dict[str, type[Reduction]] = {
     'ACT': ACT,
     'ALGM': ALGM,
     'CTS': CTS,
+    'CubistMerge': CubistMerge,
     'EViT': EViT,
     'Expedite': Expedite,
+    'MPM': MPM,
+    'PiToMe': PiToMe,
     'SegFormerPP': SegFormerPP,
     'ToMe': ToMe,
 }

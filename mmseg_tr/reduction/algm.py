@@ -16,7 +16,7 @@ from torch.linalg import vector_norm
 from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.reduction.base import Reduction
+from mmseg_tr.reduction.base import Reduction, mean_merged
 from mmseg_tr.reduction.checks import BATCH_RULES, check_choice, check_layers, check_number, check_pair, is_integer
 from mmseg_tr.reduction.ladder import Dial, Grid, Ladder, distinct, listed, rungs, scaled_layer
 from mmseg_tr.reduction.matching import Merge, best_partners, bipartite_index, bipartite_matching, descending_rank
@@ -220,16 +220,9 @@ class ALGM(Reduction):
     def fixed_by(self, forwards: Iterable[Tokens]) -> Reduction:
         if self.counts is not None:
             return super().fixed_by(forwards)
-        totals, images = dict.fromkeys(self.layers, 0), 0
-        for tokens in forwards:
-            images += tokens.num_images
-            before = (tokens.num_prefix + math.prod(tokens.grid)) * tokens.num_images
-            for step in tokens.steps:
-                after = sum(step.merge.lengths)
-                totals[step.layer] += before - after
-                before = after
-        totals[self.layers[0]] /= math.prod(self.window) - 1
-        return self._with(counts=tuple(round(total / images) for total in totals.values()))
+        merged = mean_merged(forwards, self.layers)
+        merged[self.layers[0]] /= math.prod(self.window) - 1
+        return self._with(counts=tuple(map(round, merged.values())))
 
     def count(self, layer: int, tokens: Tokens) -> int | None:
         """Windows, or tokens, that a layer merges away by counts; None where the image decides."""

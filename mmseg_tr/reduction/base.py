@@ -43,6 +43,19 @@ class Inside:
     similarity: tuple[float, float] | None = None
 
 
+def mean_merged(forwards: Iterable[Tokens], layers: Sequence[int]) -> dict[int, float]:
+    """Mean number of tokens of an image that each of the layers merged away in these forwards."""
+    totals, images = dict.fromkeys(layers, 0), 0
+    for tokens in forwards:
+        images += tokens.num_images
+        before = (tokens.num_prefix + tokens.grid[0] * tokens.grid[1]) * tokens.num_images
+        for step in tokens.steps:
+            after = sum(step.merge.lengths)
+            totals[step.layer] += before - after
+            before = after
+    return {layer: total / images for layer, total in totals.items()}
+
+
 class Reduction:
     """A token-reduction method, given to a backbone as its `reduction`.
 

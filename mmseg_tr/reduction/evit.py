@@ -19,7 +19,6 @@ from mmseg_tr.reduction.expedite import (
     Reconstruction,
     check_k,
     check_temperature,
-    reconstructed,
     reconstruction_macs,
     reconstruction_weights,
 )
@@ -193,7 +192,7 @@ class EViT(Reduction):
             return self._dropped(tokens, seen, self.kept(seen.shape[1], layer))
 
     def after_norm(self, tokens: Tokens) -> Tokens:
-        return reconstructed(tokens)
+        return tokens.restored()
 
     def _dropped(self, tokens: Tokens, attention: Tensor, num_kept: int) -> Tokens:
         """Keep the most attended tokens, and how to rebuild the others. attention: (B, n)."""

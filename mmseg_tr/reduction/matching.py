@@ -69,6 +69,10 @@ class Merge:
         shape = (1, total) if self.packed else (len(self.lengths), self.lengths[0])
         return sums.div_(new_size[:, None]).to(x.dtype).view(*shape, -1), new_size.view(shape)
 
+    def sizes(self, size: Tensor | None, like: Tensor, in_lengths: tuple[int, ...]) -> Tensor:
+        """Patches per merged token, as apply() gives them; like: (B, T, C), the tokens that `size` belongs to."""
+        return self.apply(like[..., :1], size, in_lengths)[1]
+
     def _apply_by_products(self, x: Tensor, size: Tensor | None) -> tuple[Tensor, Tensor]:
         """apply() without additions to computed places, which ONNX has no exact operator for on every runtime."""
         if self.packed:

@@ -49,6 +49,7 @@ class Tokens:
     index: (B, N) int64, the token (prefix not counted) that stands for each patch, -1 for none; None means the patch's
        own.
     gaps: whether some patches have no token.
+    rectangle: (rows, columns) that the merged tokens after the prefix form, in raster order; None where they form none.
     image_size, patch_size: (H, W) in pixels before padding and (ph, pw), where known.
     trace: per layer the numbers of tokens that left it, one per image, prefix included.
     steps: the merges so far.
@@ -63,6 +64,7 @@ class Tokens:
     size: Tensor | None = None
     index: Tensor | None = None
     gaps: bool = False
+    rectangle: tuple[int, int] | None = None
     image_size: tuple[int, int] | None = None
     patch_size: tuple[int, int] | None = None
     trace: tuple[tuple[int, ...], ...] = ()
@@ -107,13 +109,20 @@ class Tokens:
         """The same tokens with their counts noted as having left one more layer."""
         return self.replace(trace=(*self.trace, self.counts))
 
-    def merge(self, merge: Merge, layer: int) -> Tokens:
-        """Join tokens as decided: sizes add up, features are averaged by size, the index follows."""
-        x, size = merge.apply(self.x, self.size, self.counts)
+    def merge(self, merge: Merge, layer: int, joined: Tensor | None = None) -> Tokens:
+        """Join tokens as decided: sizes add up, features are averaged by size, the index follows.
+
+        joined: the merged tokens, laid out as merge.apply() gives them, of a method that does not average by size.
+        """
+        if joined is None:
+            x, size = merge.apply(self.x, self.size, self.counts)
+        else:
+            x, size = joined, merge.sizes(self.size, self.x, self.counts)
         index = self._places(merge)
         step = Step(layer, merge, index, size)
         lengths = merge.lengths if merge.packed else None
-        return self.replace(x=x, size=size, lengths=lengths, index=index, steps=(*self.steps, step))
+        steps = (*self.steps, step)
+        return self.replace(x=x, size=size, lengths=lengths, index=index, rectangle=None, steps=steps)
 
     def keep(self, places: Tensor) -> Tokens:
         """Only these tokens after the prefix, in this order; the other ones are dropped.
@@ -129,7 +138,7 @@ class Tokens:
         left = left.scatter(1, places, torch.arange(places.shape[1], device=places.device).expand_as(places))
         index = left if self.index is None else self._followed(left)
         size = self.size if self.size is None else self.size.gather(1, whole)
-        return self.replace(x=take(self.x, whole), size=size, index=index, gaps=True)
+        return self.replace(x=take(self.x, whole), size=size, index=index, rectangle=None, gaps=True)
 
     def _places(self, merge: Merge) -> Tensor:
         """Compose the patches' index with a merge: (B, N) int64."""
@@ -156,6 +165,15 @@ class Tokens:
             size = self.join([group[:, self.num_prefix :] for group in self.groups(size)])
         lengths = self.lengths and tuple(n - self.num_prefix for n in self.lengths)
         return self.replace(x=x, size=size, lengths=lengths, num_prefix=0)
+
+    def restored(self) -> Tokens:
+        """The same tokens with one for every patch again, after the prefix."""
+        if self.index is None and self.reconstruct is None:
+            return self
+        prefix = torch.cat([group[:, : self.num_prefix] for group in self.groups()])
+        x = torch.cat([prefix, self.restore(self.patches().x)], 1)
+        nothing = dict(lengths=None, size=None, index=None, gaps=False, rectangle=None, reconstruct=None)
+        return self.replace(x=x, **nothing)
 
     def restore(self, values: Tensor) -> Tensor:
         """Give every patch the values of the token that stands for it.

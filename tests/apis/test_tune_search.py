@@ -25,6 +25,9 @@ OWN = dict(
     Expedite=dict(type='Expedite', layer=2, k=4),
     CTS=dict(type='CTS', share=0.3, policy='random'),
     ACT=dict(type='ACT'),
+    MPM=dict(type='MPM', layers=[2, 4]),
+    CubistMerge=dict(type='CubistMerge', layer=2),
+    PiToMe=dict(type='PiToMe', form='all'),
 )
 MORE = (
     dict(type='ToMe', form='dense'),
@@ -34,6 +37,9 @@ MORE = (
     dict(type='ALGM'),
     dict(type='EViT'),
     dict(type='Expedite', k=1),
+    dict(type='MPM', layers=(1, 3), pairs=2),
+    dict(type='CubistMerge', ratio=0.1),
+    dict(type='PiToMe'),
 )
 
 

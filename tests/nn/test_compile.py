@@ -5,12 +5,13 @@ import torch
 from torch._dynamo.utils import counters
 
 from mmseg_tr.nn.mit import MixVisionTransformer
+from mmseg_tr.reduction import build_reduction
 from tests.reduction.methods import METHODS, pictures, tiny_vit
 
-ADAPTIVE = ('ALGM', 'ACT')
-FIXED = [method for method in METHODS if method.name not in ADAPTIVE]
+ADAPTIVE = [method for method in METHODS if build_reduction(method.settings).adaptive]
+FIXED = [method for method in METHODS if method not in ADAPTIVE]
 # a tracer's time grows with every layer: the fewest with which each method is at work and goes on
-LAYERS = {'Expedite': 3, 'Expedite-inside': 4, 'EViT': 3, 'ToMe-kth': 3}
+LAYERS = {'Expedite': 3, 'Expedite-inside': 4, 'EViT': 3, 'ToMe-kth': 3, 'MPM-fixed': 3}
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,7 @@ def test_presets_of_mit_are_one_graph(reduction, counted):
     assert not counted['graph_break']
 
 
-@pytest.mark.parametrize('method', [method for method in METHODS if method.name in ADAPTIVE], ids=str)
+@pytest.mark.parametrize('method', ADAPTIVE, ids=str)
 @torch.inference_mode()
 def test_adaptive_methods_break_their_graph_where_they_decide_and_nowhere_else(method, counted):
     settings = method.settings | (dict(layers=(1, 2)) if 'layers' in method.settings else {})

@@ -105,6 +105,27 @@ METHODS = [
         too_small='drops none of 1 tokens',
         class_token=True,
     ),
+    # images keep different numbers, and every patch has its token again in the end
+    Method('MPM', dict(type='MPM', layers=(2, 4)), too_small='no two of 2 tokens are a pair'),
+    Method('MPM-tokens', dict(type='MPM', layers=(1, 3), restore='scores'), too_small='no two of 2 tokens are a pair'),
+    Method(
+        'MPM-fixed',
+        dict(type='MPM', layers=(2, 3), pairs=1),
+        idle=dict(type='MPM', layers=(2,), pairs=0),
+        too_small='no two of 2 tokens are a pair',
+    ),
+    Method(
+        'CubistMerge',
+        dict(type='CubistMerge', layer=2, ratio=0.3),
+        idle=dict(type='CubistMerge', r=0),
+        too_small='merges none of the tokens',
+    ),
+    Method(
+        'PiToMe',
+        dict(type='PiToMe', ratio=0.8),
+        idle=dict(type='PiToMe', ratio=1),
+        too_small='merges none of 1 tokens',
+    ),
     # narrow buckets, as the queries of a random network are short
     Method('ACT', dict(type='ACT', q_hashes=8, bucket_width=2), shortens=False),
 ]

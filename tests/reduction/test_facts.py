@@ -169,3 +169,27 @@ def test_keeping_is_refused_where_images_differ_in_length():
     packed = Tokens(torch.zeros(1, 9, 2), (2, 3), 1, lengths=(4, 5), index=torch.zeros(2, 6, dtype=torch.long))
     with pytest.raises(ConfigError, match='one length'):
         packed.keep(torch.zeros(2, 1, dtype=torch.long))
+
+
+# ---------------------------------------------------------------- fixed shapes
+
+
+@pytest.mark.parametrize('name', ['MPM-fixed', 'CubistMerge', 'PiToMe'])
+@torch.no_grad()
+def test_programs_for_any_batch_do_what_the_network_does(name):
+    """Those methods that no test of the export tool has."""
+    method = next(method for method in METHODS if method.name == name)
+    vit, images = tiny_vit(method.settings), pictures(3, (8, 8))
+    assert vit.reduction.unexportable() is None
+    program = torch.export.export(vit, (images[:2],), dynamic_shapes=({0: torch.export.Dim('batch', min=1)},))
+    torch.testing.assert_close(program.module()(images)[0], vit(images)[0])
+
+
+@every_method
+def test_shapes_are_found_without_data(method):
+    with torch.device('meta'):
+        vit = tiny_vit(method.settings).to('meta')
+        if vit.reduction.adaptive:
+            return
+        (found,) = vit(torch.empty(2, 3, 32, 32))
+    assert found.shape == (2, 16, 8, 8)

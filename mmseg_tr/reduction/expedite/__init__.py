@@ -202,10 +202,10 @@ class Expedite(Reduction):
     def after_block(self, tokens: Tokens, layer: int) -> Tokens:
         if layer == self.layer:
             return self._clustered(tokens)
-        return reconstructed(tokens) if layer == self.reconstruct else tokens
+        return tokens.restored() if layer == self.reconstruct else tokens
 
     def after_norm(self, tokens: Tokens) -> Tokens:
-        return reconstructed(tokens) if self.reconstruct == 'backbone' else tokens
+        return tokens.restored() if self.reconstruct == 'backbone' else tokens
 
     def _clustered(self, tokens: Tokens) -> Tokens:
         """Clusters after the prefix, and how to come back from them."""
@@ -223,14 +223,6 @@ class Expedite(Reduction):
             weights = reconstruction_weights(patches, clusters, self.k, self.reconstruct_temperature, self.weighting)
             x = torch.cat([prefix, clusters.to(prefix.dtype)], 1)
             return tokens.replace(x=x, reconstruct=Reconstruction(weights))
-
-
-def reconstructed(tokens: Tokens) -> Tokens:
-    """Tokens with one for every patch again, after their prefix."""
-    if tokens.reconstruct is None:
-        return tokens
-    x = torch.cat([tokens.x[:, : tokens.num_prefix], tokens.restore(tokens.patches().x)], 1)
-    return tokens.replace(x=x, index=None, gaps=False, reconstruct=None)
 
 
 def _in_proportion(grid: Grid) -> Grid:
