@@ -5,7 +5,6 @@ moment is the n-th step of writing, renaming or removing a file in the folder of
 included, or a time. Prints one line of JSON a training: what was there after the kill, and after the resumed training.
 """
 
-import builtins
 import json
 import os
 import random
@@ -49,36 +48,22 @@ class Steps:
 
         return counted
 
-    def opened(self, path, mode):
-        return Halved(builtins.open(path, mode), self.take)
+    def halved(self, write):
+        """A write that pauses half-way."""
+
+        def paused(file, data):
+            half = len(data) // 2
+            write(file, data[:half])
+            self.take()
+            write(file, data[half:])
+            return len(data)
+
+        return paused
 
     def watch(self):
-        atomic.open = self.opened
+        atomic._Steady.write = self.halved(atomic._Steady.write)
         for name in ('fsync', 'replace', 'remove'):
             setattr(os, name, self.before(getattr(os, name)))
-
-
-class Halved:
-    """A file whose writes pause half-way, where `pause` is called."""
-
-    def __init__(self, file, pause):
-        self.file, self.pause = file, pause
-
-    def write(self, content):
-        half = len(content) // 2
-        self.file.write(content[:half])
-        self.file.flush()
-        self.pause()
-        self.file.write(content[half:])
-
-    def __getattr__(self, name):
-        return getattr(self.file, name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.file.close()
 
 
 def forked(work, fatal=None, after=None):
@@ -137,7 +122,7 @@ def signalled(work, number, times):
 
 def state(work):
     """What is in a work dir: names, the last checkpoint's iteration and a hash of its weights. All files must load."""
-    content = {path.name: torch.load(path, weights_only=True) for path in sorted(work.glob('*.pth'))}
+    content = {path.name: torch.load(path, weights_only=True) for path in sorted(work.glob('[!.]*.pth'))}
     record = work / 'last_checkpoint'
     found = {'names': list(content), 'iter': 0}
     if record.is_file():

@@ -35,7 +35,7 @@ def trainings(lines):
 def test_the_moments_cover_the_training_and_were_deadly(trainings):
     whole, killed = trainings
     assert whole['ended'] == 0
-    assert whole['steps'] > 30
+    assert whole['steps'] > 40
     at_steps = [training for training in killed if 'fatal' in training['moment']]
     assert len(at_steps) >= 10
     assert all(training['ended'] == signal.SIGKILL for training in at_steps)
@@ -67,5 +67,6 @@ def test_a_signal_ends_a_training_in_one_line_that_says_how_to_continue(lines):
     for training in signalled:
         assert training['ended'] == 128 + training['signal'], training
         (line,) = training['said']
-        last = max(training['left'], key=lambda path: int(path.rpartition('_')[2][:-4]))
-        assert line.startswith('train.py: interrupted') and last in line and line.endswith('--resume'), line
+        assert line.startswith('train.py: interrupted') and line.endswith('--resume'), line
+        # the one that last_checkpoint names, which a newer one may just have joined
+        assert any(path in line for path in training['left']), line
