@@ -13,14 +13,15 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmseg_tr.analysis.macs import evaluating
-from mmseg_tr.analysis.network import find_backbone, reduction_of, without_reduction
+from mmseg_tr.analysis.network import find_backbone, reduction_of, with_reduction
 from mmseg_tr.nn.backbone import same_weights
-from mmseg_tr.nn.vit import ViT
 from mmseg_tr.reduction import Reduction, Tokens
 from mmseg_tr.reduction.base import Embedded
+from mmseg_tr.reduction.observe import Observer
 from mmseg_tr.reduction.segformerpp.mergers import Grid, Merger, Shorter, StageMerging
 
 Counts = tuple[int, ...]  # tokens of every image of a batch, prefix included
@@ -39,16 +40,12 @@ class LayerCounts:
 
 
 @dataclass
-class Recorder(Reduction):
+class Recorder(Observer):
     """Runs another method and writes down how many tokens were where."""
 
-    method: Reduction
     layers: dict[int, LayerCounts] = field(default_factory=dict)
     last: Counts = ()  # that leave the last block
     final: Counts = ()  # that leave the backbone
-
-    def embed(self, *args, **kwargs) -> Embedded:
-        return self.method.embed(*args, **kwargs)
 
     def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
         seen = Witness(attend)
@@ -109,11 +106,14 @@ class Sliced(Reduction):
 
     def embed(self, project, image: Tensor, padded: Tensor, position: Tensor) -> Embedded:
         height, width = position.shape[-2:]
-        wanted = self.record.layers[1].enter[0] - self.prefix
+        wanted = max(self.record.layers[1].enter) - self.prefix
         rows = -(-wanted // width)
         pixels = padded[..., : rows * (padded.shape[-2] // height), :]
         x = (project(pixels) + position[..., :rows, :]).flatten(2).transpose(1, 2)
         return Embedded(x[:, :wanted])
+
+    def before_block(self, tokens: Tokens, layer: int) -> Tokens:
+        return resized(tokens, self.record.layers[layer].enter)
 
     def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, None]:
         counts = self.record.layers[layer]
@@ -172,7 +172,7 @@ def cut(x: Tensor, counts: Counts, wanted: Counts) -> Tensor:
 
 
 def filled(x: Tensor, whole: Tensor, dim: int = 1) -> Tensor:
-    """x with the end of `whole` behind it, so that it is as long."""
+    """x with the end of `whole` after it, so that it is as long."""
     return torch.cat([x, whole.narrow(dim, x.shape[dim], whole.shape[dim] - x.shape[dim])], dim)
 
 
@@ -181,8 +181,8 @@ def resized(tokens: Tokens, wanted: Counts) -> Tokens:
     if tokens.counts == wanted:
         return tokens
     if max(wanted) > max(tokens.counts):
-        zeros = tokens.x.new_zeros(len(tokens.x), wanted[0] - tokens.x.shape[1], tokens.x.shape[2])
-        return tokens.replace(x=torch.cat([tokens.x, zeros], 1))
+        rows = [F.pad(group, (0, 0, 0, wanted[0] - group.shape[1])) for group in tokens.groups()]
+        return tokens.replace(x=torch.cat(rows), lengths=None)
     return tokens.replace(
         x=cut(tokens.x, tokens.counts, wanted), lengths=wanted if len(set(wanted)) > 1 else None, reconstruct=None
     )
@@ -215,11 +215,9 @@ class Slice:
 @torch.inference_mode()
 def token_counts(model: nn.Module, batch: Tensor) -> Recorder:
     """How many tokens are where in a forward of a network with a ViT that reduces them."""
-    watched = without_reduction(model)
     recorder = Recorder(reduction_of(model))
-    give(find_backbone(watched), recorder)
-    with evaluating(watched):
-        find_backbone(watched).forward_tokens(batch)
+    with evaluating(model):
+        find_backbone(model).forward_tokens(batch, reduction=recorder)
     return recorder
 
 
@@ -234,17 +232,8 @@ def sliced_network(model: nn.Module, batch: Tensor, record: Recorder | None = No
         ideal = same_weights(model)
         find_backbone(ideal).reduction = reduction.with_merging([_sliced_stage(stage) for stage in reduction.merging])
         return ideal
-    ideal = without_reduction(model)
-    vit = find_backbone(ideal)
-    give(vit, Sliced(record or token_counts(model, batch), vit.num_prefix))
-    return ideal
+    return with_reduction(model, Sliced(record or token_counts(model, batch), find_backbone(model).num_prefix))
 
 
 def _sliced_stage(stage: StageMerging) -> StageMerging:
     return replace(stage, queries=stage.queries and Slice(stage.queries), keys=stage.keys and Slice(stage.keys))
-
-
-def give(vit: ViT, reduction: Reduction) -> None:
-    """Set the method of a ViT, in place."""
-    vit._modules.pop('reduction', None)  # CTS is a module, and its place takes no other object
-    vit.reduction = reduction

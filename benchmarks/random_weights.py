@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.ideal import give
 from mmseg_tr.analysis.macs import count_macs
-from mmseg_tr.analysis.network import find_backbone, without_reduction
+from mmseg_tr.analysis.network import find_backbone, with_reduction
 from mmseg_tr.reduction import default_settings, find_method
 
 STEPS = 8
@@ -34,15 +33,9 @@ def settings_on(plain: nn.Module, method: Method) -> dict[str, Any]:
 
 def with_method(plain: nn.Module, method: Method) -> nn.Module:
     """The network with a method, around the same weights. A method's own network has random ones, always the same."""
-    model = without_reduction(plain)
-    backbone = find_backbone(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        reduction = backbone.fitted(method if isinstance(method, str) else dict(method))
-    if isinstance(reduction, nn.Module):
-        reduction.to(next(backbone.parameters()).device)
-    give(backbone, reduction)
-    return model.eval()
+        return with_reduction(plain, method if isinstance(method, str) else dict(method)).eval()
 
 
 def on_meta(model: nn.Module) -> nn.Module:

@@ -145,13 +145,15 @@ def count_rule_of(model: nn.Module) -> str:
     return (reduction or backbone).count_rule
 
 
+def with_reduction(model: nn.Module, reduction: dict | str | Reduction | None) -> nn.Module:
+    """The model under another method: new modules around the same weights, which are not copied."""
+    backbone = find_backbone(model)
+    return same_weights(model, {} if backbone is None else {id(backbone): backbone.with_reduction(reduction)})
+
+
 def without_reduction(model: nn.Module) -> nn.Module:
-    """The plain model: the same modules around the same weights (not copied), with nothing reduced."""
-    plain = same_weights(model)
-    for module in plain.modules():
-        if isinstance(module, Backbone):
-            module.drop_reduction()
-    return plain
+    """The plain model around the same weights, with nothing reduced."""
+    return with_reduction(model, None)
 
 
 def count_params(model: nn.Module) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any, ClassVar, TypeVar
 
@@ -85,31 +86,26 @@ class Backbone(nn.Module):
 
     def with_reduction(self: Network, reduction: dict | str | Reduction | None) -> Network:
         """The same network under another method: new modules around the same weights, which are not copied."""
-        shared = {id(tensor): tensor for tensor in chain(self.parameters(), self.buffers())}
-        if isinstance(self.reduction, nn.Module):
-            shared[id(self.reduction)] = None
-        other = copy.deepcopy(self, shared)
-        other.drop_reduction()
+        other = same_weights(self, {id(self.reduction): None} if isinstance(self.reduction, nn.Module) else {})
+        del other.reduction  # a method that is a module has its place among the modules
         other.reduction = self.fitted(reduction)
+        if isinstance(other.reduction, nn.Module):
+            other.reduction.to(next(self.parameters()).device)
         return other
 
     def plain(self: Network) -> Network:
         """The plain network around the same weights."""
         return self.with_reduction(None)
 
-    def drop_reduction(self) -> None:
-        """Set the reduction to None, in place."""
-        del self.reduction  # a method that is a module has its place among the modules
-        self.reduction = None
-
     def extra_repr(self) -> str:
         """The method and its settings; one that is a module prints itself."""
         return '' if isinstance(self.reduction, nn.Module) else f'reduction={self.reduction!r}'
 
 
-def same_weights(model: Module) -> Module:
-    """A copy of the modules around the same parameters and buffers."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())})
+def same_weights(model: Module, instead: Mapping[int, Any] | None = None) -> Module:
+    """A copy of the modules around the same parameters and buffers. instead: by id, what takes the place of a part."""
+    shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    return copy.deepcopy(model, shared | dict(instead or {}))
 
 
 def check_single(image: Tensor) -> None:

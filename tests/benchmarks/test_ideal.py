@@ -19,6 +19,9 @@ METHODS = {
     'ToMe': dict(type='ToMe', r=8),
     'ToMe-dense': dict(type='ToMe', form='dense', r=0.3),
     'ACT': dict(type='ACT', q_hashes=8, bucket_width=1),
+    'MPM': dict(type='MPM', layers=(1, 2)),
+    'CubistMerge': dict(type='CubistMerge', layer=2, r=2),
+    'PiToMe': dict(type='PiToMe', ratio=0.8),
 }
 
 
