@@ -3,7 +3,7 @@
 Every function returns whether it acted. Nothing here changes a class or function of another library: a missing module
 or operator gets a stand-in, and what is present stays unchanged.
 
-- `ensure_torchvision`, before `import timm` or mmengine's Runner: a CUDA build of torchvision beside a CPU build of
+- `ensure_torchvision`, before `import timm` or mmengine's Runner: a CUDA build of torchvision with a CPU build of
   torch (mmengine#1655).
 - `ensure_mmcv`, before `import mmseg` or `import mmpose`: mmcv-lite, which has no compiled operators (mmengine#1655).
 - `ensure_xtcocotools`, before `import mmpose`: no xtcocotools that works with numpy 2 (mmpose#3218).
@@ -39,8 +39,8 @@ def ensure_openmmlab() -> None:
 def ensure_torchvision() -> bool:
     """Make `import torchvision` work where its compiled operators do not load.
 
-    The registry's torchvision is built for CUDA. Beside a CPU build of torch its library does not load, and the
-    import stops at `operator torchvision::nms does not exist`. Declaring the operators lets the import pass (image
+    The registry's torchvision is built for CUDA. With a CPU build of torch its library does not load, and
+    the import fails with `operator torchvision::nms does not exist`. Declaring the operators lets it pass (image
     transforms and models work); calling one of them still fails in torch, which has no kernel for it.
     """
     if 'torchvision' in sys.modules or not installed('torchvision'):
@@ -99,7 +99,7 @@ def ensure_xtcocotools() -> bool:
     """Serve mmpose's imports of xtcocotools from pycocotools where xtcocotools is absent or does not import.
 
     Its newest wheels are built for numpy 1 and end at Python 3.11. Annotations, masks and the metrics of types
-    'keypoints', 'bbox' and 'segm' are served; 'keypoints_crowd' is refused when it is asked for. Without pycocotools
+    'keypoints', 'bbox' and 'segm' are served; 'keypoints_crowd' raises ValueError. Without pycocotools
     nothing is done.
     """
     if 'xtcocotools' in sys.modules or not installed('pycocotools'):
@@ -175,7 +175,7 @@ def _cocoeval_class(base: type) -> type:
 
 
 def _forget(package: str) -> None:
-    """Remove a half-imported package from sys.modules, so that the next import starts anew."""
+    """Remove a half-imported package from sys.modules, so that the next import starts from scratch."""
     for name in [name for name in sys.modules if name.split('.')[0] == package]:
         del sys.modules[name]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 MMAP_MAX, TOP_PAD, TRIM_THRESHOLD = -4, -2, -1  # of mallopt(3)
-SETTINGS = ('GLIBC_TUNABLES', 'MALLOC_')  # beginnings of the variables with which users decide themselves
+SETTINGS = ('GLIBC_TUNABLES', 'MALLOC_')  # prefixes of the variables by which users configure malloc
 
 
 def keep_freed_memory() -> bool:
@@ -24,7 +24,7 @@ def keep_freed_memory() -> bool:
         return False
     try:
         libc = ctypes.CDLL('libc.so.6')
-        libc.gnu_get_libc_version  # noqa: B018 (raises where it is another libc)
+        libc.gnu_get_libc_version  # noqa: B018 (raises with another libc)
     except (OSError, AttributeError):
         return False
     return all(libc.mallopt(what, value) for what, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1), (TOP_PAD, 64 << 20)))

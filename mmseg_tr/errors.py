@@ -50,7 +50,7 @@ class WriteError(OSError):
 
 
 class StoppedError(InputError, RuntimeError):
-    """A run that ended early, for instance on a full disk; the message says what was kept."""
+    """A run that ended early, for instance on a full disk; the message names what was kept."""
 
 
 class MissingExtraError(InputError, ImportError):
@@ -58,7 +58,7 @@ class MissingExtraError(InputError, ImportError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, or a signal that ends a program, during a run; the message says what was kept.
+    """Ctrl-C, or a signal that ends a program, during a run; the message names what was kept.
 
     resumable: whether the same command with --resume continues it.
     """
@@ -79,7 +79,7 @@ def installed(module: str) -> bool:
 def require_extra(extra: str, module: str, purpose: str) -> None:
     """Check that `module` can be imported, without importing it.
 
-    extra: which of this package's extras brings the module, as in ``pip install 'mmseg_tr[seg]'``.
+    extra: which of this package's extras installs the module, as in ``pip install 'mmseg_tr[seg]'``.
     module: a top-level module, e.g. 'mmseg'.
     purpose: what it is needed for, as the end of "... is needed"; e.g. 'to train a segmentation model'.
     Raises MissingExtraError when the module is not installed.

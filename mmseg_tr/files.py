@@ -1,6 +1,6 @@
-"""Write a file whole or not at all: the only place that knows how.
+"""Atomic writes: the only place that writes files.
 
-Every file is written under a temporary name beside its destination and moved there in one step. The temporary name is
+Every file is written under a temporary name next to its destination and renamed in one step. The temporary name is
 random, created exclusively and never followed through a link; it is locked while it is written, so that
 `remove_unfinished` deletes what a killed process left and nothing that another process is still writing.
 
@@ -12,7 +12,7 @@ random, created exclusively and never followed through a link; it is locked whil
     with atomic_path(path) as unfinished:                   # for libraries that want a path; its suffix is kept
         cv2.VideoWriter(str(unfinished), ...)
 
-All of them make missing folders and raise WriteError, an OSError whose text is a sentence. Nothing is left behind then,
+All of them create missing folders and raise WriteError, an OSError whose text is a sentence. They then leave nothing,
 and a file that was there before is unchanged.
 """
 
@@ -125,7 +125,7 @@ def remove_unfinished(folder: str | os.PathLike) -> list[str]:
 
 @contextmanager
 def _unfinished(path: Path) -> Iterator[tuple[int, Path]]:
-    """A locked temporary file beside `path`: its handle and its path. It is gone when the block ends."""
+    """Yield a locked temporary file next to `path`: its handle and its path. It is removed when the block ends."""
     with _told(path):
         if _is_special(path) or path.is_dir():
             raise OSError(errno.EINVAL, 'it is a folder or a device')
@@ -142,7 +142,7 @@ def _unfinished(path: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _create(path: Path) -> tuple[int, Path]:
-    """A new file beside `path` under a name that nobody can foresee; an existing name or link is never opened."""
+    """Create a file next to `path` under a random name; an existing name or link is never opened."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_BINARY', 0)
     suffix = path.suffix if len(path.suffix) <= _SUFFIX else ''
     while True:
@@ -186,7 +186,7 @@ def _move(handle: int, unfinished: Path, path: Path, replace: bool, sync: bool =
         os.fsync(handle)
     if replace:
         if path.is_file() and not path.is_symlink():
-            with suppress(OSError):  # who may read it stays as it was
+            with suppress(OSError):  # its permissions stay the same
                 os.chmod(unfinished, path.stat().st_mode & 0o777)
         os.replace(unfinished, path)
     else:
@@ -198,10 +198,10 @@ def _move(handle: int, unfinished: Path, path: Path, replace: bool, sync: bool =
             if os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
             os.replace(unfinished, path)
-    if sync and os.name == 'posix':  # the new name itself reaches the disk with its folder
+    if sync and os.name == 'posix':  # the rename is on the disk once the folder is synced
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            with suppress(OSError):  # some network file systems cannot
+            with suppress(OSError):  # some network file systems do not support it
                 os.fsync(folder)
         finally:
             os.close(folder)
@@ -219,12 +219,12 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether there is a device or a pipe at `path`."""
+    """Whether `path` is a device or a pipe."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _lock(handle: int) -> bool:
-    """Lock an open file for as long as it is open; False where another process has it or locks do not exist."""
+    """Lock an open file until it is closed; False if another process holds the lock or locks do not exist."""
     if fcntl is None:
         return False
     try:

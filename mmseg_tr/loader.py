@@ -39,7 +39,7 @@ _HASHED = re.compile(r'-([0-9a-f]{8,64})\.pth$')  # both hubs end names with the
 
 
 def local_file(source: str | Path) -> Path:
-    """The file of a path, of a published name, of a URL or of a hub name such as torchvision://resnet50.
+    """Return the local file of a path, a published name, a URL or a hub name such as torchvision://resnet50.
 
     Remote files are fetched once and kept. Raises CheckpointError when it is not available.
     """
@@ -53,7 +53,7 @@ def local_file(source: str | Path) -> Path:
 
 
 def read_source(source: str | Path) -> Any:
-    """What the file of a source holds; see `local_file` and `read_file`."""
+    """Return the content of a source's file; see `local_file` and `read_file`."""
     payload = read_file(local_file(source))
     if str(source).startswith('mmcls://'):  # classifiers, of which mmengine takes the backbone
         state = state_of(payload).items()

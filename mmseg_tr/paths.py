@@ -1,4 +1,4 @@
-"""Paths of the files that come with this package: beside it in a checkout, inside it in an installed wheel."""
+"""Paths of the files that come with this package: next to it in a checkout, inside it in an installed wheel."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from pathlib import Path
 from mmseg_tr.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parent
-# mim, OpenMMLab's installer, looks for what a package carries in this folder of it
+# mim, OpenMMLab's installer, looks for a package's configs in this folder
 CARRIED = PACKAGE / '.mim' if (PACKAGE / '.mim').is_dir() else PACKAGE.parent
 CONFIGS = CARRIED / 'local_configs'
 TOOLS = CARRIED / 'tools'
 
 
 def config_path(name: str) -> Path:
-    """A file of local_configs, 'algm/algm_vit-s16_ade20k-512x512.py'. Raises ConfigError when it does not exist."""
+    """Return the path of a file in local_configs, 'algm/algm_vit-s16_ade20k-512x512.py'.
+
+    Raises ConfigError when it does not exist.
+    """
     path = CONFIGS / name
     if not path.is_file():
         raise ConfigError(f'{path} does not exist: install mmseg_tr again, or run from a checkout of it.')
@@ -22,7 +25,7 @@ def config_path(name: str) -> Path:
 
 
 def find_config(path: Path) -> Path:
-    """The config file that a user names: his own, else one that comes with this package.
+    """Return the config file that a user names: the user's own, else one that comes with this package.
 
     path: a file, or a name inside local_configs, with that folder's name in front of it, with its own folder's
     (algm/algm_vit-s16_ade20k-512x512.py), or bare, with or without .py. Raises ConfigError when there is none.

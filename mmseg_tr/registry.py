@@ -1,6 +1,6 @@
 """Registries of this package, children of mmengine's: a config of mmseg or of mmpose can say `mmseg_tr.ViT`.
 
-`default_scope` stays 'mmseg' or 'mmpose'. A config that says
+`default_scope` stays 'mmseg' or 'mmpose'. A config with
 ``custom_imports = dict(imports=['mmseg_tr.registry'], allow_failed_imports=False)`` runs under mmseg's own tools too:
 importing this file is what makes the OpenMMLab packages import together (mmseg_tr/compat.py).
 """

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 ENDING = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name))
-QUIET = 5.0  # seconds in which a repeated signal is ignored, so that what is being cleaned up is not cut off
+QUIET = 5.0  # seconds in which a repeated signal is ignored, so that cleanup is not interrupted
 
 _first: tuple[int, float] | None = None  # number and time of the signal that is being handled
 
@@ -43,7 +43,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def ignore() -> None:
-    """Ignore these signals from now on: the program is ending."""
+    """Ignore these signals: the program is ending."""
     if threading.current_thread() is threading.main_thread():
         for number in ENDING:
             signal.signal(number, signal.SIG_IGN)

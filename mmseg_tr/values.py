@@ -14,7 +14,7 @@ _NEXT_SETTING = re.compile(r'\s+[A-Za-z_][\w.]*=')
 
 
 def read_value(text: str) -> Any:
-    """Return the value that `text` writes; no code in it is run.
+    """Parse `text` as a value; no code in it is run.
 
     ``8``, ``0.5``, ``true`` and ``None`` are what they look like; ``a,b`` and ``[a, b]`` are lists, ``(a, b)`` is a
     tuple; ``dict(type=ToMe, r=8)``, ``{'type': 'ToMe', 'r': 8}`` and ``{type: ToMe}`` are dicts; ``'8'`` in quotes and

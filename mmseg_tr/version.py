@@ -1,3 +1,3 @@
-"""The one place that knows the version (setup.py reads it without importing the package)."""
+"""The version's single definition (setup.py reads it without importing the package)."""
 
 __version__ = '0.1.0'

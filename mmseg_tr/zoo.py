@@ -27,7 +27,7 @@ from mmseg_tr.weights.fit import check_tensors, completed
 from mmseg_tr.weights.io import read_file
 from mmseg_tr.weights.variant import normalization, read_variant
 
-# names of the configs in local_configs, beside timm's
+# names of the configs in local_configs, in addition to timm's
 ENCODERS = {
     'vit-ti16': 'vit_tiny_patch16_384',
     'vit-s16': 'vit_small_patch16_384',
@@ -63,7 +63,7 @@ def create_model(
         decoder_depth, decoder_dropout, decoder_dim (its width) and what ViT takes (drop_path_rate, in_chans, ...).
     The model is in training mode, as every new one: call eval() before predicting. model.transform turns an RGB picture
     into its input, (C, H, W), normalised as its encoder's weights ask for; None for other than three channels.
-    Raises ConfigError for what does not exist or does not fit, CheckpointError for weights that cannot be had or used.
+    Raises ConfigError for names and settings that do not exist or fit, CheckpointError for weights that cannot be used.
     """
     check_positive(num_classes=num_classes)
     if not (pretrained is None or isinstance(pretrained, bool | str | os.PathLike)):
@@ -81,7 +81,7 @@ def create_model(
 
 
 def _transform(model: Segmenter | SegFormer, pretrained: Source) -> ImageTransform | None:
-    """The normalisation that a model's encoder was trained with: a release says it, else the family or timm."""
+    """The normalisation that a model's encoder was trained with: the release's, else the family's or timm's."""
     encoder = model.backbone if isinstance(model, SegFormer) else model.encoder
     first = next(module for module in encoder.modules() if isinstance(module, nn.Conv2d))
     if first.in_channels != 3:

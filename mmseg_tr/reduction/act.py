@@ -1,7 +1,7 @@
 """ACT: adaptive clustering of queries by hashing (Zheng et al., BMVC 2021), as Expedite compares it.
 
 The steps are pure functions: bucket_codes() hashes queries, cluster_ids() ranks the codes of a row, cluster_means()
-averages each cluster, cluster_values() gives every query what its cluster got; act_attention() is all of them.
+averages each cluster, cluster_values() gives every query its cluster's result; act_attention() is all of them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def cluster_means(x: Tensor, ids: Tensor, num_clusters: int) -> tuple[Tensor, Te
 
 
 def cluster_values(values: Tensor, ids: Tensor) -> Tensor:
-    """Give every query what its cluster got: values (..., C, d), ids (..., N) -> (..., N, d)."""
+    """Give every query its cluster's result: values (..., C, d), ids (..., N) -> (..., N, d)."""
     rows, clusters = ids.numel() // ids.shape[-1], values.shape[-2]
     start = clusters * torch.arange(rows, device=ids.device)[:, None]
     place = (ids.reshape(rows, -1) + start).flatten()  # rows of one table: gather() would read an index per channel
@@ -101,8 +101,8 @@ def act_attention(
 
     q, k, v: (..., N, d), every row of the leading axes (image, head) clustered alone. scale: what attention multiplies
     queries by, d^-1/2 by default, 1 for queries that are scaled already. attend(centres, k, v) is the attention itself,
-    which scales by d^-1/2. max_clusters: so many clusters in every row, the last of them with all queries that would
-    be in further ones. Returns (..., N, d).
+    which scales by d^-1/2. max_clusters: the number of clusters in every row, the last of which takes all
+    further queries. Returns (..., N, d).
     """
     usual = q.shape[-1] ** -0.5
     factor = usual if scale is None else scale
@@ -123,7 +123,7 @@ def draw_hashes(head_dim: int, num_hashes: int, generator: torch.Generator | Non
     return projection, torch.rand(num_hashes, generator=generator, device='cpu', dtype=torch.float32)
 
 
-@torch.compiler.disable  # a generator is nothing that a graph holds
+@torch.compiler.disable  # a graph cannot hold a generator
 def seeded_hashes(head_dim: int, num_hashes: int, seed: int, layer: int) -> Tensor:
     """draw_hashes() of a layer, the offset as a last row: (d + 1, n)."""
 
@@ -140,8 +140,8 @@ class ACT(Reduction):
 
     q_hashes: hashes per query, 1 to 32; more make finer clusters. bucket_width: width of a hash's buckets.
     seed: hashes are drawn from seed and layer, so that results repeat on every device. redraw: draw new ones at every
-    forward from torch's generator instead (published). clusters: attend with so many clusters per head in every image,
-    the last of them with all queries of further ones; for export, which needs fixed shapes. None: as many as there are.
+    forward from torch's generator instead (published). clusters: attend with this number of clusters per head,
+    the last of which takes all further queries; for export, which needs fixed shapes. None: as many as there are.
     Raises ConfigError for settings outside these.
     """
 
@@ -165,7 +165,7 @@ class ACT(Reduction):
 
     @property
     def adaptive(self) -> bool:
-        """The image decides how many queries attend."""
+        """Whether the image decides how many queries attend."""
         return self.clusters is None
 
     @classmethod
@@ -184,7 +184,7 @@ class ACT(Reduction):
 
     def unexportable(self) -> str | None:
         if self.redraw:
-            return 'ACT draws new hashes at every forward, which no exported program does: leave redraw=True out.'
+            return 'ACT draws new hashes at every forward, which an exported program cannot do: leave redraw=True out.'
         if self.clusters is not None:
             return None
         return (

@@ -37,7 +37,7 @@ def window_similarity(x: Tensor, grid: tuple[int, int], window: tuple[int, int],
     if h < wh or w < ww:
         return x.new_zeros(x.shape[0], 0)
     with without_autocast(x):
-        # tokens in raster order are a channels-last map, which pooling reads as it lies: ten times faster than sums
+        # tokens in raster order are a channels-last map, which pooling reads without a copy: ten times faster than sums
         # over the strided axes of windows
         u = unit(x[:, num_prefix:]).unflatten(1, (h, w)).permute(0, 3, 1, 2)  # (B, h*w, C) -> (B, C, h, w)
         mean = F.avg_pool2d(u, window)
@@ -66,7 +66,7 @@ def local_merge(
 
     x: (B, E + h*w, C). A window joins when its similarity reaches the threshold; with batch='joint' every image joins
     as many windows as the image with the fewest, its most similar ones. count: join that many in every image instead,
-    its most similar ones, whatever the threshold. Merged order: prefix, joined windows from the most similar on,
+    its most similar ones, ignoring the threshold. Merged order: prefix, joined windows from the most similar on,
     remaining patches in raster order.
     """
     (h, w), (wh, ww) = grid, window

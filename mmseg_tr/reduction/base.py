@@ -1,4 +1,4 @@
-"""The contract between a token-reduction method and the backbone that carries it."""
+"""The contract between a token-reduction method and its backbone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmseg_tr.reduction.tokens import Tokens
 class Embedded:
     """Patch tokens with their positions added, before the prefix tokens join them.
 
-    x: (B, T, C). index: (B, N) int64, the token that stands for each patch; None when every patch has its own.
+    x: (B, T, C). index: (B, N) int64, the token that represents each patch; None when every patch has its own.
     size: (B, T), patches per token; None for one each. memo: as Tokens.memo.
     """
 
@@ -33,7 +33,7 @@ class Embedded:
 class Inside:
     """What merges only inside a layer, for one image. part: 'attention', 'mlp', 'head 2'.
 
-    places: (N,) int64, equal for patches that share a token there. tokens: how many tokens stand for the N patches.
+    places: (N,) int64, equal for patches that share a token there. tokens: how many tokens represent the N patches.
     similarity: mean and lowest similarity of what joined; None where nothing joined or nothing is compared.
     """
 
@@ -60,15 +60,15 @@ class Reduction:
     """A token-reduction method, given to a backbone as its `reduction`.
 
     The backbone owns the loop over blocks and calls the methods below at fixed points, in this order for every layer
-    (layers count from 1). A strategy is frozen and holds settings only: what belongs to one forward travels in the
+    (layers count from 1). A strategy is frozen and holds settings only: the state of one forward is kept in the
     Tokens. Strategies are frozen dataclasses whose fields are the settings; __post_init__ checks them.
 
-    The facts that the rest of the package asks for:
+    Class attributes that the rest of the package reads:
     name: in tables and messages. count_rule: the rule of analysis.mac_rules that its papers count by.
-    dial: the setting by which one turns what an adaptive method saves up and down, if there is one.
-    backbone: which one carries it, 'ViT' or 'MiT'. needs_class_token: a backbone without one refuses it.
+    dial: the setting that controls how much an adaptive method saves, if there is one.
+    backbone: 'ViT' or 'MiT'. needs_class_token: a backbone without a class token refuses the method.
     adaptive: whether the image decides how many tokens remain or attend. indexed: whether Tokens.index says which
-    token stands for a patch in the attention of every layer, as attention maps need it.
+    token represents a patch in the attention of every layer, which attention maps need.
     """
 
     name: ClassVar[str] = ''
@@ -86,12 +86,12 @@ class Reduction:
 
     @classmethod
     def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
-        """Settings for a network of this width, depth and patch grid, when the method is asked for by name alone."""
+        """Default settings of the method for a network of this width, depth and patch grid."""
         return {}
 
     @classmethod
     def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """What tune climbs: ladders of settings that reduce more from rung to rung; empty where there is none.
+        """Ladders for tune: settings in ascending order of reduction; empty without any.
 
         own: settings to keep, type included; the first ladder holds the layers (or form) that they name.
         """
@@ -99,11 +99,11 @@ class Reduction:
 
     @classmethod
     def fixed_ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """As ladder(), of settings under which no image decides about shapes: what a budget is met with."""
+        """As ladder(), of settings with fixed shapes, from which a budget chooses."""
         return cls.ladder(own, depth, grid)
 
     def settings(self) -> dict[str, Any]:
-        """dict(type=..., ...) from which build_reduction() makes this strategy again."""
+        """Return dict(type=..., ...) from which build_reduction() rebuilds this strategy."""
         named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
         return dict(type=type(self).__name__, **named)
 
@@ -116,11 +116,11 @@ class Reduction:
         return self
 
     def unexportable(self) -> str | None:
-        """Why no program of fixed shapes does what these settings say, and what to set instead; None where one can."""
+        """Why these settings cannot run with fixed shapes, and what to set instead; None if they can."""
         return None
 
     def fixed_by(self, forwards: Iterable[Tokens]) -> Reduction:
-        """An adaptive method's form of fixed shapes, in which every number is the mean of what these forwards decided.
+        """Return an adaptive method's form of fixed shapes; each count is the mean over these forwards.
 
         Raises ConfigError for a method that has no such form, or decides nothing.
         """
@@ -145,12 +145,12 @@ class Reduction:
         """Attention of one block on the normed tokens y, laid out as tokens.x.
 
         attend: nn.attention.SelfAttention, callable as attend(y, tokens) or piece by piece. Returns the branch of the
-        residual, and any of queries, keys or class attention that after_attention() wants to see.
+        residual, and any of queries, keys or class attention that after_attention() uses.
         """
         return attend(y, tokens), None
 
     def after_attention(self, tokens: Tokens, layer: int, seen: Any) -> Tokens:
-        """Between the attention residual and the MLP. seen: what attention() of this block returned besides."""
+        """Between the attention residual and the MLP. seen: second value that attention() returned."""
         return tokens
 
     def mlp(self, mlp: Callable[[Tensor], Tensor], y: Tensor, tokens: Tokens, layer: int) -> Tensor:
@@ -166,7 +166,7 @@ class Reduction:
         return tokens
 
     def inside(self, attend, y: Tensor, tokens: Tokens, layer: int, part: str) -> Sequence[Inside]:
-        """What is about to merge within part 'attention' or 'mlp' of a layer and is undone there, for pictures.
+        """Return the merge inside part 'attention' or 'mlp' of a layer, which is undone there; for pictures.
 
         y: the normed tokens that enter the part, of one image. attend: as in attention(); None for the MLP.
         """
@@ -177,12 +177,12 @@ class Reduction:
         return None
 
     def _with(self, **values: Any) -> Reduction:
-        """A copy in which these attributes have other values."""
+        """Return a copy with these attributes replaced."""
         changed = copy.copy(self)
         changed._settle(**values)
         return changed
 
     def _settle(self, **values: Any) -> None:
-        """Set attributes of a strategy that nobody has seen yet: in __post_init__ and in copies."""
+        """Set attributes of a frozen strategy before it is used: in __post_init__ and in copies."""
         for name, value in values.items():
             object.__setattr__(self, name, value)

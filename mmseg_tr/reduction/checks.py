@@ -23,7 +23,7 @@ def is_number(value: Any) -> bool:
 
 
 def check_integer(name: str, value: Any, least: int = 0, most: int | None = None, hint: str = '') -> int:
-    """Return an integer from `least` to `most`. hint: how the message goes on, such as 'or None for all'."""
+    """Return an integer from `least` to `most`. hint: end of the message, such as 'or None for all'."""
     if is_integer(value) and value >= least and (most is None or value <= most):
         return value
     what = _WORDS.get(least, f'an integer of {least} or more') if most is None else f'an integer from {least} to {most}'

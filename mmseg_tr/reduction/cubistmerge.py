@@ -1,4 +1,4 @@
-"""CubistMerge: spatially structured token merging that leaves a rectangle (Gong and Lis, 2025)."""
+"""CubistMerge: spatially structured token merging that keeps a rectangular grid (Gong and Lis, 2025)."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ class CubistMerge(Reduction):
     """Before one block, shorten every row of the grid and then every column: a smaller rectangle of tokens remains.
 
     Which tokens go is decided per row and per column; each goes into a neighbour, so that rows and columns keep their
-    order. What needs a grid (rotary positions, windows, convolutions) goes on working on the smaller one.
-    layer: number of the block from 1 on whose input merges (published: 2 for DeiT).
+    order. Operations that need a grid (rotary positions, windows, convolutions) work on the smaller one.
+    layer: number (from 1) of the block whose input merges (published: 2 for DeiT).
     r: rows and columns that leave, one number or (rows, columns), each at most half of the side (published: 1 and 2 of
         14); or ratio: the share of both sides that leaves, 0 to 0.5 (published: 0.1 to 0.2). r=1 without either. On a
         grid too small for r, half of the side leaves.

@@ -88,7 +88,7 @@ class Drops:
         return values
 
     def places(self) -> Tensor:
-        """The token that stands for each patch, (B, N) int64; -1 for dropped patches that no fused token stands for."""
+        """The token that represents each patch, (B, N) int64; -1 for dropped patches without a fused token."""
         index = self.steps[0].index()
         for step in self.steps[1:]:
             index = torch.where(index < 0, index, step.index().gather(1, index.clamp_min(0)))
@@ -207,7 +207,7 @@ class EViT(Reduction):
         return left.replace(x=x, reconstruct=Drops((*earlier, step)))
 
     def _warn_where_idle(self, tokens: Tokens, layer: int) -> None:
-        """Say so when the first tokens that a layer should drop some of are too few."""
+        """Warn once if the first layer that should drop tokens has too few."""
         if layer in self.layers and self.keep_rate[self.layers.index(layer)] < 1 and tokens.reconstruct is None:
             self._warn_idle(tokens.x.shape[1] - tokens.num_prefix)
 

@@ -1,4 +1,4 @@
-"""Ladders of settings that reduce more from rung to rung: what tune climbs."""
+"""Ladders of settings in ascending order of reduction, which tune searches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Grid = tuple[int, int]
 class Ladder:
     """Settings of one method from the mildest to the strongest; along them work falls and quality should.
 
-    name: what all of its settings share. rungs: what the config would say, one entry a setting.
+    name: what all of its settings share. rungs: the config's reduction, one entry per setting.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Dial:
-    """A continuous setting by which what a method saves can be set: `mild` saves little, `strong` saves much.
+    """A continuous setting that controls how much a method saves: `mild` saves little, `strong` saves much.
 
     geometric: whether halving the interval goes by the geometric mean, for settings that span orders of magnitude.
     """
@@ -35,7 +35,7 @@ class Dial:
 
 
 def rungs(own: Mapping[str, Any], key: str, steps: Sequence[Any], **shared: Any) -> tuple[dict[str, Any], ...]:
-    """The settings with other values of `key`, one a step."""
+    """The settings with each value of `key`."""
     return tuple({**own, **shared, key: step} for step in steps)
 
 

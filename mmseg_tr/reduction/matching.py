@@ -28,7 +28,7 @@ class Merge:
         included.
     lengths: tokens left in each image, prefix included; one entry per image.
     similarity: what was compared, for reports: (B, windows) or one row per image of best scores.
-    each: how many tokens leave with every entry of similarity that joins.
+    each: how many tokens each entry of similarity that joins removes.
     """
 
     index: Tensor
@@ -38,7 +38,7 @@ class Merge:
 
     @property
     def packed(self) -> bool:
-        """Whether the merged images differ in length, and so lie one behind another in one row."""
+        """Whether the merged images differ in length and are therefore packed into one row."""
         return len(set(self.lengths)) > 1
 
     def target(self, in_lengths: tuple[int, ...]) -> Tensor:
@@ -126,7 +126,7 @@ def most_similar(sources: Tensor, destinations: Tensor, barred: int = 0) -> tupl
 
 
 def best_partners(metric: Tensor, num_prefix: int) -> tuple[Tensor, Tensor]:
-    """Most similar destination of every source: sources stand at even places, destinations at odd ones.
+    """Most similar destination of every source: sources are at even places, destinations at odd ones.
 
     metric: (B, T, C). The first num_prefix tokens (class, distillation, registers) neither leave nor receive.
     Returns score (B, ceil(T/2)), -inf for protected sources, and partner (B, ceil(T/2)) int64 among the destinations.

@@ -39,7 +39,7 @@ def nearest(x: Tensor, num_prefix: int = 0) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def mutual_pairs(x: Tensor, num_prefix: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Join every two patch tokens of an image that are each other's nearest; the lower one stands for both.
+    """Join every two patch tokens of an image that are each other's nearest; the lower one represents both.
 
     x: (B, E + T, C). Returns the place of every token, prefix included, (B, E + T) int64, remaining tokens in their
     old order; how many remain per image, (B,), prefix included; and the similarity of each pair at its lower token,
@@ -48,7 +48,7 @@ def mutual_pairs(x: Tensor, num_prefix: int = 0) -> tuple[Tensor, Tensor, Tensor
     score, partner = nearest(x, num_prefix)
     number = torch.arange(partner.shape[1], device=x.device)
     paired = (partner.gather(1, partner) == number) & (partner != number)
-    stands = torch.where(paired, torch.minimum(partner, number), number)  # the token that stands for each
+    stands = torch.where(paired, torch.minimum(partner, number), number)  # the token that represents each
     stays = stands == number
     places = (stays.cumsum(1) - 1).gather(1, stands)
     score = score.masked_fill(~paired | ~stays, -torch.inf)
@@ -69,13 +69,13 @@ def most_similar_pairs(x: Tensor, r: int, num_prefix: int = 0) -> tuple[Tensor, 
 
     The r most similar mutual pairs join, each counted once. Where an image has fewer, the other tokens with the most
     similar nearest token join that token's group. r: at most T // 2. Returns places as mutual_pairs(), and the
-    similarity with which each token leaves, (B, T), -inf for those that stand for a pair.
+    similarity with which each token leaves, (B, T), -inf for those that represent a pair.
     """
     score, partner = nearest(x, num_prefix)
     number = torch.arange(partner.shape[1], device=x.device)
     paired = (partner.gather(1, partner) == number) & (partner != number)
     stands = paired & (number < partner)
-    # cosines lie within [-1, 1]: the upper tokens of pairs come first, those that stand for one never leave
+    # cosines are within [-1, 1]: the upper tokens of pairs come first, those that represent a pair never leave
     order = torch.where(paired, score + 4, score).masked_fill(stands, -torch.inf)
     leaves = descending_rank(order) < r
     into = torch.where(leaves, partner, number)
@@ -96,14 +96,14 @@ def behind_prefix(places: Tensor, num_prefix: int) -> Tensor:
 class MPM(Reduction):
     """Before chosen blocks, average every two patch tokens that are each other's most similar one.
 
-    layers: numbers of the blocks from 1 on whose input merges (published: 3 and 6 for every size, where the authors'
-        code counts from 0 and says 2 and 5). There is no threshold: the image decides how many pairs there are.
+    layers: numbers (from 1) of the blocks whose input merges (published: 3 and 6 for every size; the authors' code
+        counts from 0 and uses 2 and 5). There is no threshold: the image decides how many pairs there are.
     restore: 'backbone' (published): every patch gets a copy of its token before the final norm, and a head decodes
         all patches; 'scores': a head decodes the merged tokens, and its scores are copied.
     pairs: a fixed form of ours, for export and budgets: that many tokens leave before each block, one number or one
         per entry of layers, see most_similar_pairs(). They belong to the grid that the network is built for; on
         another one they follow the number of patches.
-    Means are plain ones whatever tokens hold, and attention knows no sizes, as published.
+    Means and attention ignore token sizes, as published.
     Raises ConfigError for settings outside these.
     """
 

@@ -1,6 +1,6 @@
-"""Look on while a method works in one forward: what stands for what, layer by layer, for every method.
+"""Observe a method during one forward: which patches share a token after each layer.
 
-An observer is a strategy around another one, given for one forward: `backbone(image, reduction=Observer(method))`.
+An observer is a strategy that wraps another one for one forward: `backbone(image, reduction=Observer(method))`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from mmseg_tr.reduction.tokens import Tokens
 
 @dataclass(frozen=True)
 class Merged:
-    """What stands for what at one place of a network, for one image.
+    """Which patches share a token at one place of a network, for one image.
 
     layer: number from 1, through all stages. name: 'layer 3', or 'stage 2, block 1'. part: where within the layer, for
     methods that merge inside it ('attention', 'mlp', 'head 2', 'queries', 'keys'), else ''.
     groups: (h, w) int64, equal for patches that share a token; -1 for patches that have none.
-    tokens: how many tokens stand for the h*w patches (class and other prefix tokens left out).
+    tokens: how many tokens represent the h*w patches (class and other prefix tokens left out).
     similarity: mean and lowest similarity of what joined here, where the method compares; None where nothing joined.
     """
 
@@ -47,7 +47,7 @@ class Merged:
 
 @dataclass
 class Observer(Reduction):
-    """Another method at work, unchanged. Subclasses look on at the points of the contract they are interested in."""
+    """Wrap a method without changing it. Subclasses observe the points of the contract that they need."""
 
     method: Reduction
 
@@ -78,7 +78,7 @@ class Observer(Reduction):
 
 @dataclass
 class AttentionInput(Observer):
-    """Keeps what enters the attention of one layer. layer: counts from 1."""
+    """Records the input of one layer's attention. layer: counts from 1."""
 
     layer: int
     tokens: Tokens | None = None  # that enter the block
@@ -92,7 +92,7 @@ class AttentionInput(Observer):
 
 @dataclass
 class Watcher(Observer):
-    """Notes per layer the groups that leave it, or those inside its parts, for methods that merge there."""
+    """Records the groups that leave each layer, or those inside its parts for methods that merge there."""
 
     found: list[Merged] = field(default_factory=list)
 

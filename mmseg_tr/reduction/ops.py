@@ -26,21 +26,21 @@ def exporting() -> bool:
 
 
 def host_numbers(numbers: Sequence[int], device: torch.device) -> Tensor:
-    """Integers that the host knows as (n,) int64 on a device, without waiting for it as torch.tensor() would."""
+    """Return host integers as (n,) int64 on a device, without waiting for it as torch.tensor() would."""
     return torch.tensor(numbers, dtype=torch.int64).to(device, non_blocking=True)
 
 
 def of_one_shape(constant: Tensor) -> Tensor:
-    """Tell torch.compile that a constant keeps its shape though others of its name have another."""
+    """Mark a constant's shape as static for torch.compile, although constants of the same name differ in shape."""
     constant._dynamo_static_indices = set(range(constant.dim()))  # torch._dynamo.mark_static() without its import
     return constant
 
 
 @torch.compiler.disable
 def decided(counts: Tensor) -> list[int]:
-    """What an adaptive method decided, (n,) integers, as shapes need it.
+    """Return counts of an adaptive method, (n,) integers, for use as shapes.
 
-    The one step at which the host waits for the device, and at which torch.compile breaks its graph: on purpose.
+    The only step at which the host waits for the device and torch.compile breaks its graph, on purpose.
     """
     return counts.tolist()
 
@@ -67,7 +67,7 @@ def stat_dtype(x: Tensor) -> torch.dtype:
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """Products keep the precision of their factors inside; x tells the device."""
-    # the meta device, on which multiply-adds are counted, knows no autocast
+    # the meta device, on which multiply-adds are counted, has no autocast
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
@@ -79,7 +79,7 @@ def unit(x: Tensor) -> Tensor:
 
 def length(x: Tensor) -> Tensor:
     """Length of every row, (..., C) -> (...); never 0, so that one can divide by it."""
-    # below this length the squares underflow, and what is left of the length would say nothing
+    # below this length the squares underflow, and the rest of the length would be meaningless
     return x.norm(dim=-1).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
 
 
@@ -93,7 +93,7 @@ def drawn(draw: Callable[[], Tensor]) -> Tensor:
     """Draw once and return a constant, so that an exported program gives the same result on every call."""
     if not exporting():
         return draw()
-    with ThreadPoolExecutor(1) as pool:  # tracing follows its own thread alone
+    with ThreadPoolExecutor(1) as pool:  # tracing only follows its own thread
         return torch.tensor(pool.submit(lambda: draw().numpy()).result())
 
 
@@ -105,5 +105,5 @@ def seeded_generator(seed: int, *place: int) -> torch.Generator:
 
 @torch.compiler.assume_constant_result
 def seeded_uniform(count: int, seed: int, *place: int) -> Tensor:
-    """(1, count) numbers from [0, 1) on the CPU, of seeded_generator(); torch.compile takes them for a constant."""
+    """(1, count) numbers from [0, 1) on the CPU, of seeded_generator(); torch.compile treats them as a constant."""
     return of_one_shape(drawn(lambda: torch.rand(1, count, generator=seeded_generator(seed, *place))))

@@ -85,8 +85,8 @@ class PiToMe(Reduction):
         of the blocks, 'all' in the others), 'all_first' (for MAE), 'all' (the paper's) or 'bsm' in every block, or a
         list of 'all' and 'bsm', one per block.
     margin: of similarity in the first block, from which it falls linearly towards 0 (published: 0.75; 0.9 and 0.95 for
-        other models), or a list with one per block. alpha: weight of what lies below the margin.
-    Merges between attention and MLP, compares keys averaged over heads, averages by size; attention knows no sizes.
+        other models), or a list with one per block. alpha: weight of similarities below the margin.
+    Merges between attention and MLP, compares keys averaged over heads, averages by size; attention ignores sizes.
     Class, distillation and register tokens never merge. Raises ConfigError for settings outside these.
     """
 
@@ -105,7 +105,7 @@ class PiToMe(Reduction):
 
     @classmethod
     def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
-        """A ratio of 0.925 in the form for DeiT; a smaller one on grids on which it would merge nothing."""
+        """Ratio 0.925 in the form for DeiT; a smaller ratio on grids where 0.925 would merge nothing."""
         return dict(
             ratio=next(ratio for ratio in (0.925, 0.85, 0.5, 1) if removed(math.prod(grid), ratio) or ratio == 1)
         )

@@ -1,4 +1,4 @@
-"""Tokens: what travels through a transformer whose tokens are being reduced."""
+"""Tokens: the state that passes through a transformer with token reduction."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mmseg_tr.reduction.ops import host_numbers, per_image, running_starts, take
 
 @dataclass(frozen=True)
 class Step:
-    """One merge, for those who want to see it: the layer (from 1), what was decided, and what it led to.
+    """Record of one merge: the layer (from 1), the matching and its result.
 
-    assignment: (B, N) int64, the token that stands for each patch after this step (prefix not counted).
+    assignment: (B, N) int64, the token that represents each patch after this step (prefix not counted).
     size: patches per token after this step, laid out as Tokens.size.
     """
 
@@ -29,7 +29,7 @@ class Step:
 
 
 class Rebuild(Protocol):
-    """How a method brings values per token, (B, T, V), back to patches, (B, N, V), where no index can say it."""
+    """Map values per token, (B, T, V), to patches, (B, N, V), for methods whose result no index describes."""
 
     def __call__(self, values: Tensor) -> Tensor: ...
 
@@ -45,8 +45,8 @@ class Tokens:
        When images keep different numbers of tokens, x is packed: (1, sum of lengths, C), image after image.
     grid: (h, w) of the patch grid, N = h*w patches in raster order.
     lengths: tokens of each image, prefix included, when packed; None otherwise.
-    size: (B, E+T) or (1, sum of lengths) float, patches each token stands for; None means one each.
-    index: (B, N) int64, the token (prefix not counted) that stands for each patch, -1 for none; None means the patch's
+    size: (B, E+T) or (1, sum of lengths) float, patches each token represents; None means one each.
+    index: (B, N) int64, the token (prefix not counted) that represents each patch, -1 for none; None: the patch's
        own.
     gaps: whether some patches have no token.
     rectangle: (rows, columns) that the merged tokens after the prefix form, in raster order; None where they form none.
@@ -176,7 +176,7 @@ class Tokens:
         return self.replace(x=x, **nothing)
 
     def restore(self, values: Tensor) -> Tensor:
-        """Give every patch the values of the token that stands for it.
+        """Give every patch the values of the token that represents it.
 
         values: (B, T, K), or (1, sum of T, K) when packed: one row per token, prefix dropped. Returns (B, N, K).
         """
@@ -196,7 +196,7 @@ class Tokens:
         return rows.masked_fill(self.index[..., None] < 0, 0) if self.gaps else rows
 
     def places(self) -> Tensor:
-        """The token (prefix not counted) that stands for each patch, (B, N) int64, for those who want to see it.
+        """Return the token (prefix not counted) that represents each patch, (B, N) int64.
 
         Where patches are made of several tokens, the one that they have most of; -1 for dropped patches without any.
         """

@@ -57,7 +57,7 @@ class ToMe(Reduction):
     form: 'original' merges between attention and MLP, compares keys averaged over heads, and restores at the end;
         'dense' (published by Expedite for dense prediction) merges and unmerges around attention and around the MLP,
         compares the normed tokens themselves, and keeps the length of the residual stream.
-    matching: 'bipartite'; 'kth': of every k tokens one remains, r is left out; 'random': sources are drawn, repeatably
+    matching: 'bipartite'; 'kth': of every k tokens one remains, r is left out; 'random': sources are drawn, repeatable
         by seed, and all but one token may merge. Class, distillation and register tokens never merge.
     prop_attn: a token counts in attention as often as it has patches; None is the published choice, True in the
         original form and False in the dense one, which forgets sizes.
@@ -87,7 +87,7 @@ class ToMe(Reduction):
         if self.prop_attn and dense:
             raise ConfigError("prop_attn must be left out with form='dense', which forgets sizes, got True.")
         if kth and self.r is not None:
-            raise ConfigError(f"r must be left out with matching='kth', which merges as k says, got {self.r!r}.")
+            raise ConfigError(f"r must be left out with matching='kth', where k sets how many merge, got {self.r!r}.")
         if not kth and self.k is not None:
             raise ConfigError(f'k must be left out with matching={self.matching!r}, got {self.k!r}.')
         check_integer('seed', self.seed)
@@ -160,14 +160,14 @@ class ToMe(Reduction):
         return asked[layer - 1] if layer <= len(asked) else int(self.matching == 'kth')
 
     def _warn_if_idle(self, num_tokens: int, num_prefix: int) -> None:
-        """Say so when no layer merges any of the tokens that enter the network."""
+        """Warn if no layer merges any of the tokens that enter the network."""
         asked = self._asked()
         if not any(self.amount(layer, num_tokens, num_prefix) for layer in range(1, len(_listed(asked)) + 1)):
             setting = f'k={asked}' if self.matching == 'kth' else f'r={asked}'
             warnings.warn(f'ToMe: {setting} merges none of {num_tokens} tokens.', stacklevel=1)
 
     def matched(self, metric: Tensor, tokens: Tokens, layer: int, call: int) -> Merge | None:
-        """Which tokens of metric (B, T, C) merge; None where none do. call: which of a layer's matchings this is."""
+        """Which tokens of metric (B, T, C) merge; None if none do. call: which of a layer's matchings this is."""
         num_tokens, num_prefix = metric.shape[1], tokens.num_prefix
         r = self.amount(layer, num_tokens, num_prefix)
         if not r:

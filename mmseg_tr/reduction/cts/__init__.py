@@ -51,11 +51,11 @@ class CTS(nn.Module, Reduction):
         reduction.policy.*. The rule for loading: weights in a checkpoint win; a checkpoint without any, such as that
         of the plain model, is completed from policy_checkpoint, and refused where none is given. Under another
         policy than 'network' there is no network, and a checkpoint's policy weights are left out.
-    policy_batch_norm: 'eval' keeps the policy's BatchNorms as they are; 'drift' lets them follow the model into
+    policy_batch_norm: 'eval' keeps the policy's BatchNorms in eval mode; 'drift' lets them follow the model into
         training, where they use and update batch statistics (published).
     odd_grid: 'alone': on odd grids superpatches tile the top-left even part, the patches left over keep their tokens;
         None refuses odd grids (the published code fails on them).
-    normalization: how images arrive: 'vit', in [-1, 1], go to the policy as they are; 'deit', with ImageNet
+    normalization: how images arrive: 'vit', in [-1, 1], enter the policy unchanged; 'deit', with ImageNet
         statistics, are brought to [-1, 1] for it. The published code never does ('vit' with every backbone).
     Raises ConfigError for settings outside these.
     """

@@ -31,7 +31,7 @@ FIRST = 'backbone.conv_stem.weight'  # the entry that a policy network in a larg
 class PolicyNet(nn.Module):
     """Policy network (CTS, section 3.2): images (B, 3, H, W) -> logits (B, 2, ceil(H/32), ceil(W/32)).
 
-    Images are RGB in [-1, 1]; channel 1 of the logits says that a cell of 32 x 32 pixels shows one class.
+    Images are RGB in [-1, 1]; channel 1 of the logits means that a cell of 32 x 32 pixels shows one class.
     pretrained: True for timm's ImageNet weights of the backbone, or the file of a trained policy network; loaded by
     init_weights(). Building the network downloads nothing. Keys are the published ones, backbone.* and head.*.
     """

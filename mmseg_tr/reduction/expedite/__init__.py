@@ -57,7 +57,7 @@ def exact_dtype(x: Tensor) -> torch.dtype:
 
 
 def _beyond_nearest(weights: Tensor, k: int) -> Tensor:
-    """Which weights lie below the k-th largest of their row."""
+    """Which weights are below the k-th largest of their row."""
     if k < 0:
         return torch.zeros_like(weights, dtype=torch.bool)
     return weights < weights.topk(k, sorted=False).values.amin(-1, keepdim=True)
@@ -108,7 +108,7 @@ class Expedite(Reduction):
     k, reconstruct_temperature, weighting: of the reconstruction, see reconstruction_weights().
     reconstruct: what is brought back to the full grid: 'scores', the class scores of a head on tokens (published; with
         out='maps' the features that leave the backbone); 'backbone', the features after the last layer and its norm;
-        or the number of a layer after which the full grid goes on.
+        or the number of a layer after which the full grid continues.
     Class and other prefix tokens bypass it. In training too, losses see the full grid, while the published training
     took them from the clusters' map. An image with fewer patches than clusters is not reduced, with a warning.
     Raises ConfigError for settings outside these.

@@ -80,7 +80,7 @@ def _memberships(
 
     reached: numbers of the clusters that the patches of a tile meet.
     """
-    # a patch's own norm is the same for all clusters, and leaves the softmax as it is
+    # a patch's own norm is the same for all clusters, and does not change the softmax
     squares = temperature * centres.square().sum(-1)
     cells = (2 * temperature * centres).index_select(1, reached.flatten()).unflatten(1, reached.shape)
     logits = patches @ cells.transpose(-2, -1)
@@ -100,7 +100,7 @@ class TiledAxis:
 
     length, cells: patches and clusters along the axis. reach: how many clusters away a patch may belong to.
     patch_starts, num_patches: a tile reads this many patches from here, its own among them.
-    cell_starts, num_cells: the clusters that a tile's patches reach lie in this many from here.
+    cell_starts, num_cells: the patches of a tile reach this many clusters from here.
     """
 
     length: int

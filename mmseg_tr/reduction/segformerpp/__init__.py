@@ -34,8 +34,8 @@ class SegFormerPP(Reduction):
         blocks in a row use one matching, and _shared all blocks of a stage.
     stages: in place of a preset, one dict per stage: q_mode 'bsm' (q_r, q_sx, q_sy), 'n1d' (q_s, a number) or 'n2d'
         (q_s, (sy, sx)); kv_mode 'bsm' (kv_r, kv_sx, kv_sy) or 'n2d' (kv_s). q_r and kv_r are the fractions of tokens
-        removed. share, beside 'bsm': so many blocks of the stage use the matching of the first of them, 'stage' for
-        all of them; 1, where every block has its own, is published.
+        removed. share, with 'bsm': this many consecutive blocks use the matching of the first, 'stage' for the whole
+        stage; 1, where every block has its own, is published.
     The default is the preset 'bsm_hq'. No weights are added. Raises ConfigError for settings that do not exist; warns
     of settings that merge nothing.
     """
@@ -56,7 +56,7 @@ class SegFormerPP(Reduction):
         if stages is None:
             preset = 'bsm_hq' if preset is None else preset
             stages = preset_stages(preset)
-        # empty: nothing in any stage, however many there are
+        # empty: nothing merges, for any number of stages
         merging = parse_stages(stages or ())
         downsample = preset is not None and preset_name(preset) == 'downsample'
         self._settle(preset=preset, merging=merging, downsample=downsample)
@@ -82,11 +82,11 @@ class SegFormerPP(Reduction):
 
     @property
     def active(self) -> bool:
-        """Whether there is less to do than in the plain network."""
+        """Whether it does less work than the plain network."""
         return self.downsample or any(stage.queries or stage.keys for stage in self.merging)
 
     def bind_stages(self, depths: Sequence[int]) -> SegFormerPP:
-        """The strategy fitted to a MiT whose stages have so many blocks.
+        """Return the strategy fitted to a MiT with these numbers of blocks per stage.
 
         Raises ConfigError where the settings are for another number of stages.
         """
@@ -98,7 +98,7 @@ class SegFormerPP(Reduction):
         return self if self.merging else self.with_merging([StageMerging()] * len(depths))
 
     def with_merging(self, merging: Sequence[StageMerging]) -> SegFormerPP:
-        """The strategy with other stages, for what looks on or stands in; settings() stays."""
+        """Return the strategy with other stages, for observers; settings() stays the same."""
         return self._with(merging=tuple(merging))
 
     def watched(self, found: list[Merged], depths: Sequence[int], device: torch.device) -> SegFormerPP:

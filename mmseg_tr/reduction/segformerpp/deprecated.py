@@ -1,4 +1,4 @@
-"""The spelling of before 0.2: `merging=` on a MiT, which is read as `reduction=` with a DeprecationWarning."""
+"""The spelling before 0.2: `merging=` on a MiT is read as `reduction=` with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def reduction_from_merging(merging: str | Sequence[dict | None] | None, stacklev
 
 
 def replace_merging(backbone: MutableMapping[str, Any]) -> None:
-    """Say `reduction` in the settings of a MiT that say `merging`, in place, with one DeprecationWarning."""
+    """Rename `merging` to `reduction` in the settings of a MiT, in place, with one DeprecationWarning."""
     if 'merging' in backbone and str(backbone.get('type', '')).rpartition('.')[2] in ('MiT', 'MixVisionTransformer'):
         backbone['reduction'] = reduction_from_merging(backbone.pop('merging'), stacklevel=3)
 

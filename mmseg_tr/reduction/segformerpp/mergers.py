@@ -1,8 +1,8 @@
 """The mergers of SegFormer++, and what a stage of a MiT does with them.
 
 A merger takes tokens (B, N, C) of a grid to fewer tokens, and returns a function that expands them again. A stage
-merges its queries, its keys and values, both, or nothing. What a merger decides (its matching) is returned too, so that
-the next blocks of the stage can use it again.
+merges its queries, its keys and values, both, or nothing. A merger's matching is returned too, so that
+later blocks of the stage can reuse it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def grid_partition(grid: Grid, stride: Grid) -> tuple[np.ndarray, np.ndarray]:
     """Destinations and sources of a grid, ascending: the upper left token of every whole block is a destination.
 
     grid: (h, w); stride: (sy, sx). Blocks cut off at the lower and right border hold sources only. The arrays are
-    read-only, and not tensors: those would remember the mode (inference, tracing) of whoever asked first.
+    read-only, and not tensors: those would remember the mode (inference, tracing) of the first call.
     """
     rows = np.arange(grid[0] // stride[0]) * stride[0]
     columns = np.arange(grid[1] // stride[1]) * stride[1]
@@ -43,7 +43,7 @@ def grid_partition(grid: Grid, stride: Grid) -> tuple[np.ndarray, np.ndarray]:
 
 @torch.compiler.assume_constant_result
 def partition_places(grid: Grid, stride: Grid, which: int) -> Tensor:
-    """One of the arrays of grid_partition(), 0 or 1, as a tensor that torch.compile takes for a constant."""
+    """One of the arrays of grid_partition(), 0 or 1, as a tensor that torch.compile treats as a constant."""
     return of_one_shape(torch.tensor(grid_partition(grid, stride)[which]))
 
 
@@ -72,7 +72,7 @@ def grid_matching(metric: Tensor, grid: Grid, stride: Grid, r: int, offset: Tens
     batch, num_tokens = metric.shape[:2]
     stride = min(stride[0], grid[0]), min(stride[1], grid[1])
     if offset is None:
-        # not waiting for the device, which torch.tensor(device=) does
+        # does not wait for the device, unlike torch.tensor(device=)
         places = [partition_places(tuple(grid), stride, which) for which in (0, 1)]
         dst, src = (place.to(metric.device, non_blocking=True) for place in places)
     else:
@@ -164,7 +164,7 @@ Merger = Bipartite | Neighbours1D | Neighbours2D
 
 
 class Matchings(NamedTuple):
-    """What a block decided about its queries and about its keys; None where nothing is compared."""
+    """The matchings of a block's queries and keys; None where nothing is compared."""
 
     queries: Merge | None = None
     keys: Merge | None = None
@@ -174,7 +174,7 @@ class Matchings(NamedTuple):
 class StageMerging:
     """What the blocks of one stage merge: queries, and keys with values, each on its own.
 
-    share: so many blocks in a row use the matchings of the first of them; 1 is published, None: all of the stage.
+    share: this many consecutive blocks use the matchings of the first; 1 is published, None means the whole stage.
     """
 
     queries: Merger | None = None
@@ -183,11 +183,11 @@ class StageMerging:
 
     @property
     def idle(self) -> bool:
-        """Whether a merger is asked for that removes no token."""
+        """Whether a configured merger removes no token."""
         return any(merger is not None and merger.idle for merger in (self.queries, self.keys))
 
     def compares(self, block: int) -> bool:
-        """Whether a block, counted from 0 in its stage, decides anew what joins."""
+        """Whether a block, counted from 0 in its stage, computes a new matching."""
         return block % self.share == 0 if self.share else block == 0
 
     def merge_keys(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> tuple[Tensor, Merge | None]:

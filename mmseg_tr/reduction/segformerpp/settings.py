@@ -24,7 +24,7 @@ KEY_MODES = dict(bsm=('r', 'sx', 'sy'), n2d=('s',))
 
 
 def preset_name(preset: str) -> str | None:
-    """The name in PRESETS for a preset, ALIASES and a share left out; None where there is no such preset."""
+    """The name in PRESETS for a preset, ALIASES and a share left out; None if no preset has that name."""
     name = split_share(tidy(preset))[0]
     name = ALIASES.get(name, name)
     return name if name in PRESETS else None
@@ -105,7 +105,7 @@ def parse_stage(settings: dict, number: int) -> StageMerging:
 
 
 def split_share(name: str) -> tuple[str, int | str | None]:
-    """'bsm_hq_share4' -> ('bsm_hq', 4); 'bsm_hq_shared' -> ('bsm_hq', 'stage'); None where the name says neither."""
+    """'bsm_hq_share4' -> ('bsm_hq', 4); 'bsm_hq_shared' -> ('bsm_hq', 'stage'); None for other names."""
     found = re.fullmatch(r'(.+)_share(d|[0-9]+)', name)
     if not found:
         return name, None

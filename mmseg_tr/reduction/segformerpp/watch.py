@@ -1,4 +1,4 @@
-"""What SegFormer++ merged, block by block: a stage that looks on in one forward."""
+"""Record what SegFormer++ merges in each block of one forward."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class WatchedStage(StageMerging):
 
     def _note(self, part: str, grid: Grid, left: int, expand: Callable[[Tensor], Tensor], merge: Merge | None) -> None:
         """What a block merged into `left` tokens; merge: what it compared for that, if it did."""
-        # where every token's number comes back to is what it stands for, whatever the merger
+        # expanding token numbers shows which token represents each position, for any merger
         numbers = torch.arange(left, dtype=torch.float32, device=self.device)[None, :, None]
         groups = expand(numbers)[0, :, 0].long().view(grid).cpu().numpy()
         block = 1 + sum(entry.part == part and entry.layer > self.before for entry in self.found)
