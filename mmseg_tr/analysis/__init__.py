@@ -1,1 +1,1 @@
-"""Measuring a network, with torch and timm alone: multiply-adds, time, tokens per layer, who merged with whom."""
+"""Measuring a network with torch and timm alone: multiply-adds, time, tokens per layer."""

@@ -1,4 +1,4 @@
-"""A network with reduced tokens beside the plain one: work, speed, tokens, memory, in one run on the same real images.
+"""Measure a network with reduced tokens and the plain one: work, speed, tokens, memory, on the same real images.
 
 for run in benchmark_model(model, images, MeasureOptions(batch_sizes=(1, 8))):
     run.ratios['work'], run.ratios['time'], run.model.gmacs, run.plain.images_per_second
@@ -55,7 +55,7 @@ class Run:
         time; time_over_published, of the plain network with attention as published.
     published_images_per_second: of the plain network with attention as published; None where that was not timed.
     shares: of the time to scores that merging and restoring take (speed.scope_shares).
-    unknown: operators whose cost no counting rule knows. labels: what images become in the end, 'labels' or 'poses'.
+    unknown: operators whose cost no counting rule defines. labels: the final result, 'labels' or 'poses'.
     """
 
     shape: tuple[int, int]
@@ -163,7 +163,7 @@ def _measured(found: Measurement, rule: str) -> Measured:
 
 
 def _ratios(measured: dict[str, Measured], times: dict[str, Seconds]) -> dict[str, float] | None:
-    """What Run.ratios holds; None without a plain network beside the model."""
+    """Return Run.ratios; None without a plain network to compare with."""
     if 'plain' not in measured:
         return None
     model, plain = measured['model'], measured['plain']

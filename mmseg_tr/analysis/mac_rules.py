@@ -19,7 +19,7 @@ from mmseg_tr.errors import ConfigError
 
 Units = dict[str, int]
 
-# Products. `attention` is its two products, whatever kernel runs it.
+# Products. `attention` is its two products, on any kernel.
 PRODUCTS: dict[str, float] = dict(conv=1, linear=1, matmul=1, attention=1)
 
 # Rule -> weight of one unit of each kind.
@@ -210,14 +210,14 @@ MOVES = frozenset(
     ones_like full full_like scalar_tensor eye tril tril_ triu triu_ linspace rand rand_like randn randn_like randint
     randperm uniform_ normal_ bernoulli bernoulli_ native_dropout lift_fresh lift_fresh_copy _local_scalar_dense item
     set_ resize_ resize_as_ _unsafe_view _reshape_copy _reshape_alias is_same_size equal detach
-    """.split()  # noqa: SIM905 (a line for each name is no list to read)
+    """.split()  # noqa: SIM905 (one line per name would be hard to read)
 )
 
 
 def units_of(name: str, func: Any, out: Any, args: tuple, kwargs: Mapping[str, Any]) -> Units | None:
     """Units of work of one operator that ran, `name` being that of `func` without namespace and overload.
 
-    None for an operator that nothing here knows.
+    None for an unknown operator.
     """
     formula = flop_registry.get(getattr(func, '_overloadpacket', func))  # attention of variable length, flex attention
     if name not in OPERATORS and formula is not None:

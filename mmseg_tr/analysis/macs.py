@@ -1,4 +1,4 @@
-"""Multiply-adds of a network as it really runs: with the tokens that remain, attention included whatever runs it.
+"""Multiply-adds of a network as it runs: with the remaining tokens, and attention on any kernel.
 
 count = count_macs(Segmenter(encoder, decoder), image)
 count.total('segmenter') / 1e9  # the "GFLOPs" of the papers, which are multiply-adds
@@ -36,7 +36,7 @@ SCOPES = {'mmseg_tr::merge': 'merging', 'mmseg_tr::restore': 'restoring'}
 
 @dataclass
 class PartTracker:
-    """The part that is at work: the innermost scope of SCOPES if one is open, else the last part that was entered."""
+    """The part that is running: the innermost scope of SCOPES if one is open, else the last part that was entered."""
 
     entered: str
     scopes: list[str | None] = field(default_factory=list)
@@ -84,7 +84,7 @@ class MacCount:
     """Work of one forward, or the mean of several, before a rule weighs it.
 
     units: (part, kind) -> units of work; parts are those of PARTS, kinds those of mac_rules.
-    unknown: operators that ran and that no rule knows the cost of.
+    unknown: operators that ran and whose cost no rule defines.
     """
 
     units: Mapping[tuple[str, str], float]

@@ -68,7 +68,7 @@ def measure(
 ) -> tuple[dict[str, Measurement], dict[str, Seconds]]:
     """Measure every model on every batch, in eval mode.
 
-    batches: (B, 3, H, W) each, normalised, on the device of the models. more: contestants that are timed beside them.
+    batches: (B, 3, H, W) each, normalised, on the device of the models. more: further contestants to time.
     Returns the measurements by name, and the times of all contestants.
     Raises DeviceError where a network cannot be compiled or needs more memory than there is.
     """
@@ -90,7 +90,7 @@ def measure(
 
 
 def count_work(model: nn.Module, batches: Sequence[Tensor], amp: torch.dtype | None = None) -> MacCount:
-    """Mean work per image. One batch tells it where the images do not decide how many tokens remain."""
+    """Mean work per image. One batch is enough if the images do not decide how many tokens remain."""
     used = batches if is_adaptive(model) else batches[:1]
     with mixed_precision(batches[0].device, amp):
         return MacCount.mean((count_macs(model, batch) for batch in used), sum(map(len, used)))

@@ -1,6 +1,6 @@
 """How to run a network from a normalised image to scores, logits and labels, and the same network without reduction.
 
-Networks are told by what they offer: mmseg_tr.nn.Segmenter and SegFormer, segmentors of mmseg (this package's and
+Recognised by their attributes: mmseg_tr.nn.Segmenter and SegFormer, segmentors of mmseg (this package's and
 others), pose estimators of mmpose, and any module that takes an image. Nothing of OpenMMLab is imported.
 """
 
@@ -36,7 +36,7 @@ class Steps:
     threshold: float | None = None
 
     def labels(self, scores: Any, image: Tensor) -> Any:
-        """Class of every pixel, (B, H, W); for a network without classes per pixel, what it gave."""
+        """Class of every pixel, (B, H, W); for a network without classes per pixel, its output."""
         if self.classes is not None and scores.shape[1] > 1:
             return self.classes(scores, image)
         logits = self.enlarge(scores, image)

@@ -1,4 +1,4 @@
-"""Operators that a forward dispatches: on a device that is fast, or a network that is small, each of them costs time.
+"""Count the operators that a forward dispatches; on fast devices and in small networks each one costs time.
 
 count_operators(network.scores, image).total()
 """

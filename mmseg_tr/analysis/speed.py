@@ -1,4 +1,4 @@
-"""Speed of several networks on the same images in the same run, in turn, so that a busy machine disturbs all alike."""
+"""Time several networks on the same images, in turn, so that other load on the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Contestant:
     """A network to be timed.
 
     scores, labels: its two steps (analysis.network). math_attention: run attention as published, as products
-    whose scores lie in memory, instead of on a fused kernel.
+    whose scores are kept in memory, instead of on a fused kernel.
     """
 
     scores: Callable[[Tensor], Any]
@@ -62,8 +62,8 @@ def time_in_turn(
     """Time every contestant on every batch, one directly after the other, in rounds.
 
     batches: (B, 3, H, W) each, on the device where the networks are. A round takes every batch through every
-    contestant, in an order that turns around from round to round. repeats: rounds; seconds: no new round is begun after
-    this time, but for the first `least` ones. warm_up: batches that run first, unmeasured; by default one on a CPU, all
+    contestant, in an order that is reversed every round. repeats: rounds; seconds: no round starts after
+    this time, except the first `least` ones. warm_up: batches that run first, unmeasured; by default one on a CPU, all
     elsewhere.
     Returns the seconds per image: the median over rounds of each batch's time, averaged over batches.
     Raises DeviceError when a contestant cannot be compiled here or needs more memory than there is.
@@ -134,7 +134,7 @@ def _synchronise(device: torch.device) -> None:
 
 
 def mixed_precision(device: torch.device, dtype: torch.dtype | None) -> Any:
-    """Autocast to dtype; None leaves everything as it is."""
+    """Autocast to dtype; None changes nothing."""
     return torch.autocast(device.type, dtype) if dtype is not None else nullcontext()
 
 
@@ -167,7 +167,7 @@ def profile_once(
 
     On a CPU the time between entering and leaving a scope and the profiler's record of every allocation, on CUDA the
     time of the kernels launched inside it and the allocator's own peak. The profiler slows small operators down a
-    little, so that the shares of small networks come out a little too large.
+    little, so the shares of small networks are slightly too large.
     """
     cuda = device.type == 'cuda'
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if cuda else [])

@@ -61,7 +61,7 @@ CONVERTERS = {
 def convert(src: str | os.PathLike, *, variant: str | os.PathLike | None = None, trust: bool = False) -> Converted:
     """Recognise the checkpoint `src`, a file or the folder of a release, and turn it into this package's layout.
 
-    variant: the description of an official release, by default variant.yml beside it. trust: see `read_file`.
+    variant: the description of an official release, by default variant.yml next to it. trust: see `read_file`.
     Raises CheckpointError for a file that is unknown, damaged, unsafe or contradicts its description.
     """
     path = checkpoint_path(src)
@@ -77,7 +77,7 @@ def convert(src: str | os.PathLike, *, variant: str | os.PathLike | None = None,
 
 @dataclass(frozen=True)
 class Written:
-    """What `convert_file` wrote; `config` is None where the source says too little to write one."""
+    """What `convert_file` wrote; `config` is None if the source does not determine one."""
 
     checkpoint: Path
     config: Path | None
@@ -93,7 +93,7 @@ def convert_file(
     force: bool = False,
     to: str = 'mmseg_tr',
 ) -> Written:
-    """Convert `src` and write the checkpoint `dst` and, with suffix .py beside it, its config: both or neither.
+    """Convert `src` and write the checkpoint `dst` and, with suffix .py next to it, its config: both or neither.
 
     force: replace files that are there already. to: whose layout is written, one of TARGETS.
     Raises CheckpointError as `convert` does, and when a file exists or cannot be written.

@@ -1,4 +1,4 @@
-"""Configs as text: what one inside a checkpoint says, read without running it, and writing one."""
+"""Configs as text: read the one inside a checkpoint without running it, and write one."""
 
 import ast
 import re
@@ -91,14 +91,14 @@ _VARIABLE = re.compile(r'\{\{\$DATASET:[\w./:-]*\}\}')
 
 
 class _NotPlainError(Exception):
-    """An expression that is more than values."""
+    """An expression that holds more than plain values."""
 
 
 def read_config(text: str) -> dict[str, Any]:
     """Plain top-level assignments of a config: numbers, texts, lists, tuples, dicts, and names of earlier ones.
 
-    That is all that mmengine's pretty_text consists of. Whatever needs running (imports, other calls) is left out, and
-    so is everything of a text that is not Python, and a value of more than LARGEST parts.
+    That is all that mmengine's pretty_text consists of. Code that would have to run (imports, other calls), text
+    that is not Python and values of more than LARGEST parts are left out.
     """
     try:
         lines = ast.parse(text).body
@@ -127,7 +127,7 @@ def section(config: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _size(value: Any, known: dict[int, int]) -> int:
-    """Parts of a value, each counted as often as it is used: short texts can describe huge ones.
+    """Count the parts of a value, repeated ones each time: short texts can describe huge values.
 
     known: sizes by id of values that stay alive.
     """

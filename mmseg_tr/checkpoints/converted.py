@@ -13,8 +13,8 @@ from mmseg_tr.errors import CheckpointError
 class Converted:
     """A checkpoint in this package's layout, not yet written.
 
-    what: what the source was recognised as. config: text of the config that goes with it, None where the source says
-    too little to write one. dropped: keys of the source left out. notes: what the user should know.
+    what: the recognised format of the source. config: text of the config for it, None if the source does not
+    determine one. dropped: keys of the source left out. notes: what the user should know.
     testable: whether the config names a dataset, so that tools/test.py can run it.
     """
 

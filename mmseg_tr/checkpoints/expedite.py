@@ -1,5 +1,5 @@
 """Segmenter weights in the layout of the Expedite repository (mmsegmentation 0.x), as its pre-processing tool leaves
-official ones: keys of mmseg's VisionTransformer, the mask transformer's own keys, and only n_cls and epoch beside.
+official ones: keys of mmseg's VisionTransformer, the mask transformer's own keys, and otherwise only n_cls and epoch.
 """
 
 import os
@@ -40,7 +40,7 @@ _LARGE = 1024  # width of ViT-L, whose configs there have another LayerNorm eps
 
 
 def key_table(depth: int) -> Prefixes:
-    """Prefixes of the repository's keys beside those of `mmseg_tr.nn.Segmenter`, for an encoder of this depth."""
+    """Prefixes of the repository's keys with those of `mmseg_tr.nn.Segmenter`, for an encoder of this depth."""
     blocks = [
         (f'backbone.layers.{layer}.{theirs}', f'encoder.blocks.{layer}.{ours}')
         for layer in range(depth)
@@ -69,8 +69,8 @@ def segmenter_to_expedite(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def net_kwargs(state: Mapping[str, Tensor], where: str = 'The checkpoint') -> dict[str, Any]:
     """The network that these weights are of, in the words of a variant.yml (`official_segmenter.build_segmenter`).
 
-    The image is square, its side read off the position embedding; heads are as wide as in every published ViT, which
-    the weights do not say. where: what messages call the checkpoint. Raises CheckpointError for other networks.
+    The image is square, its side read off the position embedding; heads are as wide as in every published ViT; the
+    weights do not determine it. where: what messages call the checkpoint. Raises CheckpointError for other networks.
     """
     fit.check_tensors(state, where)
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
@@ -132,6 +132,6 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
 
 
 def _facts(meta: Any) -> dict[str, int]:
-    """The epoch, where the file says it."""
+    """The epoch, if the file has it."""
     epoch = meta.get('epoch') if isinstance(meta, Mapping) else None
     return {'epoch': epoch} if type(epoch) is int else {}

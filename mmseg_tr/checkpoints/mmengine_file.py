@@ -1,7 +1,7 @@
 """Checkpoints that mmengine wrote, made readable without trusting them: weights, plain facts and the config.
 
 mmengine keeps its training curves in them as objects that torch does not load by default; those, the optimiser and
-everything else that belongs to training is left out.
+everything else for training are left out.
 """
 
 import os
@@ -46,7 +46,7 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
 
 
 def class_names(meta: Any) -> dict[str, Any]:
-    """Classes and palette of a file's meta as plain lists, as far as they are there."""
+    """Classes and palette of a file's meta as plain lists, if present."""
     meta = meta if isinstance(meta, Mapping) else {}
     named = meta.get('dataset_meta') or {key.lower(): meta.get(key) for key in ('CLASSES', 'PALETTE')}  # mmcv: capitals
     if not isinstance(named, Mapping):

@@ -1,4 +1,4 @@
-"""What a config of mmsegmentation says beside the network: preprocessing, classes, the pipeline of its test."""
+"""Read a config of mmsegmentation except for the network: preprocessing, classes, test pipeline."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _old_normalisation(config: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def head_settings(head: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Entries of a decode head of ours that a head of mmseg says in the same words, and notes on what is left out."""
+    """Return entries of mmseg's decode head that ours shares, and notes on what is left out."""
     kept, notes = {key: head[key] for key in _HEAD if head.get(key) is not None}, []
     losses = head.get('loss_decode')
     if losses:
@@ -67,7 +67,7 @@ def head_settings(head: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def test_pipeline(config: dict[str, Any], notes: list[str]) -> list[dict[str, Any]] | None:
-    """The pipeline of the test, of mmsegmentation 1.x; None where a config says none, or, noted, an unknown step."""
+    """The test pipeline of mmsegmentation 1.x; None without one or, with a note, for an unknown step."""
     steps = section(config, 'test_dataloader', 'dataset').get('pipeline') or config.get('test_pipeline')
     if not isinstance(steps, list | tuple) or not all(isinstance(step, dict) for step in steps):
         return None
@@ -88,7 +88,7 @@ def use_pipeline(content: dict[str, Any], steps: list[dict[str, Any]] | None) ->
 
 
 def _steps(pipeline: Any) -> Iterator[dict[str, Any]]:
-    """Every step of a pipeline, those inside of others too."""
+    """Every step of a pipeline, nested ones included."""
     for step in pipeline if isinstance(pipeline, list | tuple) else ():
         if isinstance(step, dict):
             yield step

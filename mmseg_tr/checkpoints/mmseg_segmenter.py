@@ -1,8 +1,8 @@
 """Segmenter weights of mmsegmentation 1.x: its VisionTransformer under SegmenterMaskTransformerHead, or under a linear
 FCNHead. Read here; to_mmseg.py writes them.
 
-Some of the network is not in its weights: attention heads, LayerNorm eps, how positions are resized. It comes from the
-config inside the file, which is read and not run, or else from the Segmenter configs that mmsegmentation ships.
+The weights do not determine attention heads, LayerNorm eps and the resizing of positions. These come from the config
+inside the file, which is read and not run, or else from the Segmenter configs that mmsegmentation ships.
 """
 
 import os
@@ -30,7 +30,7 @@ _UNUSED = ('auxiliary_head.',)
 
 
 def key_table(depth: int, decoder_depth: int) -> Prefixes:
-    """Prefixes of mmsegmentation's keys beside those of `mmseg_tr.nn.Segmenter`, for networks of these depths."""
+    """Prefixes of mmsegmentation's keys with those of `mmseg_tr.nn.Segmenter`, for networks of these depths."""
     parts = (('backbone', 'encoder', depth), ('decode_head', 'decoder', decoder_depth))
     blocks = [
         (f'{theirs}.layers.{layer}.{inner_theirs}', f'{ours}.blocks.{layer}.{inner_ours}')
@@ -73,7 +73,7 @@ def segmenter_to_mmseg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _turned(key: str, tensor: Tensor) -> Tensor:
-    """Between the shapes of the two sides, either way; key is one of `mmseg_tr.nn.Segmenter`."""
+    """Convert the shape of a tensor, in either direction; key is one of `mmseg_tr.nn.Segmenter`."""
     if key in TRANSPOSED and tensor.dim() == 2:
         return tensor.T  # a linear layer there, a matrix applied from the right here
     if key == 'decoder.head.weight':  # a convolution of one pixel there

@@ -1,4 +1,4 @@
-"""The settings of an mmsegmentation Segmenter that its weights do not say, and the config of ours that follows."""
+"""Settings of an mmsegmentation Segmenter that its weights do not determine, and our config made from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OVERLAP = 32  # of the windows of mmsegmentation's Segmenter configs, in pixels
 @dataclass(frozen=True)
 class Settings:
     """net_kwargs: the network in the words of a variant.yml. dialect: how it runs. inference, dataset: as sections of
-    a variant.yml. changes: section of the model -> entries that the config says. pipeline: of its test, None for ours.
+    a variant.yml. changes: section of the model -> entries from the config. pipeline: of its test, None for ours.
     """
 
     net_kwargs: dict[str, Any]
@@ -38,7 +38,7 @@ class Settings:
 
 
 def read_settings(state: Mapping[str, Tensor], config: dict[str, Any], where: str) -> Settings:
-    """Read mmsegmentation's weights and the config kept beside them, {} without one.
+    """Read mmsegmentation's weights and the config stored with them, {} without one.
 
     where: what messages call the file. Raises CheckpointError for what the networks here cannot do.
     """
@@ -145,14 +145,16 @@ def _image_size(backbone: dict[str, Any], positions: int, patch: int, where: str
         return rows * patch, columns * patch
     side = round(positions**0.5)
     if side * side != positions:
-        raise CheckpointError(f'{where} has {positions} positions, no square grid, and no config that says img_size.')
+        raise CheckpointError(
+            f'{where} has {positions} positions, which are not a square grid, and no config with img_size.'
+        )
     return side * patch, side * patch
 
 
 def _refuse_other_networks(
     backbone: dict[str, Any], head: dict[str, Any], net_kwargs: dict[str, Any], where: str
 ) -> None:
-    """Settings under which the same weights compute something that no network here does."""
+    """Raise CheckpointError for settings without a counterpart in the networks here."""
     levels, index = backbone.get('out_indices', -1), head.get('in_index', -1)
     levels = [levels] if isinstance(levels, int) else list(levels)
     level = levels[index] if isinstance(index, int) and -len(levels) <= index < len(levels) else None
@@ -165,7 +167,7 @@ def _refuse_other_networks(
         (level not in (-1, net_kwargs['n_layers'] - 1), f'decodes out_indices={levels} at in_index={index}'),
         (activations != {'GELU'}, f'has activations {", ".join(sorted(map(str, activations)))} instead of GELU'),
         (bool(heads) and eps != 1e-5, f'has LayerNorm eps {eps} in its head instead of 1e-5'),
-        (outputs not in (None, classes), f'says {outputs} outputs and has weights for {classes}'),
+        (outputs not in (None, classes), f'has {outputs} outputs in its config and weights for {classes}'),
         (bool(head.get('align_corners')), 'enlarges scores with align_corners=True'),
         (rule not in ('bilinear', 'bicubic'), f'resizes positions with interpolate_mode={rule!r}'),
     ):

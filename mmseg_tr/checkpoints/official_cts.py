@@ -68,8 +68,8 @@ def load_official(
 ) -> nn.Module:
     """The network of an official release, in eval mode, with its weights loaded strictly.
 
-    release: its folder, or its checkpoint file. variant: the description, by default variant.yml beside the checkpoint.
-    reduction: switched on in the encoder; the settings that a release names are not taken by themselves. A release's
+    release: its folder or checkpoint file. variant: the description, by default variant.yml next to the checkpoint.
+    reduction: switched on in the encoder; the settings in a release are not used by default. A release's
     policy network is loaded where reduction is a CTS whose policy is 'network', and left out elsewhere.
     Raises CheckpointError for a release that cannot be read or contradicts itself.
     """

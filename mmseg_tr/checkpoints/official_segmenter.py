@@ -1,4 +1,4 @@
-"""Official releases of Segmenter and ALGM: `checkpoint.pth` with `variant.yml` beside it.
+"""Official releases of Segmenter and ALGM: `checkpoint.pth` with `variant.yml` next to it.
 
 Both have the same keys, since ALGM adds no parameters; a release of ALGM names its settings in dataset_kwargs.
 """
@@ -141,7 +141,7 @@ def _check_reduction(net_kwargs: Mapping[str, Any], reduction: Mapping[str, Any]
 
 
 def _source(method: str, net: Network, payload: Mapping[str, Any]) -> dict[str, Any]:
-    """What is worth remembering about where the weights come from."""
+    """Return the metadata on the origin of the weights."""
     source = {'format': f'official {method}', 'backbone': net.backbone}
     if isinstance(payload.get('epoch'), int):
         source['epoch'] = payload['epoch']

@@ -1,7 +1,7 @@
 """MiT and SegFormer weights of OpenMMLab, SegFormer++, NVIDIA and Hugging Face, turned into this package's files.
 
-Some of the network is not in its weights: merging, windows of the test, LayerNorm eps. It comes from the config inside
-the file, which is read and not run, or else from what the authors of the layout have.
+The weights do not determine merging, test windows and LayerNorm eps. These come from the config inside the file, which
+is read and not run, or else from the defaults of the layout's authors.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
 
 
 def _beside(payload: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a file holds beside weights and meta; nothing where it is the state dict itself."""
+    """A file's content other than weights and meta; empty where it is the state dict itself."""
     inner = formats.state_of(payload)
     if set(inner) & set(payload):
         return ()
@@ -88,7 +88,7 @@ def _check(weights: mit.Weights, arch: Mapping[str, Any], where: str) -> None:
 
 
 def _eps(weights: mit.Weights) -> tuple[str, ...]:
-    """What to know about LayerNorm eps."""
+    """Notes on LayerNorm eps."""
     settings = mit.EPS.get(weights.layout, {})
     return tuple(
         f'these weights were made with LayerNorm {key}={value}, a setting of the backbone.'
@@ -119,8 +119,8 @@ def dimensions(backbone: Mapping[str, Tensor], where: str) -> dict[str, Any]:
         raise CheckpointError(f'{where} holds no complete MiT: {error} is missing.') from error
     if [heads * widths[0] for heads in arch['num_heads']] != widths:
         raise CheckpointError(
-            f'{where} has stages of widths {widths}, which are no multiples of the first: how many attention heads '
-            'they have cannot be told from the weights.'
+            f'{where} has stages of widths {widths}, which are not multiples of the first: how many attention heads '
+            'they have cannot be inferred from the weights.'
         )
     return arch
 

@@ -1,4 +1,4 @@
-"""The config of a converted SegFormer: that of local_configs for its data set, with what the file says otherwise."""
+"""The config of a converted SegFormer: that of local_configs for its data set, with the file's own settings."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ def _template(name: str | None, given: dict[str, Any]) -> str:
 
 
 def _dimensions(weights: mit.Weights, levels: int) -> dict[str, Any]:
-    """Of the head, as its weights say."""
+    """Settings of the head that its weights imply."""
     classes, channels = weights.state['decode_head.conv_seg.weight'].shape[:2]
     widths = [weights.state[f'backbone.layers.{level}.2.weight'].shape[0] for level in range(levels)]
     return dict(in_channels=widths, channels=channels, num_classes=classes)
 
 
 def _settings(given: dict[str, Any], where: str) -> dict[str, Any]:
-    """What a config inside says of the backbone beside dimensions and merging. Raises CheckpointError."""
+    """Backbone settings of a config inside, except dimensions and merging. Raises CheckpointError."""
     backbone = section(given, 'model', 'backbone')
     found = {key: float(backbone[key]) for key in _RATES if key in backbone}
     _refuse(backbone, 'act_cfg', ('GELU',), where)
@@ -104,7 +104,7 @@ def _settings(given: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _head(given: dict[str, Any], outputs: int, where: str) -> tuple[dict[str, Any], list[str]]:
-    """What a config inside says of the head beside its dimensions, which mmseg's class, and so ours, takes unchanged.
+    """Head settings of a config inside, except dimensions; mmseg's class, and so ours, takes them unchanged.
 
     outputs: of the classifier in the weights. Returns notes as well. Raises CheckpointError.
     """
@@ -114,7 +114,7 @@ def _head(given: dict[str, Any], outputs: int, where: str) -> tuple[dict[str, An
     levels = head.get('in_index')
     _refuse(head, 'norm_cfg', ('BN', 'SyncBN', 'MMSyncBN'), where)
     for wrong, what in (
-        (said != outputs, f'says {said} outputs in its head and has weights for {outputs}'),
+        (said != outputs, f'has {said} outputs in its config and weights for {outputs}'),
         (levels is not None and list(levels) != list(range(len(levels))), f'has in_index={levels} in its head'),
     ):
         if wrong:
@@ -133,7 +133,7 @@ def _refuse(part: dict[str, Any], name: str, known: tuple[str, ...], where: str)
 
 
 def _backbone(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config inside says of the backbone: its reduction, its stochastic depth. Raises CheckpointError."""
+    """Reduction and stochastic depth of the backbone of a config inside. Raises CheckpointError."""
     backbone = section(dict(given), 'model', 'backbone')
     found = {'drop_path_rate': float(backbone['drop_path_rate'])} if 'drop_path_rate' in backbone else {}
     if backbone.get('down_sample'):
@@ -150,7 +150,7 @@ def _backbone(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tests(model: dict[str, Any], given: dict[str, Any], where: str) -> None:
-    """Set the windows and the preprocessing that a config inside says, in place."""
+    """Set the windows and the preprocessing of a config inside, in place."""
     test = section(given, 'model', 'test_cfg')
     if test.get('mode') == 'slide':
         model['test_cfg'] = dict(mode='slide', crop_size=tuple(test['crop_size']), stride=tuple(test['stride']))

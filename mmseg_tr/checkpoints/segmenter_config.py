@@ -49,13 +49,13 @@ DATASETS = {
 }
 ALIASES = {'ade20k_large': 'ade20k'}  # ALGM's name of ADE20K at 640
 
-# variables of the base files that have done their work once the values stand where they are used
+# variables of the base files, not needed once their values are inserted
 _HELPERS = ('data_root', 'img_scale', 'img_ratios', 'train_pipeline')
 
 
 @dataclass(frozen=True)
 class ConfigText:
-    """A config as text, what it lets the checkpoint say about its classes, and what the user should know."""
+    """A config as text, the class metadata for the checkpoint, and notes for the user."""
 
     text: str
     meta: dict[str, Any] = field(default_factory=dict)
@@ -194,7 +194,7 @@ def _resize(content: dict[str, Any], ratio: int, train_size: int | None, test_si
 
 
 def _transforms(pipeline: Any) -> Iterator[dict[str, Any]]:
-    """Every transform of a pipeline, those inside of others too."""
+    """Every transform of a pipeline, nested ones included."""
     if isinstance(pipeline, dict):
         yield pipeline
         yield from _transforms(pipeline.get('transforms', ()))
@@ -209,7 +209,7 @@ def dataset_classes(content: Mapping[str, Any], num_classes: int, name: str) -> 
     info = getattr(datasets, content['test_dataloader']['dataset']['type']).METAINFO
     if len(info['classes']) != num_classes:
         return {}, [
-            f'the model tells {num_classes} classes apart and {name} has {len(info["classes"])}: change the dataset '
+            f'the model has {num_classes} classes and {name} has {len(info["classes"])}: change the dataset '
             'section of the config before testing or training.'
         ]
     palette = [[int(channel) for channel in colour] for colour in info['palette']]

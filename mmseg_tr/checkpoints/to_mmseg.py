@@ -22,7 +22,7 @@ NAME = 'mmseg'
 
 _HEADS = {'mmseg_tr.SegmenterMaskHead': 'mask_transformer', 'mmseg_tr.SegmenterLinearHead': 'linear'}
 _OURS = ('type', 'out', 'out_indices', 'reduction', 'pretrained', 'with_cp')
-# what a test needs beside the model; training sections have settings that mmsegmentation does not know
+# what a test needs in addition to the model; training sections have settings unknown to mmsegmentation
 _KEPT = ('env_cfg', 'vis_backends', 'visualizer', 'log_processor', 'log_level')
 _DATA = ('test_pipeline', 'tta_pipeline', 'tta_model', 'test_dataloader', 'test_evaluator', 'test_cfg')
 _HOOKS = dict(
@@ -35,7 +35,7 @@ _HOOKS = dict(
 def to_mmseg(converted: Converted) -> Converted:
     """Weights under mmsegmentation's keys, and a config of its VisionTransformer and head for tests and single images.
 
-    Token reduction and CTS's policy network stay behind: the plain network remains.
+    Token reduction and CTS's policy network are left out: the plain network remains.
     Raises CheckpointError where mmsegmentation has no such network.
     """
     require_openmmlab('to write a config for mmsegmentation')
@@ -43,7 +43,7 @@ def to_mmseg(converted: Converted) -> Converted:
     backbone, head = section(config, 'model', 'backbone'), section(config, 'model', 'decode_head')
     if backbone.get('type') != 'mmseg_tr.ViT' or head.get('type') not in _HEADS:
         raise CheckpointError(
-            f'{converted.what} cannot be written for mmsegmentation: a config inside that says mmseg_tr.ViT under '
+            f'{converted.what} cannot be written for mmsegmentation: a config inside with mmseg_tr.ViT under '
             f'{" or ".join(_HEADS)} is needed.'
         )
     vit = _build_encoder(backbone)
@@ -52,12 +52,12 @@ def to_mmseg(converted: Converted) -> Converted:
     state = keymap.rename(rest, keymap.backwards(keymap.SEGMENTER_TO_SEGMENTOR))
     found = fit.difference(state, needed_tensors(described))
     if found:
-        raise CheckpointError(f'the weights are no plain Segmenter, the only one that mmsegmentation has: {found}.')
+        raise CheckpointError(f'the weights are not a plain Segmenter, the only one that mmsegmentation has: {found}.')
     content = {'default_scope': 'mmseg', 'default_hooks': _HOOKS}
     content |= {key: config[key] for key in (*_KEPT, *_DATA) if key in config}
     if 'tta_model' in content:
         content['tta_model'] = {'type': 'SegTTAModel'}  # what ours is built on, where every prediction has logits
-    # the note of an mmengine file is about its config, which stays behind
+    # the note of an mmengine file is about its config, which is left out
     notes = [] if converted.what == mmengine_file.NAME else list(converted.notes)
     data = {key: content.get(key) for key in _DATA}
     if _is_ours(data) or unknown_types(data):
@@ -172,7 +172,7 @@ def _model(vit: Any, described: Mapping[str, Any], ours: Mapping[str, Any], patc
 
 
 def _differences(model: Mapping[str, Any], pos_resize: str, grid: tuple[int, int]) -> Iterator[str]:
-    """What mmsegmentation does otherwise for some images, as notes."""
+    """Notes on images that mmsegmentation treats differently."""
     reduction = model['backbone'].get('reduction')
     if reduction:
         yield f'reduction {reduction.get("type")} is left out: mmsegmentation runs the plain network.'
@@ -181,7 +181,7 @@ def _differences(model: Mapping[str, Any], pos_resize: str, grid: tuple[int, int
     if model['decode_head'].get('enlarge', 'padded') == 'padded':
         yield 'scores of images that are not a multiple of the patch are enlarged straight to them by mmsegmentation.'
     if pos_resize == 'bicubic_antialias':
-        yield f'positions are resized without antialiasing by mmsegmentation: other grids than {grid} differ.'
+        yield f'mmsegmentation resizes positions without antialiasing: other grids than {grid} differ.'
 
 
 def _is_ours(value: Any) -> bool:

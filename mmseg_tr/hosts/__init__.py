@@ -34,13 +34,13 @@ def apply(
     host: Host | None = None,
     **settings: Any,
 ) -> nn.Module:
-    """Let a token-reduction method work inside a network, in place; returns the network.
+    """Apply a token-reduction method to a network, in place; returns the network.
 
     model: a network of a supported library, or one that contains it. method: a name, dict(type=...), or a strategy.
     budget: the share of the plain network's multiply-adds that is kept at most, above 0 and at most 1; the method's
-    settings are then chosen. settings: of the method, which win over defaults and budget. host: how a network of no
+    settings are then chosen. settings: of the method, which override defaults and budget. host: how a network of no
     supported library is laid out.
-    Raises ConfigError, and changes nothing, for what does not fit.
+    Raises ConfigError, and changes nothing, for a method or setting that does not fit.
     """
     check_untouched(model)
     network, host = find_host(model, host)
@@ -123,7 +123,7 @@ def check_untouched(model: nn.Module) -> None:
 
 
 def remove(model: nn.Module) -> nn.Module:
-    """Take a method out of a network, which is then bit for bit what it was. Raises ConfigError where there is none."""
+    """Remove a method from a network, which is then bit for bit as before. Raises ConfigError without a method."""
     require_applied(model)
     restore_modules(model)
     return model
@@ -135,7 +135,7 @@ def disabled(model: nn.Module) -> AbstractContextManager[None]:
 
 
 def require_applied(model: nn.Module) -> Applied:
-    """What was applied to a network. Raises ConfigError where nothing was."""
+    """Return what was applied to a network. Raises ConfigError if nothing was."""
     applied = applied_to(model)
     if applied is None:
         raise ConfigError('no method was applied to this network: mmseg_tr.apply(model, ...) first.')

@@ -18,7 +18,7 @@ from mmseg_tr.reduction import Reduction, build_reduction, find_method
 
 @dataclass(frozen=True)
 class Target:
-    """A network that settings are chosen for. grid: of the patches at the size that is counted."""
+    """A network for which settings are chosen. grid: of the patches at the size that is counted."""
 
     network: nn.Module
     host: Host
@@ -50,7 +50,7 @@ class Target:
 
 
 def on_meta(network: nn.Module) -> nn.Module:
-    """The plain network without data, on which shapes and multiply-adds are found in no time."""
+    """The plain network without data, on which shapes and multiply-adds are computed without running it."""
     empty = {id(tensor): tensor.to('meta') for tensor in network.buffers()}
     empty |= {id(weight): nn.Parameter(weight.to('meta'), requires_grad=False) for weight in network.parameters()}
     copied = copy.deepcopy(network, empty)

@@ -14,7 +14,7 @@ CARRIED = '_mmseg_tr_tokens'
 
 
 class Carried:
-    """Reduced tokens on a full tensor. It is left behind when the tensor is copied or saved."""
+    """Reduced tokens on a full tensor. Copies and saved files of the tensor do not keep it."""
 
     def __init__(self, tokens: Tokens, tensor: Tensor) -> None:
         self.grid, self.version = tokens.grid, _version(tensor)

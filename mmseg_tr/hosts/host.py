@@ -1,4 +1,4 @@
-"""Describing a network: where its blocks are, what they are made of, and how its tokens lie on a grid."""
+"""Description of a network: where its blocks are, their parts, and the grid of its tokens."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Host:
     image_size: Grid | None = None
 
     def check(self, model: nn.Module) -> None:
-        """Raise ConfigError, naming what is missing, unless the network has everything that this says."""
+        """Raise ConfigError, naming what is missing, unless the network has everything described here."""
         for name in ('blocks', 'norm', 'patch_embed'):
             path = getattr(self, name)
             if path is not None and submodule(model, path) is None:
@@ -111,5 +111,5 @@ class Seen:
 
 
 def nothing(x: Any) -> Any:
-    """In place of a part that a block does not have."""
+    """Stand-in for a part that a block does not have."""
     return x

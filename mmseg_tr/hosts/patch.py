@@ -2,7 +2,7 @@
 
 Blocks, their attention and the final norm get an instance attribute `forward`, and a forward pre-hook that hands them
 their module, so that copies (DataParallel, deepcopy) run with their own weights. Between blocks the reduced tokens
-travel in one of two ways. Where the blocks are run by torch.nn.Sequential, nobody reads what is between them: the
+travel in one of two ways. Where torch.nn.Sequential runs the blocks, nothing reads the tensors between them: the
 Tokens themselves are passed. Everywhere else a block returns the full tensor, with the reduced tokens as an attribute
 of it, which the next block takes up unless the tensor was changed. No state is kept between or during forwards but the
 patch grid of images of any size, on its way from the patch embedding to the first block.
@@ -62,7 +62,7 @@ class Applied:
             )
         tokens = Tokens(x, grid, self.num_prefix, trace=(per_image(x.shape[1], x.shape[0]),) * (layer - 1))
         if self.grid is None:
-            carry(x, tokens)  # for a block that is run once more in the backward pass
+            carry(x, tokens)  # for a block that is rerun in the backward pass
         return tokens
 
     def _image_grid(self, layer: int) -> tuple[int, int] | None:
@@ -128,7 +128,7 @@ class BlockForward(Forward):
         return self.run(module, x)
 
     def run(self, module: nn.Module, x: Any) -> Any:
-        """The block on a tensor, or on tokens, which then come out too."""
+        """Run the block on a tensor or on tokens; returns the same type."""
         view = self.applied.view(module)
         tokens = x if isinstance(x, Tokens) else self.applied.enter(x, self.layer)
         through = ThroughModule(self.applied.method, view.attention, view.attend)
@@ -175,7 +175,7 @@ class HandModule(Hook):
 
 
 class EnterSequence(Hook):
-    """Pre-hook of the Sequential of blocks: tokens in place of the tensor, where nobody looks at what is between."""
+    """Pre-hook of the Sequential of blocks: tokens in place of the tensor, which nothing else reads."""
 
     def __call__(self, module: nn.Module, args: tuple) -> tuple | None:
         watched = any(len(_foreign_hooks(block)) for block in module)
@@ -204,7 +204,7 @@ class NoteGrid(Hook):
         more = [patch - 1 if self.pads else 0 for patch in self.patch_size]
         grid = tuple((side + extra) // patch for side, extra, patch in zip(args[0].shape[-2:], more, self.patch_size))
         waiting = self.applied.grids.setdefault(_thread(), [])
-        if len(waiting) > 16:  # of forwards that failed on their way
+        if len(waiting) > 16:  # left by forwards that failed
             waiting.clear()
         waiting.append(grid)
 
@@ -215,13 +215,13 @@ def _foreign_hooks(module: nn.Module) -> list[Any]:
 
 
 def set_forward(module: nn.Module, forward: Forward) -> None:
-    """Give a module a forward of its own, and that its module."""
+    """Give a module a forward of its own, and a hook that passes it the module."""
     module.forward = forward
     module.register_forward_pre_hook(HandModule(forward.applied), with_kwargs=True)
 
 
 def install(network: nn.Module, host: Host, applied: Applied) -> None:
-    """Set everything on a network that is taken away by remove()."""
+    """Set everything on a network that remove() deletes."""
     blocks = submodule(network, host.blocks)
     for layer, block in enumerate(blocks, 1):
         set_forward(block, BlockForward(applied, block, layer))
@@ -247,7 +247,7 @@ def applied_to(model: nn.Module) -> Applied | None:
 
 
 def restore_modules(model: nn.Module) -> None:
-    """Take away everything that this package set on a network, in place."""
+    """Delete everything that this package set on a network, in place."""
     for module in model.modules():
         if isinstance(vars(module).get('forward'), Forward):
             del module.forward

@@ -1,4 +1,4 @@
-"""What a method does in a network: tokens per layer, work, and measured time beside the plain network."""
+"""Report of a method in a network: tokens per layer, work, and measured time against the plain network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Summary:
     """Measured on one batch, per image. work, time: of the plain network over that of the reduced one.
 
     tokens: mean number that leaves each layer, prefix included; plain_tokens: without the method. gmacs, plain_gmacs:
-    1e9 multiply-adds, everything counted. seconds, plain_seconds: to what the network returns.
+    1e9 multiply-adds, everything counted. seconds, plain_seconds: until the network returns.
     """
 
     method: str
@@ -48,7 +48,7 @@ class Summary:
 
     @property
     def advice(self) -> str:
-        """Whether to use it, with the reason where not."""
+        """Advice whether to use the method, with the reason if not."""
         if self.time >= 1:
             return f'{self.time:.2f}x as fast as plain.'
         if self.work <= 1:
@@ -87,7 +87,7 @@ class Counting(Observer):
 
 
 def summary(model: nn.Module, image: Tensor | None = None, *, repeats: int = 10, seconds: float = 10.0) -> Summary:
-    """Run a network that a method was applied to beside the plain one, in turn, on the device that it is on.
+    """Measure a network with a method applied and the plain one, in turn, on the network's device.
 
     image: (B, C, H, W) as the network takes it; None: a photograph of scikit-image. repeats: rounds of timing; seconds:
     no new round begins later. The network itself is not changed. Raises ConfigError where nothing was applied.

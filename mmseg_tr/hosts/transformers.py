@@ -74,7 +74,7 @@ def transformers_host(model: nn.Module) -> Host | None:
         missing = [name for name in ('q_proj', 'k_proj', 'v_proj', 'o_proj') if not hasattr(attention, name)]
     if missing:
         raise ConfigError(
-            f'{kind.__name__} of this release of transformers has no {missing[0]}: releases from 5.24 on are supported.'
+            f'{kind.__name__} of this release of transformers has no {missing[0]}: 5.24 or newer is supported.'
         )
     config = model.config
     side, patch = (pair(value) for value in (config.image_size, config.patch_size))

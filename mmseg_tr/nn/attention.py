@@ -34,8 +34,8 @@ def scaled_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None = None
 def attention_with_size_channels(q: Tensor, k: Tensor, v: Tensor, size: Tensor, dropout: float = 0.0) -> Tensor:
     """As scaled_attention() with sizes, for kernels that take no bias (flash attention on CUDA): sizes as channels.
 
-    Queries get sqrt(d), which scaling brings to 1, keys log size, values 0. The kernel fills eight channels up anyway,
-    so a second one holds what half precision loses of the first.
+    The new channel holds sqrt(d) in queries (1 after scaling), log size in keys, 0 in values. Kernels pad to 8
+    channels, so a second one holds the rounding error of the first in half precision.
     """
     d = q.shape[-1]
     exact = size.log()[:, None, :, None]
@@ -49,7 +49,7 @@ def attention_with_size_channels(q: Tensor, k: Tensor, v: Tensor, size: Tensor, 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...]) -> Tensor:
     """Attention within each image of a packed row in one kernel. q, k, v: (1, S, H, d) -> the same, S = sum(lengths).
 
-    For CUDA in half precision, where packed_kernel() says so.
+    For CUDA in half precision, where packed_kernel() is true.
     """
     starts = host_numbers([*running_starts(lengths), sum(lengths)], q.device).to(torch.int32)
     longest = max(lengths)
@@ -63,7 +63,7 @@ def packed_kernel(x: Tensor, dropout: float = 0.0) -> bool:
 
 @dataclass(frozen=True)
 class SelfAttention:
-    """Attention of one block, in the pieces that a token-reduction method may want to step between.
+    """Attention of one block, in the steps between which a token-reduction method may act.
 
     Packed images go through the linear layers together and through attention one by one, so that nothing is padded.
     """
@@ -114,6 +114,6 @@ class SelfAttention:
 
 
 def attention_probabilities(attn: Attention, x: Tensor) -> Tensor:
-    """Attention of the normed tokens x (B, N, C) as probabilities, (B, H, N, N), for those who want to look at it."""
+    """Attention of the normed tokens x (B, N, C) as probabilities, (B, H, N, N), for pictures."""
     ((q, k, _),) = SelfAttention(attn).heads(x, Tokens(x, grid=(1, x.shape[1])))
     return torch.softmax(q @ k.transpose(-2, -1) * attn.head_dim**-0.5, dim=-1)

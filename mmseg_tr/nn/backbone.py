@@ -1,4 +1,4 @@
-"""What the backbones ViT and MiT offer alike, so that nothing above asks which of them a network has."""
+"""The common interface of the backbones ViT and MiT."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Network = TypeVar('Network', bound='Backbone')
 
 
 class Backbone(nn.Module):
-    """A vision transformer that a token-reduction method can be given to, as `reduction` or for one forward.
+    """A vision transformer that accepts a token-reduction method, as `reduction` or for one forward.
 
     reduction: the strategy; None for the plain network. It may be changed at any time.
     kind: which methods fit, those whose `backbone` it is. count_rule: the counting rule of analysis.mac_rules that the
@@ -50,7 +50,7 @@ class Backbone(nn.Module):
 
     @property
     def extent(self) -> tuple[int, Grid]:
-        """Number of layers, or stages, and grid that a method's defaults and ladders are scaled to."""
+        """Number of layers or stages, and the grid, to which a method's defaults and ladders are scaled."""
         raise NotImplementedError
 
     @property
@@ -74,7 +74,7 @@ class Backbone(nn.Module):
         return None
 
     def part_starts(self) -> list[tuple[str, nn.Module]]:
-        """Modules with which a part of the work begins, see analysis.macs.PARTS; empty where the parts have none."""
+        """Modules with which a part of the work begins, see analysis.macs.PARTS; empty without such modules."""
         return []
 
     def fitted(self, reduction: dict | str | Reduction | None) -> Reduction | None:

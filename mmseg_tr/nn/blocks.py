@@ -1,4 +1,4 @@
-"""One pre-norm transformer block, with the points at which a token-reduction method takes part."""
+"""One pre-norm transformer block, with the points at which a token-reduction method acts."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ OPTIONS = (
 def build_encoder(arch: str | dict | VisionTransformer, img_size=None, **kwargs) -> VisionTransformer:
     """A timm VisionTransformer without its classification head, randomly initialised as Segmenter is.
 
-    arch: a timm model name, or a dict with DIMENSIONS and any of OPTIONS; a timm model itself is taken as it is,
-    weights and all. img_size: (H, W) or one side in pixels.
+    arch: a timm model name, or a dict with DIMENSIONS and any of OPTIONS; a timm model itself is used unchanged,
+    with its weights. img_size: (H, W) or one side in pixels.
     kwargs: further arguments of timm's constructor. Raises ConfigError for names and dimensions it does not support.
     """
     if isinstance(arch, nn.Module):
@@ -66,7 +66,7 @@ def check_img_size(img_size) -> tuple[int, int]:
     """(H, W) in pixels from a side or a pair. Raises ConfigError."""
     size = (img_size, img_size) if isinstance(img_size, int) else img_size
     if not isinstance(size, (tuple, list)) or len(size) != 2 or any(not isinstance(s, int) or s < 1 for s in size):
-        raise ConfigError(f'img_size={img_size!r} is no image size: give one side or (height, width) in pixels.')
+        raise ConfigError(f'img_size must be one side or (height, width) in pixels, got {img_size!r}.')
     return tuple(size)
 
 
@@ -74,10 +74,10 @@ def _from_name(arch: str, **kwargs) -> VisionTransformer:
     if not timm.is_model(arch):
         close = get_close_matches(arch, timm.list_models(['vit_*', 'deit*']), n=3)
         hint = f'did you mean {", ".join(close)}?' if close else 'see timm.list_models("vit_*").'
-        raise ConfigError(f'arch={arch!r} is no timm model: {hint}')
+        raise ConfigError(f'arch={arch!r} is not a timm model: {hint}')
     base = arch.split('.')[0]
     if not timm.models.is_model_in_modules(base, ['vision_transformer', 'deit']):
-        raise ConfigError(f'arch={arch!r} is no plain ViT: give one from timm.list_models("vit_*") or "deit*".')
+        raise ConfigError(f'arch={arch!r} is not a plain ViT: give one from timm.list_models("vit_*") or "deit*".')
     return timm.create_model(arch, pretrained=False, num_classes=0, **kwargs)
 
 
@@ -89,7 +89,7 @@ def _from_dimensions(arch: dict, **kwargs) -> VisionTransformer:
         raise ConfigError(f'arch={arch} {what}: it takes {", ".join(DIMENSIONS)} and may take {", ".join(OPTIONS)}.')
     for key in DIMENSIONS:
         if isinstance(arch[key], bool) or not isinstance(arch[key], int) or arch[key] < 1:
-            raise ConfigError(f'arch {key}={arch[key]!r} must be a whole number from 1 on.')
+            raise ConfigError(f'arch {key} must be a positive integer, got {arch[key]!r}.')
     if arch['embed_dim'] % arch['num_heads']:
         raise ConfigError(f'arch embed_dim={arch["embed_dim"]} does not divide into {arch["num_heads"]} heads.')
     distilled = arch.pop('distilled', False)
@@ -99,7 +99,7 @@ def _from_dimensions(arch: dict, **kwargs) -> VisionTransformer:
 
 
 def _refuse_unsupported(model: nn.Module, arch) -> None:
-    """Name the part of a timm ViT that this package would otherwise drop in silence."""
+    """Raise ConfigError for a part of a timm ViT that this package would otherwise drop silently."""
     if type(model) not in (VisionTransformer, VisionTransformerDistilled):
         raise ConfigError(f'arch={arch!r} is a timm {type(model).__name__}, not a plain VisionTransformer.')
     for block in model.blocks:

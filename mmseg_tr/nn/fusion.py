@@ -1,6 +1,6 @@
-"""The decoder of SegFormer (Xie et al., 2021, section 3.2): 1x1 convolutions bring maps of several levels together.
+"""The decoder of SegFormer (Xie et al., 2021, section 3.2): 1x1 convolutions fuse maps of several levels.
 
-The heads of SegFormer and SegFormer++, for segmentation and for pose, are this with one more 1x1 convolution behind.
+The heads of SegFormer and SegFormer++, for segmentation and for pose, use it with one more 1x1 convolution after it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mmseg_tr.errors import ConfigError
 
 
 def conv_norm_relu(inside: int, outside: int, norm: Callable[[int], nn.Module] | None) -> nn.Sequential:
-    """1x1 convolution, norm, ReLU under mmcv's names `conv` and `bn`; a bias where there is no norm."""
+    """1x1 convolution, norm, ReLU under mmcv's names `conv` and `bn`; a bias without a norm."""
     layers = OrderedDict(conv=nn.Conv2d(inside, outside, 1, bias=norm is None))
     if norm is not None:
         layers['bn'] = norm(outside)

@@ -79,7 +79,7 @@ def slide(
     A window larger than the image shrinks to it. Raises ConfigError for a stride that would leave pixels uncovered.
     """
     if any(not 1 <= step <= side for step, side in zip(stride, window, strict=True)):
-        raise ConfigError(f'stride={tuple(stride)} must lie between 1 and the window, {tuple(window)}, on each axis.')
+        raise ConfigError(f'stride={tuple(stride)} must be between 1 and the window, {tuple(window)}, on each axis.')
     image_size = tuple(image.shape[-2:])
     window = tuple(min(side, length) for side, length in zip(window, image_size, strict=True))
     anchors = window_anchors(image_size, window, stride)

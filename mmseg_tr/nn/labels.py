@@ -19,8 +19,8 @@ from mmseg_tr.nn.segmenter import enlarge_scores
 THRESHOLD = 0.3  # of a single channel, where its head sets none: mmseg's default
 SMALL = 128  # height and width together up to which torch may enlarge each number of channels by other arithmetic
 CHUNK = 1 << 22  # how many numbers are held at once
-FEW = 4  # classes; cells where more can win are weighed apart
-MANY = 0.9  # share of cells that disagree from which on an image is enlarged after all
+FEW = 4  # classes; cells where more can win are compared separately
+MANY = 0.9  # share of disagreeing cells above which the whole image is enlarged
 
 
 def pixel_classes(logits: Tensor, threshold: float | None = None) -> Tensor:
@@ -82,7 +82,7 @@ def enlarged_alike(possible: Tensor) -> Tensor:
 
 
 def rounding(scores: Tensor, whole: tuple[int, int]) -> Tensor:
-    """How far two enlarged scores may be wrong against one another by rounding, for each image: (B,) float32."""
+    """Bound on the rounding error between two enlarged scores of each image: (B,) float32."""
     relative = 8 * torch.finfo(scores.dtype).eps  # products and sums, here and in the enlargement
     for patches, pixels in zip(scores.shape[-2:], whole):
         if pixels % patches or (pixels // patches).bit_count() > 1:  # then a pixel's place is rounded too
@@ -92,7 +92,7 @@ def rounding(scores: Tensor, whole: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of the enlargement. A cell is what lies between two neighbouring patches, or beyond an outer one.
+    """One axis of the enlargement. A cell is the area between two neighbouring patches, or outside an outer one.
 
     sides: (2, cells), the patches on either side of each cell. cell: (pixels,), the cell of every pixel.
     first: (cells,), its first pixel. longest: pixels in the largest cell. weight: (pixels,) float64, of the patch on

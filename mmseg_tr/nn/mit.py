@@ -61,7 +61,7 @@ class MixVisionTransformer(Backbone):
     norm_eps: eps of every LayerNorm; embed_eps: that of patch embeddings and key reduction alone. NVIDIA's code has
         embed_eps=1e-5, Hugging Face's norm_eps=1e-5; OpenMMLab and SegFormer++ have 1e-6 everywhere.
     with_cp: recompute blocks in the backward pass to save memory.
-    Keys of the state dict are those of mmseg's MixVisionTransformer. Raises ConfigError for what does not fit.
+    Keys of the state dict are those of mmseg's MixVisionTransformer. Raises ConfigError for settings that do not fit.
     """
 
     kind: ClassVar[str] = 'MiT'
@@ -112,9 +112,9 @@ class MixVisionTransformer(Backbone):
         set_eps(self, norm_eps, norm_eps if embed_eps is None else embed_eps)
 
     def init_weights(self) -> None:
-        """Load the weights named by `pretrained`, once; weights that are there are never drawn again.
+        """Load the weights named by `pretrained`, once; loaded weights are never initialized again.
 
-        Raises CheckpointError when they cannot be had, or belong to another network.
+        Raises CheckpointError when they are not available or belong to another network.
         """
         if self.pretrained:
             load_backbone(self, f'mit_{self.arch}' if self.pretrained is True else self.pretrained)
@@ -225,7 +225,7 @@ def arch_settings(arch: str | dict) -> dict:
     dims = DEFAULTS | arch
     counts = {key: len(value) for key, value in dims.items() if isinstance(value, Sequence)}
     if len(set(counts.values())) > 1:
-        raise ConfigError(f'arch says different numbers of stages, {counts}: give every list one entry per stage.')
+        raise ConfigError(f'arch lists must have one entry per stage each, got {counts}.')
     return dims
 
 

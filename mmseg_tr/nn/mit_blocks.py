@@ -1,4 +1,4 @@
-"""What MiT is made of. Tokens (B, h*w, C) are channels-last maps (B, h, w, C): one memory, read in both ways."""
+"""The parts of MiT. Tokens (B, h*w, C) are channels-last maps (B, h, w, C): the same memory, read in both ways."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class EfficientAttention(nn.Module):
         if self.sr_ratio == 1:
             return y, grid
         x = as_map(y, grid)
-        # a grid that is smaller than one step of the convolution is filled up with zeros, where mmseg fails
+        # a grid smaller than one step of the convolution is padded with zeros; mmseg fails there
         short = [max(self.sr_ratio - side, 0) for side in grid]
         if any(short):
             x = F.pad(x, (0, short[1], 0, short[0]))
@@ -110,7 +110,7 @@ class MixFFN(nn.Module):
         return self.whole(y, grid) if rows is None else in_bands(self.whole, y, grid, rows, self.layers[4].out_channels)
 
     def whole(self, y: Tensor, grid: Grid) -> Tensor:
-        """All rows at once; zeros stand around them."""
+        """All rows at once, padded with zeros."""
         widen, depthwise, activation, dropout, narrow, _ = self.layers
         hidden, _ = as_tokens(depthwise(as_map(pointwise(widen, y), grid)))
         return dropout(pointwise(narrow, dropout(activation(hidden))))

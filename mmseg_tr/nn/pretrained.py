@@ -23,7 +23,7 @@ from mmseg_tr.weights.formats import state_of
 from mmseg_tr.weights.io import read_file
 
 # entries of classifiers and of pretraining, which no dense prediction uses
-ENCODERS = ('backbone.', 'encoder.')  # where whole models keep it: checkpoints of this package, Segmenters
+ENCODERS = ('backbone.', 'encoder.')  # prefixes of the encoder in whole models: checkpoints of this package, Segmenters
 CONVERT = 'mmseg-tr convert-checkpoint FILE model.pth'
 UNUSED = ('head', 'fc_norm', 'pre_logits', 'attn_pool', 'mask_token')
 
@@ -96,8 +96,8 @@ def load_npz(path: Path, arch: str | dict, reference: nn.Module, in_chans: int) 
 def fit_state(checkpoint: dict, reference: nn.Module, grid: tuple[int, int], rule: str) -> dict[str, Tensor]:
     """Weights of an encoder out of a checkpoint: heads dropped, the position embedding resized to `grid`.
 
-    reference: the timm encoder whose keys and shapes count. Raises CheckpointError naming what misses or differs, parts
-    that this encoder would leave unused among it.
+    reference: the timm encoder whose keys and shapes count. Raises CheckpointError naming missing, different and
+    unused entries.
     """
     state = {key: value for key, value in checkpoint.get('model', checkpoint).items() if not key.startswith(UNUSED)}
     wanted = {key: value for key, value in reference.state_dict().items() if not key.startswith(UNUSED)}

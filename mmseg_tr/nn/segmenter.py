@@ -95,7 +95,7 @@ class MaskTransformer(nn.Module):
         return tokens.to_map(self.masks(tokens, self.decode(tokens)))
 
     def decode(self, tokens: Tokens, observer: Reduction = PLAIN) -> Tokens:
-        """Patch tokens and class embeddings after the decoder's blocks. observer: looks on at the blocks."""
+        """Patch tokens and class embeddings after the decoder's blocks. observer: sees the tokens of the blocks."""
         joint = self.embed(tokens)
         for layer, block in enumerate(self.blocks, 1):
             joint = run_block(block, joint, layer, observer)
@@ -137,7 +137,7 @@ def enlarge_scores(scores: Tensor, image_size: tuple[int, int], patch_size: tupl
     size = image_size
     if patch_size is not None:
         size = (scores.shape[-2] * patch_size[0], scores.shape[-1] * patch_size[1])
-    # a transposed view, as a map that no one copied may be, takes ten times longer
+    # a transposed view, which an uncopied map may be, takes ten times longer
     logits = F.interpolate(scores.contiguous(), size=size, mode='bilinear', align_corners=False)
     return logits[..., : image_size[0], : image_size[1]]
 

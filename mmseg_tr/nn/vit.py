@@ -27,7 +27,7 @@ class ViT(Backbone):
     """A plain vision transformer for dense prediction, (B, 3, H, W) -> maps or tokens.
 
     arch: timm model name, or dict(embed_dim=, depth=, num_heads=, patch_size=, ...) (see nn.encoders), or a timm model,
-    whose modules and weights are used as they are.
+    whose modules and weights are used unchanged.
     img_size: side or (H, W) in pixels that the position embedding is made for; default: the one in the name.
     reduction: settings of a token-reduction method, dict(type='ALGM', ...), or its name for the defaults of this width,
     depth and grid; None for the plain model.
@@ -207,9 +207,7 @@ class ViT(Backbone):
         """Padded patches, prefix tokens and position embedding: (B, C, H, W) -> Tokens of (B, E + h*w, d)."""
         method = method or self.method()
         if image.dim() != 4 or image.shape[1] != self.in_chans:
-            raise ConfigError(
-                f'an image of shape {tuple(image.shape)} came in: this ViT takes (B, {self.in_chans}, H, W).'
-            )
+            raise ConfigError(f'image must have shape (B, {self.in_chans}, H, W), got {tuple(image.shape)}.')
         padded = pad_to_multiple(image, self.patch_size)
         grid = tuple(side // patch for side, patch in zip(padded.shape[-2:], self.patch_size))
         pos = resize_pos_embed(self.pos_embed, self.grid, grid, self.pos_embed_prefix, self.pos_resize)

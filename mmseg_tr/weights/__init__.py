@@ -1,1 +1,1 @@
-"""Reading a file of weights, renaming its keys, comparing and loading strictly, fetching. Knows no network."""
+"""Reading a file of weights, renaming its keys, comparing and loading strictly, fetching. For any network."""

@@ -1,4 +1,4 @@
-"""What is checked of a file before and after it is read: damage, and claims that would take all memory."""
+"""Checks of a file before and after it is read: damage, and declared sizes that would exhaust the memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXPANSION, SMALL = 64, 1 << 26
 
 
 class Skipped:
-    """Stands for an object of a file that is not read: takes anything and keeps nothing."""
+    """Placeholder for an object of a file that is not read: accepts anything and stores nothing."""
 
     def __init__(self, *args: object) -> None:
         pass
@@ -61,7 +61,7 @@ def check_arrays(path: Path) -> None:
 
 
 def check_payload(payload: Any, path: Path) -> None:
-    """Leave curves that were skipped out of what a file holds, in place.
+    """Remove skipped curves from a file's content, in place.
 
     Raises CheckpointError for containers nested too deeply and for tensors that are far larger than the file.
     """

@@ -27,7 +27,7 @@ class DownloadError(ValueError):
 
 
 class BrokenOffError(DownloadError):
-    """A connection that broke off again and again; the part that came can be continued."""
+    """A connection that broke off repeatedly; the partial file can be continued."""
 
 
 class _BrokenError(Exception):
@@ -40,10 +40,10 @@ def download(
     opener: urllib.request.OpenerDirector | None = None,
     progress: Progress = lambda *_: None,
 ) -> None:
-    """Fill `part` until it is as long as the server says, continuing what it holds.
+    """Download into `part` until it has the length the server reports, continuing a partial file.
 
-    A file NAME.tag beside it keeps what tells the server's file from a later one. Raises DownloadError, and OSError for
-    what happens to the file here, such as a full disk; what came is kept.
+    A file NAME.tag next to it keeps the server's version of the file. Raises DownloadError, and OSError for local
+    errors such as a full disk; the partial file is kept.
     """
     opener = opener or urllib.request.build_opener()
     attempts, cause = ATTEMPTS, ''
@@ -69,12 +69,12 @@ def download(
 
 
 def _continue(url: str, part: Path, opener: urllib.request.OpenerDirector, progress: Progress) -> int | None:
-    """Read from one connection until it ends; return the length that the server says, None where it says none."""
+    """Read from one connection until it ends; return the length that the server reports, or None."""
     have = _size(part)
     request = _request(url)
     if have:
         request.add_header('Range', f'bytes={have}-')
-        if tag := _known_tag(part):  # the server starts again where its file has changed
+        if tag := _known_tag(part):  # the server starts again if its file has changed
             request.add_header('If-Range', tag)
     try:
         answer = opener.open(request, timeout=TIMEOUT)
@@ -131,7 +131,7 @@ def _length(said: str | None) -> int | None:
         return None
     if said.strip().isdecimal() and len(said) < 20:
         return int(said)
-    raise DownloadError(f'the server says an impossible length, {said[:40]!r}')
+    raise DownloadError(f'the server reports an impossible length, {said[:40]!r}')
 
 
 def check_content(path: Path) -> None:
@@ -139,9 +139,9 @@ def check_content(path: Path) -> None:
     with open(path, 'rb') as file:
         start = file.read(4096)
     if not start:
-        raise DownloadError('what came is empty')
+        raise DownloadError('the downloaded file is empty')
     if _PAGE.match(start):
-        raise DownloadError(f'what came is a web page instead of the file ({path.stat().st_size} bytes)')
+        raise DownloadError(f'the server sent a web page instead of the file ({path.stat().st_size} bytes)')
 
 
 def digest_of(path: Path, algorithm: str, progress: Progress = lambda *_: None) -> str:
@@ -166,7 +166,7 @@ def plain_address(url: str) -> str:
 
 
 def remove_tag(part: Path) -> None:
-    """Remove what `download` kept beside `part`."""
+    """Remove the tag file that `download` kept next to `part`."""
     _tag(part).unlink(missing_ok=True)
 
 

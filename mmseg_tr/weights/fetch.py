@@ -29,7 +29,7 @@ def check_pretrained(source: Any) -> None:
 
 
 def cache_folder() -> Path:
-    """The folder of fetched files: $MMSEG_TR_CACHE, or a folder beside those of torch.hub (see TORCH_HOME)."""
+    """The folder of fetched files: $MMSEG_TR_CACHE, or a folder next to those of torch.hub (see TORCH_HOME)."""
     named = os.environ.get('MMSEG_TR_CACHE')
     return Path(named).expanduser() if named else Path(torch.hub.get_dir()) / 'checkpoints' / 'mmseg_tr'
 

@@ -1,4 +1,4 @@
-"""Compare a state dict with a network strictly, and load it or say in one sentence what does not fit."""
+"""Compare a state dict with a network strictly; load it or report what does not fit."""
 
 import os
 from collections.abc import Mapping
@@ -87,7 +87,7 @@ def check_tensors(state: Any, where: str) -> None:
 
 
 def _odd_kind(tensor: Tensor) -> str | None:
-    """What makes a tensor something else than dense real numbers, in a word; None for an ordinary one."""
+    """Why a tensor does not hold dense real numbers, in a few words; None for an ordinary one."""
     if tensor.is_quantized:
         return 'quantized'
     if tensor.is_nested:
@@ -100,7 +100,7 @@ def _odd_kind(tensor: Tensor) -> str | None:
 
 
 def completed(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `state` with what modules of `model` add to it or leave out by themselves (CTS: its policy network).
+    """Return a copy of `state` with the entries that modules of `model` add or drop (CTS: its policy network).
 
     Raises CheckpointError when a module cannot add what it needs.
     """
@@ -123,7 +123,7 @@ def resize_positions(model: nn.Module, state: dict[str, Any]) -> list[str]:
 
 
 def misfit(found: Difference, otherwise: str) -> str:
-    """Say why weights do not fit: made for another image size, or `otherwise` with the differences."""
+    """Describe why weights do not fit: made for another image size, or `otherwise` with the differences."""
     only = not (found.missing or found.unexpected or found.retyped)
     if only and all('pos_embed' in text for text in found.reshaped):
         return (

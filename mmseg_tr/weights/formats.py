@@ -1,4 +1,4 @@
-"""Which published layout a file of weights has, told by its keys. Converting them is the work of checkpoints/."""
+"""Which published layout a file of weights has, recognised by its keys. checkpoints/ converts them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINEAR_HEAD = {'decode_head.conv_seg.weight', 'decode_head.conv_seg.bias'}  # th
 MMSEG_PATCHES = 'backbone.patch_embed.projection.weight'
 BACKBONE = 'backbone.'
 MIT_PATCHES = 'layers.0.0.projection.weight'
-# the ImageNet classifiers, which official Segmenters carry along without using them
+# the ImageNet classifiers, which official Segmenters contain but do not use
 UNUSED_IN_RELEASES = ('encoder.head.', 'encoder.head_dist.')
 
 
@@ -93,7 +93,7 @@ def mit_layout(payload: Any) -> str | None:
 
 
 def is_segformer(payload: Any) -> bool:
-    """Whether it is a published MiT or SegFormer; files of this package, whose config says so, are not meant."""
+    """Whether it is a published MiT or SegFormer; files of this package, recognised by their config, are excluded."""
     return mit_layout(payload) is not None and 'mmseg_tr.' not in config_inside(payload)
 
 
@@ -122,7 +122,7 @@ def format_of(payload: Any) -> Format | None:
 
 
 def describe(payload: Any) -> str:
-    """What a file's content is, in a few words."""
+    """Describe a file's content in a few words."""
     form, state = format_of(payload), state_of(payload)
     hint = TRANSFORMERS if any(str(key).startswith(_TRANSFORMERS_KEYS) for key in state) else ''
     if form is not None:

@@ -1,4 +1,4 @@
-"""Read checkpoint files safely: no code of a file runs unless the caller says that the file is trusted."""
+"""Read checkpoint files safely: no code of a file runs unless the caller passes trust=True."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
     """Return the content of the torch file `path`, on the CPU; tensors by name for a .safetensors file.
 
     trust: unpickle freely, which runs any code the file asks for. Without it only tensors and plain values are
-    read; the training curves that mmengine keeps beside them are skipped, and a file that needs more is refused by
+    read; the training curves that mmengine stores with them are skipped, and a file that needs more is refused by
     naming what it asks for. Keys are those of the model itself, also where it was saved from inside a wrapper.
     Raises CheckpointError for a missing, empty, truncated, damaged or foreign file, for blocked globals, and for one
     that claims far more memory than its size.
@@ -59,7 +59,7 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
         if zipfile.is_zipfile(path):
             check_archive(path)
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore', UserWarning)  # of the unpickler, about files that it goes on to refuse
+            warnings.simplefilter('ignore', UserWarning)  # of the unpickler, about files that it refuses afterwards
             with nullcontext() if trust else _curves_skipped(path):
                 payload = torch.load(path, map_location='cpu', weights_only=not trust)
         check_payload(payload, path)
@@ -74,7 +74,7 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
 
 
 def _unwrapped(payload: Any) -> Any:
-    """The content of a file with its state dicts as they are without a wrapper (see WRAPPERS) around the model."""
+    """Return a file's content with the prefixes of WRAPPERS removed from the keys of its state dicts."""
     if not isinstance(payload, Mapping):
         return payload
     inner = {key: _stripped(payload[key]) for key in STATES if isinstance(payload.get(key), Mapping)}
@@ -89,7 +89,7 @@ def _stripped(state: Mapping) -> Mapping:
 
 
 def _curves_skipped(path: Path) -> AbstractContextManager:
-    """Inside, torch's safe reading puts Skipped where mmengine's curves are, if the file asks for nothing else."""
+    """Let torch's safe reader replace mmengine's curves by Skipped, if the file needs nothing else."""
     blocked = set(_blocked_globals(path, '')) if zipfile.is_zipfile(path) else set()
     if _CURVE not in blocked or not blocked <= {_CURVE, *_PARTS_OF_CURVES}:
         return nullcontext()
@@ -123,7 +123,7 @@ def check_kind(path: Path) -> None:
 
 
 def _why_unreadable(path: Path, error: Exception, trust: bool) -> str:
-    """One sentence for a file that looks like a torch file and still does not load."""
+    """Return the reason, in one sentence, why a file that looks like a torch file does not load."""
     blocked = [] if trust else _blocked_globals(path, str(error))
     if blocked:
         return (

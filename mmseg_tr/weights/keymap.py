@@ -7,7 +7,7 @@ from typing import TypeVar
 Prefixes = tuple[tuple[str, str], ...]  # (name on the left, name on the right), tried in this order
 Value = TypeVar('Value')
 
-# a plain Segmenter beside its registered form: the same modules, hung at other places
+# a plain Segmenter and its registered form: the same modules under different names
 SEGMENTER_TO_SEGMENTOR: Prefixes = (('encoder.', 'backbone.'), ('decoder.', 'decode_head.decoder.'))
 
 

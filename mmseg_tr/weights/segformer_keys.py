@@ -1,4 +1,4 @@
-"""Names of MiT's and SegFormer's weights where they are published, beside ours, which are mmsegmentation's.
+"""Published names of MiT's and SegFormer's weights, mapped to ours, which are mmsegmentation's.
 
 Each table goes from a pattern of theirs, prefix and .weight or .bias left out, to ours. {0}, {1} are the pattern's
 numbers in order, {0-} the first less one.
@@ -20,7 +20,7 @@ FUSION = 'decode_head.fusion_conv.conv.weight'
 
 @dataclass(frozen=True)
 class Layout:
-    """prefixes: what may stand before the names in `table`, each with ours. first: number of the first stage.
+    """prefixes: possible prefixes of the names in `table`, each with ours. first: number of the first stage.
 
     table: theirs -> ours. joined: theirs -> (ours, place in the joined tensor), each tensor made of `parts`.
     mark: a key whose presence, after one of the prefixes, tells the layout. unused: beginnings of keys, prefix
@@ -41,7 +41,7 @@ class Layout:
     def to_ours(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """State dict under our names, and the keys that were left out (`unused`).
 
-        Keys that no rule names stay as they are, so that whoever compares with a network finds them.
+        Keys without a rule stay unchanged, so that a comparison with a network reports them.
         """
         found: dict[str, Tensor] = {}
         pieces: dict[str, dict[int, tuple[str, Tensor]]] = {}
@@ -58,7 +58,7 @@ class Layout:
         for name, parts in pieces.items():
             if len(parts) == self.parts:
                 found[name] = torch.cat([parts[place][1] for place in range(self.parts)])
-            else:  # an incomplete set stays as it is, to be named
+            else:  # an incomplete set stays unchanged, to be reported
                 found |= dict(parts.values())
         levels = sum(bool(re.fullmatch(r'decode_head\.convs\.\d+\.weight', name)) for name in found)
         if FUSION in found and levels and found[FUSION].shape[1] % levels == 0:
@@ -116,7 +116,7 @@ NVIDIA = Layout(
         r'block(\d+)\.(\d+)\.attn\.kv': (IN_PROJ, 1),
     },
     parts=2,
-    # conv_seg: of the class that their head derives from, beside linear_pred
+    # conv_seg: of their head's base class, unused next to linear_pred
     unused=('head.', 'backbone.head.', 'decode_head.conv_seg.'),
 )
 

@@ -1,4 +1,4 @@
-"""Read `variant.yml`, the description that lies beside an official Segmenter, ALGM or CTS checkpoint."""
+"""Read `variant.yml`, the description next to an official Segmenter, ALGM or CTS checkpoint."""
 
 import os
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ _VariantLoader.add_constructor(TUPLE_TAG, lambda loader, node: tuple(loader.cons
 def read_variant(path: str | os.PathLike) -> dict[str, Any]:
     """The content of a variant.yml.
 
-    Its tuples carry the tag ``!!python/tuple``, which is the only tag read beside plain YAML: a file with any other
+    Its tuples carry the tag ``!!python/tuple``, the only tag allowed in addition to plain YAML: a file with any other
     Python tag is refused, and nothing of it is called.
     Raises CheckpointError for a missing, unreadable or malformed file.
     """
@@ -35,7 +35,7 @@ def read_variant(path: str | os.PathLike) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding='utf-8'), Loader=_VariantLoader)
     except FileNotFoundError as error:
         raise CheckpointError(
-            f'There is no {path}, which describes the network: put the variant.yml of the release beside the '
+            f'There is no {path}, which describes the network: put the variant.yml of the release next to the '
             'checkpoint, or give variant=FILE.'
         ) from error
     except OSError as error:
@@ -46,7 +46,7 @@ def read_variant(path: str | os.PathLike) -> dict[str, Any]:
             '!!python/tuple, and nothing was run).'
         ) from error
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        # beside YAML's own errors what its constructors raise: UnicodeDecodeError, numbers and dates that are none
+        # in addition to YAML's own errors those of its constructors: UnicodeDecodeError, invalid numbers and dates
         mark = getattr(error, 'problem_mark', None)
         where = f' (line {mark.line + 1})' if mark else ''
         raise CheckpointError(f'{path} is not valid YAML{where}: take the variant.yml of the release.') from error
@@ -93,7 +93,7 @@ def pair(settings: Mapping[str, Any], key: str, where: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Network:
-    """The dimensions in net_kwargs. The backbone's name is kept to be shown, and says nothing about them."""
+    """The dimensions in net_kwargs. The backbone's name is only shown; dimensions do not depend on it."""
 
     backbone: str
     image_size: tuple[int, int]
@@ -106,7 +106,7 @@ class Network:
     drop_path_rate: float
     num_classes: int
     decoder: str  # 'linear' or 'mask_transformer'
-    decoder_dim: int  # width of the decoder, the encoder's unless decoder.d_model says another
+    decoder_dim: int  # width of the decoder, the encoder's unless decoder.d_model is given
     decoder_depth: int
     decoder_dropout: float
     decoder_drop_path: float
@@ -121,7 +121,7 @@ class Network:
                 f'net_kwargs.decoder of variant.yml is {brief(decoder)}: a section with a name is needed.'
             )
         name = str(decoder.get('name'))
-        # the published code takes every name that contains 'linear' for the linear decoder
+        # the published code treats every name that contains 'linear' as the linear decoder
         kind = 'linear' if 'linear' in name else name
         if kind not in ('linear', 'mask_transformer'):
             raise CheckpointError(
@@ -168,7 +168,7 @@ class Network:
 
 
 def normalization(variant: Mapping[str, Any]) -> str:
-    """'vit' or 'deit', said by net_kwargs or else by dataset_kwargs. Raises CheckpointError for anything else."""
+    """Return 'vit' or 'deit', from net_kwargs or else from dataset_kwargs. Raises CheckpointError for anything else."""
     for part in ('net_kwargs', 'dataset_kwargs'):
         value = (variant.get(part) or {}).get('normalization')
         if value is not None:

@@ -71,7 +71,7 @@ def test_window_shrinks_to_an_image_that_is_smaller():
 
 @pytest.mark.parametrize('stride', [(17, 16), (16, 0), (-1, 4)])
 def test_strides_that_leave_gaps_are_refused(stride):
-    with pytest.raises(ConfigError, match='must lie between 1 and the window'):
+    with pytest.raises(ConfigError, match='must be between 1 and the window'):
         slide(pixelwise, image(1, 3, 40, 40), (16, 16), stride)
 
 

@@ -195,7 +195,7 @@ def test_settings_that_merge_nothing_are_reported():
     [
         (dict(arch='b6'), "'b6' is unknown"),
         (dict(arch=dict(depth=3)), "no setting 'depth'"),
-        (dict(arch=dict(num_layers=(1, 1))), 'different numbers of stages'),
+        (dict(arch=dict(num_layers=(1, 1))), "'num_layers': 2"),
         (dict(out_indices=(4,)), 'out_indices'),
     ],
 )

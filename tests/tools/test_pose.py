@@ -109,7 +109,7 @@ def test_coco_files_serve_too_and_a_part_is_scored_by_its_own_labels(trained, tm
             'have heatmap_size=(12, 16), the head decodes heatmap_size=(24, 32)',
         ),
         (['model.backbone.merging=bsm_best'], "got 'bsm_best'"),
-        (['model.backbone.arch.num_layers=(1,1,1)'], 'different numbers of stages'),
+        (['model.backbone.arch.num_layers=(1,1,1)'], "'num_layers': 3"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else '',
 )
