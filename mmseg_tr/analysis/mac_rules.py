@@ -1,7 +1,7 @@
 """What an operator costs, and the rules by which published papers add costs up.
 
 An operator does units of work of some kind: multiply-adds for products, elements for everything else. A rule gives a
-unit of each kind a weight; kinds that a rule does not name are free. All rules therefore come out of one forward pass.
+unit of each kind a weight; kinds that a rule does not name are free. One forward pass therefore serves all rules.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class Summary:
 
 @dataclass
 class Counting(Observer):
-    """A method at work, and how many tokens left each layer."""
+    """Wrap a method and record how many tokens left each layer."""
 
     def __post_init__(self) -> None:
         self.counts: list[tuple[int, ...]] = []

@@ -92,7 +92,7 @@ def slide(
 
 
 def view_probabilities(logits: Tensor, size: tuple[int, int], flip: bool = False) -> Tensor:
-    """Class probabilities of one view at the size asked for: resized, then unflipped, then softmax over classes."""
+    """Class probabilities of one view at the requested size: resized, then unflipped, then softmax over classes."""
     logits = F.interpolate(logits.contiguous(), size=size, mode='bilinear', align_corners=False)
     return (logits.flip(-1) if flip else logits).softmax(dim=1)
 

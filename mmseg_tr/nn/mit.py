@@ -195,7 +195,7 @@ class MixVisionTransformer(Backbone):
         if small:
             numbers = ', '.join(map(str, small))
             warnings.warn(
-                f'the image is too small for the reduction asked for: stage {numbers} merges less or not at all.',
+                f'the image is too small for this reduction: stage {numbers} merges less or not at all.',
                 stacklevel=2,
             )
         return tuple(maps)

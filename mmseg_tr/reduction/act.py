@@ -118,7 +118,7 @@ def act_attention(
 
 
 def draw_hashes(head_dim: int, num_hashes: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Random projection (d, n) and offset (n,) on the CPU, from torch's own generator where none is given."""
+    """Draw projection (d, n) and offset (n,) on the CPU, from torch's own generator by default."""
     projection = torch.randn(head_dim, num_hashes, generator=generator, device='cpu', dtype=torch.float32)
     return projection, torch.rand(num_hashes, generator=generator, device='cpu', dtype=torch.float32)
 
@@ -188,8 +188,8 @@ class ACT(Reduction):
         if self.clusters is not None:
             return None
         return (
-            f'{self.name} lets every image decide how many query clusters attend, which no program of fixed shapes '
-            'can: set clusters=N in its reduction.'
+            f'{self.name} lets every image decide how many query clusters attend, which fixed shapes do not '
+            'allow: set clusters=N in its reduction.'
         )
 
     def inside(self, attend, y: Tensor, tokens: Tokens, layer: int, part: str) -> list[Inside]:
@@ -197,7 +197,7 @@ class ACT(Reduction):
         if part != 'attention':
             return []
         ((q, _, _),) = attend.heads(y, tokens)
-        # redrawn hashes: what is drawn here is drawn again by the attention itself
+        # redrawn hashes: the attention draws the same ones again
         with torch.random.fork_rng(devices=[]):
             projection, offset = (numbers.to(q.device) for numbers in self.hashes(layer, q.shape[-1]))
         scaled = q.to(stat_dtype(q)) * q.shape[-1] ** -0.5

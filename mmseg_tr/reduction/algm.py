@@ -213,7 +213,7 @@ class ALGM(Reduction):
         if self.counts is not None:
             return None
         return (
-            f'{self.name} lets every image decide how many tokens remain, which no program of fixed shapes can: set '
+            f'{self.name} lets every image decide how many tokens remain, which fixed shapes do not allow: set '
             'counts in its reduction, one number per layer, or average them over the dataset.'
         )
 

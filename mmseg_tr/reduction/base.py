@@ -44,7 +44,7 @@ class Inside:
 
 
 def mean_merged(forwards: Iterable[Tokens], layers: Sequence[int]) -> dict[int, float]:
-    """Mean number of tokens of an image that each of the layers merged away in these forwards."""
+    """Mean number of tokens per image that each layer merged in these forwards."""
     totals, images = dict.fromkeys(layers, 0), 0
     for tokens in forwards:
         images += tokens.num_images
@@ -67,7 +67,7 @@ class Reduction:
     name: in tables and messages. count_rule: the rule of analysis.mac_rules that its papers count by.
     dial: the setting that controls how much an adaptive method saves, if there is one.
     backbone: 'ViT' or 'MiT'. needs_class_token: a backbone without a class token refuses the method.
-    adaptive: whether the image decides how many tokens remain or attend. indexed: whether Tokens.index says which
+    adaptive: whether the image decides how many tokens remain or attend. indexed: whether Tokens.index holds which
     token represents a patch in the attention of every layer, which attention maps need.
     """
 
@@ -124,7 +124,7 @@ class Reduction:
 
         Raises ConfigError for a method that has no such form, or decides nothing.
         """
-        raise ConfigError(f'{self.name} with these settings has no numbers to average: its images decide nothing.')
+        raise ConfigError(f'{self.name} with these settings has no counts to average: they do not depend on the image.')
 
     def closed_forms(self, grid: Grid, width: int) -> dict[tuple[str, str], int]:
         """Multiply-adds of an image that the published counter adds by formula, by (part, kind) as in MacCount."""

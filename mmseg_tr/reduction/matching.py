@@ -74,7 +74,7 @@ class Merge:
         return self.apply(like[..., :1], size, in_lengths)[1]
 
     def _apply_by_products(self, x: Tensor, size: Tensor | None) -> tuple[Tensor, Tensor]:
-        """apply() without additions to computed places, which ONNX has no exact operator for on every runtime."""
+        """apply() without scatter-add, for which ONNX has no exact operator on every runtime."""
         if self.packed:
             raise ConfigError('images that keep different numbers of tokens cannot be exported: fix the numbers.')
         place = torch.arange(self.lengths[0], device=x.device)
@@ -93,7 +93,7 @@ class Merge:
         return out.view(*shape, x.shape[-1])
 
     def unmerge(self, values: Tensor, in_lengths: tuple[int, ...]) -> Tensor:
-        """Give every input token the values of the token it went into, in the old order.
+        """Give every input token the values of the token it merged into, in the old order.
 
         values: (B, T', K), or (1, sum of T', K) when packed. Returns rows laid out as index, (B, T, K).
         """
@@ -192,7 +192,7 @@ def bipartite_index(rank: Tensor, partner: Tensor, r: Tensor | int, num_tokens: 
 def bipartite_matching(metric: Tensor, r: int, num_prefix: int = 1) -> Merge:
     """Join the r sources that are most similar to a destination with it (bipartite soft matching).
 
-    metric: (B, T, C). r is cut to half of the tokens that are not protected, (T - num_prefix) // 2, as published; 0 or
+    metric: (B, T, C). r is limited to half of the unprotected tokens, (T - num_prefix) // 2, as published; 0 or
     less joins nothing and keeps the order. Merged order as in bipartite_index().
     """
     batch, num_tokens = metric.shape[:2]
@@ -230,7 +230,7 @@ def random_matching(metric: Tensor, r: int, numbers: Tensor, num_prefix: int = 0
 
     metric: (B, T, C). numbers: (B or 1, T - num_prefix) uniform; the tokens after the prefix in ascending order of
     their numbers are first sources, then destinations. Every source goes to its most similar destination. Merged order:
-    prefix, destinations in ascending order of their numbers. r is cut so that one destination remains.
+    prefix, destinations in ascending order of their numbers. r is limited so that one destination remains.
     """
     batch, num_tokens = metric.shape[:2]
     r = min(r, num_tokens - num_prefix - 1)

@@ -158,7 +158,7 @@ class MPM(Reduction):
         if self.pairs is not None:
             return None
         return (
-            f'{self.name} lets every image decide how many pairs merge, which no program of fixed shapes can: set '
+            f'{self.name} lets every image decide how many pairs merge, which fixed shapes do not allow: set '
             'pairs in its reduction, one number per layer, or average them over the dataset.'
         )
 

@@ -49,11 +49,11 @@ class Tokens:
     index: (B, N) int64, the token (prefix not counted) that represents each patch, -1 for none; None: the patch's
        own.
     gaps: whether some patches have no token.
-    rectangle: (rows, columns) that the merged tokens after the prefix form, in raster order; None where they form none.
+    rectangle: (rows, columns) that the merged tokens after the prefix form, in raster order; None otherwise.
     image_size, patch_size: (H, W) in pixels before padding and (ph, pw), where known.
     trace: per layer the numbers of tokens that left it, one per image, prefix included.
     steps: the merges so far.
-    memo: what a method needs to remember of this forward beyond that.
+    memo: further state of a method in this forward.
     reconstruct: takes values per token, laid out as in restore(), to values per patch where no index can say how.
     """
 
@@ -106,7 +106,7 @@ class Tokens:
         return groups[0] if self.lengths is None else torch.cat(groups, dim=1)
 
     def traced(self) -> Tokens:
-        """The same tokens with their counts noted as having left one more layer."""
+        """Return the tokens with their counts added to the trace of layers."""
         return self.replace(trace=(*self.trace, self.counts))
 
     def merge(self, merge: Merge, layer: int, joined: Tensor | None = None) -> Tokens:
@@ -125,7 +125,7 @@ class Tokens:
         return self.replace(x=x, size=size, lengths=lengths, index=index, rectangle=None, steps=steps)
 
     def keep(self, places: Tensor) -> Tokens:
-        """Only these tokens after the prefix, in this order; the other ones are dropped.
+        """Keep only these tokens after the prefix, in this order, and drop the others.
 
         places: (B, k) int64, numbers of tokens, prefix not counted; images are not packed. Patches whose token is
         dropped have index -1, and restore() gives them zeros.
@@ -150,7 +150,7 @@ class Tokens:
         return torch.where(self.index < 0, self.index, new) if self.gaps else new
 
     def _followed(self, places: Tensor) -> Tensor:
-        """The index of the patches once the tokens of every image are at other places, (B, T) -> (B, N)."""
+        """The index of the patches after the tokens of every image have moved, (B, T) -> (B, N)."""
         if not self.gaps:
             return places.gather(1, self.index)
         return torch.where(self.index < 0, self.index, places.gather(1, self.index.clamp_min(0)))
@@ -167,7 +167,7 @@ class Tokens:
         return self.replace(x=x, size=size, lengths=lengths, num_prefix=0)
 
     def restored(self) -> Tokens:
-        """The same tokens with one for every patch again, after the prefix."""
+        """Return the tokens restored to one per patch, after the prefix."""
         if self.index is None and self.reconstruct is None:
             return self
         prefix = torch.cat([group[:, : self.num_prefix] for group in self.groups()])
@@ -198,7 +198,7 @@ class Tokens:
     def places(self) -> Tensor:
         """Return the token (prefix not counted) that represents each patch, (B, N) int64.
 
-        Where patches are made of several tokens, the one that they have most of; -1 for dropped patches without any.
+        For patches made of several tokens, the one with the largest weight; -1 for dropped patches without any.
         """
         if self.reconstruct is not None:
             return self.reconstruct.places()
@@ -216,8 +216,8 @@ class Tokens:
 def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, h*w, C) -> a channels-last view (B, C, h, w).
 
-    Not by way of a transposition, which leaves a batch of one with strides that convolutions do not take for
-    channels-last: they would copy the map to and fro.
+    Without a transposition: for a batch of one its strides do not count as channels-last in convolutions, which
+    would then copy the map twice.
     """
     return tokens.unflatten(1, grid).permute(0, 3, 1, 2)
 

@@ -45,8 +45,8 @@ class CTS(nn.Module, Reduction):
         another grid than the one the network is built for, S follows the number of superpatches, rounded half up.
     share: instead, the fraction of tokens to save, 0 to 0.75: S = ceil(share * N / 3) on a grid of N patches; 0.3
         without either.
-    policy: who decides: 'network' (published), 'none' (every patch keeps its token), 'random' (an image draws the
-        same superpatches whenever it comes, by `seed`), 'oracle' (labels: see guided()).
+    policy: who decides: 'network' (published), 'none' (every patch keeps its token), 'random' (by `seed`, always the
+        same superpatches for an image), 'oracle' (labels: see guided()).
     policy_checkpoint: file of a trained policy network. Its weights become part of the backbone's state dict, under
         reduction.policy.*. The rule for loading: weights in a checkpoint win; a checkpoint without any, such as that
         of the plain model, is completed from policy_checkpoint, and refused where none is given. Under another
@@ -55,7 +55,7 @@ class CTS(nn.Module, Reduction):
         training, where they use and update batch statistics (published).
     odd_grid: 'alone': on odd grids superpatches tile the top-left even part, the patches left over keep their tokens;
         None refuses odd grids (the published code fails on them).
-    normalization: how images arrive: 'vit', in [-1, 1], enter the policy unchanged; 'deit', with ImageNet
+    normalization: the normalization of the images: 'vit', in [-1, 1], enter the policy unchanged; 'deit', with ImageNet
         statistics, are brought to [-1, 1] for it. The published code never does ('vit' with every backbone).
     Raises ConfigError for settings outside these.
     """
@@ -90,7 +90,7 @@ class CTS(nn.Module, Reduction):
         self.train()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Settings stay; weights, modes and what a module keeps of them do not."""
+        """Settings are frozen; weights, modes and other module state are not."""
         if name in vars(self) and name in (*self.SETTINGS, 'decides', 'grid', 'guide'):
             raise FrozenInstanceError(f'cannot change {name}: a strategy is frozen, build another one.')
         super().__setattr__(name, value)
@@ -104,7 +104,7 @@ class CTS(nn.Module, Reduction):
     def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
         """How many superpatches share a token, as a number where the settings have one, else as the share saved."""
         if own.get('policy') == 'none':
-            raise ConfigError("policy='none' shares nothing that could be tuned: leave it out, or take 'random'.")
+            raise ConfigError("policy must share superpatches to be tuned, such as 'network' or 'random', got 'none'.")
         if own.get('shared') is not None:
             return [Ladder(cls.name, rungs(own, 'shared', range(1, math.prod(superpatch_grid(grid)) + 1)))]
         return [Ladder(cls.name, rungs(own, 'share', [round(0.025 * step, 3) for step in range(1, 31)]))]
@@ -129,7 +129,7 @@ class CTS(nn.Module, Reduction):
         return f"CTS with policy={self.decides!r} cannot be exported: set policy='network'." if chance else None
 
     def guided(self, logits: Tensor) -> CTS:
-        """The same method for forwards in which these logits decide, (B, 2, h//2, w//2), two for each superpatch.
+        """Return the method for forwards in which these logits decide, (B, 2, h//2, w//2), two for each superpatch.
 
         vit(image, reduction=vit.reduction.guided(oracle_logits(labels, vit.patch_size)))
         """
@@ -160,7 +160,7 @@ class CTS(nn.Module, Reduction):
     def fit_state(self, state: dict[str, Tensor], prefix: str) -> None:
         """Apply the rule for loading to a state dict, in place. prefix: of this module's keys in it.
 
-        Raises CheckpointError when the policy's weights are needed and cannot be had.
+        Raises CheckpointError when the policy's weights are needed and not available.
         """
         prefix = f'{prefix}policy.'
         given = [key for key in state if key.startswith(prefix)]
@@ -177,7 +177,7 @@ class CTS(nn.Module, Reduction):
         state.update({prefix + key: value for key, value in policy_state(self.policy_checkpoint).items()})
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
-        self.fit_state(state_dict, prefix)  # torch's place for what a module knows about its own entries
+        self.fit_state(state_dict, prefix)  # torch's hook for a module's own entries
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def embed(self, project: Callable[[Tensor], Tensor], image: Tensor, padded: Tensor, position: Tensor) -> Embedded:
@@ -210,7 +210,7 @@ class CTS(nn.Module, Reduction):
         """S on a patch grid."""
         superpatches = math.prod(superpatch_grid(grid))
         if self.shared is None:
-            # what floating point adds to 0.3 * 1600 must not cost a superpatch
+            # rounding errors such as that of 0.3 * 1600 must not add a superpatch
             return min(math.ceil(self.share * math.prod(grid) / 3 - 1e-9), superpatches)
         if self.grid is None:
             return min(self.shared, superpatches)
@@ -218,7 +218,7 @@ class CTS(nn.Module, Reduction):
 
     @torch.no_grad()
     def scores(self, image: Tensor, supergrid: Grid, patch: tuple[int, int]) -> Tensor:
-        """How willingly each superpatch shares, (B, h//2, w//2) float32."""
+        """Sharing score of each superpatch, (B, h//2, w//2) float32."""
         if self.guide is not None:
             shape = (len(image), 2, *supergrid)
             if tuple(self.guide.shape) != shape:
@@ -264,5 +264,5 @@ def _check_amount(shared: Any, share: Any) -> tuple[int | None, float | None]:
     if share is not None:
         check_number('share', share, 0, 0.75)
     if not (shared or share):
-        warnings.warn('CTS: no superpatch is to share, so nothing is reduced.', stacklevel=4)
+        warnings.warn('CTS: no superpatch shares a token, so nothing is reduced.', stacklevel=4)
     return shared, share

@@ -1,4 +1,4 @@
-"""CTS's policy network: an EfficientNet-lite0 and a 1x1 head that say which superpatches may share a token."""
+"""CTS's policy network: an EfficientNet-lite0 and a 1x1 head that predict which superpatches may share a token."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class PolicyNet(nn.Module):
         """Features of stride 32, (B, 3, H, W) -> (B, 320, ceil(H/32), ceil(W/32)).
 
         In eval mode on channels-last maps, a fifth faster on a CPU. (Folding BatchNorms into convolutions would save
-        more, and moves logits further than rounding may.)
+        more, but changes logits by more than the allowed rounding.)
         """
         if not self.training:
             image = image.contiguous(memory_format=torch.channels_last)
@@ -69,9 +69,9 @@ class PolicyNet(nn.Module):
 
 
 class InPlaceBatchNormAct(timm.layers.BatchNormAct2d):
-    """timm's BatchNorm with activation. In eval mode on a CPU it writes over its input: the same numbers, no new map.
+    """timm's BatchNorm with activation. In eval mode on a CPU it works in place: the same numbers, no new map.
 
-    For what no one else reads: the result of the convolution in front.
+    For an input that nothing else reads: the output of the convolution before it.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,12 +84,12 @@ class InPlaceBatchNormAct(timm.layers.BatchNormAct2d):
 
 
 def in_place_norm(channels: int, **settings) -> InPlaceBatchNormAct:
-    """What timm takes as the norm of a network."""
+    """Return the norm layer in the form that timm expects."""
     return InPlaceBatchNormAct(channels, **settings)
 
 
 def imagenet_state() -> dict[str, Tensor]:
-    """timm's ImageNet weights of the backbone. Raises CheckpointError when they cannot be had."""
+    """timm's ImageNet weights of the backbone. Raises CheckpointError when they are not available."""
     try:
         model = timm.create_model(ARCH, pretrained=True, features_only=True, out_indices=(4,))
     except Exception as error:  # the hub raises a dozen unrelated types, a missing network among them
@@ -101,7 +101,7 @@ def imagenet_state() -> dict[str, Tensor]:
 
 
 def policy_state(path: str | os.PathLike) -> dict[str, Tensor]:
-    """The state dict of a PolicyNet, each tensor with memory of its own, out of any file that holds one.
+    """Return the state dict of a PolicyNet, each tensor with its own memory, from any file that holds one.
 
     Known are this package's checkpoints of a policy network or of a whole CTS model, the stand-alone file of the
     published training, and official CTS releases, as a path or a URL. Files are read as plain data.

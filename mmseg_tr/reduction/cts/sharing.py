@@ -1,4 +1,4 @@
-"""What CTS computes, as pure functions: scores of superpatches, which of them share, their pixels and positions."""
+"""Pure functions of CTS: scores of superpatches, which of them share, their pixels and positions."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def superpatch_logits(logits: Tensor, supergrid: tuple[int, int], patch: tuple[i
     h, w = supergrid
     side = (2 * patch[0], 2 * patch[1])
     if side == (STRIDE, STRIDE):
-        return logits[..., :h, :w]  # an odd grid or padding leaves cells over
+        return logits[..., :h, :w]  # an odd grid or padding leaves extra cells
     # centres in units of the cells' extent, -1 to 1
     y = (torch.arange(h, device=logits.device) + 0.5) * (2 * side[0] / (STRIDE * logits.shape[-2])) - 1
     x = (torch.arange(w, device=logits.device) + 0.5) * (2 * side[1] / (STRIDE * logits.shape[-1])) - 1
@@ -68,14 +68,14 @@ def superpatch_logits(logits: Tensor, supergrid: tuple[int, int], patch: tuple[i
 def random_scores(image: Tensor, supergrid: tuple[int, int], seed: int) -> Tensor:
     """Scores in [0, 1) that look random and follow from the image's pixels and the seed: (B, h, w) float32.
 
-    An image has the same ones in every batch and on every device. A hash of integers (splitmix64), so that nothing of
-    the global random state is used.
+    An image has the same scores in every batch and on every device: they are a hash of integers (splitmix64) and do not
+    use the global random state.
     """
     key = image.detach().float().contiguous().view(torch.int32).flatten(1).long()
     place = torch.arange(1, key.shape[1] + 1, device=key.device)
     key = _mix((key * place).sum(1) + _mix(torch.tensor(seed, device=key.device)))  # exact in whole numbers
     cells = torch.arange(1, supergrid[0] * supergrid[1] + 1, device=key.device) * -7046029254386353131
-    bits = _mix(key[:, None] + cells) & 0xFFFFFF  # as many as float32 tells apart
+    bits = _mix(key[:, None] + cells) & 0xFFFFFF  # as many as float32 represents exactly
     return (bits.float() / 2**24).unflatten(1, supergrid)
 
 
@@ -97,7 +97,7 @@ def select_superpatches(scores: Tensor, count: int) -> Tensor:
 
 
 def kept_patches(superpatches: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Patches outside every shared superpatch, (B, h//2, w//2) -> (B, h, w) bool; those left over by odd grids too."""
+    """Patches outside every shared superpatch, (B, h//2, w//2) -> (B, h, w) bool; those of odd grids included."""
     kept = superpatches.new_ones(superpatches.shape[0], *grid)
     h, w = superpatches.shape[1:]
     kept[:, : 2 * h, : 2 * w] = ~superpatches.repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -145,7 +145,7 @@ def share_positions(position: Tensor, sharing: Sharing) -> Tensor:
 def oracle_mask(labels: Tensor, side: tuple[int, int]) -> Tensor:
     """Superpatches that hold a single label value, the ignored one included: (B, H, W) -> (B, h, w) bool.
 
-    side: height and width of a superpatch in pixels. Where the map ends within a superpatch, what there is counts.
+    side: height and width of a superpatch in pixels. Where the map ends within a superpatch, its existing pixels count.
     """
     blocks = label_blocks(labels, side)
     outside = blocks == -1
@@ -156,7 +156,7 @@ def oracle_mask(labels: Tensor, side: tuple[int, int]) -> Tensor:
 def oracle_logits(labels: Tensor, patch: tuple[int, int], grid: tuple[int, int] | None = None) -> Tensor:
     """Logits for CTS.guided() that put superpatches of one label first, (B, H, W) -> (B, 2, h//2, w//2).
 
-    labels: at the resolution of the image. grid: the patch grid; by default what the padded image gives.
+    labels: at the resolution of the image. grid: the patch grid; by default that of the padded image.
     """
     if grid is None:
         grid = tuple(-(-side // length) for side, length in zip(labels.shape[-2:], patch, strict=True))

@@ -27,7 +27,7 @@ WEIGHTINGS = ('l2', 'sum')
 def reconstruction_weights(
     before: Tensor, after: Tensor, k: int = 20, temperature: float = 0.02, weighting: str = 'l2'
 ) -> Tensor:
-    """How much of every remaining token a patch is made of (token reconstruction layer).
+    """Weights of the remaining tokens in every patch (token reconstruction layer).
 
     before: (B, N, C), patches that were reduced; after: (B, K, C), what they were reduced to, right after that step.
     Weights are exp(-temperature * squared distance); of a patch's weights those below the k-th largest are dropped, so
@@ -65,7 +65,7 @@ def _beyond_nearest(weights: Tensor, k: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Weights (B, N, K) with which remaining tokens stand for patches: Expedite's record of a forward.
+    """Weights (B, N, K) of the remaining tokens in the patches: Expedite's record of a forward.
 
     Called with any values per token, (B, K, V), it gives values per patch, (B, N, V).
     """
@@ -77,21 +77,21 @@ class Reconstruction:
             return (self.weights @ values.to(self.weights.dtype)).to(values.dtype)
 
     def places(self) -> Tensor:
-        """The token that each patch has most of, (B, N) int64."""
+        """The token with the largest weight in each patch, (B, N) int64."""
         return self.weights.argmax(-1)
 
 
 def clustering_macs(patches: int, clusters: int, width: int, iterations: int, window: int) -> int:
-    """What the published counter adds for soft k-means of an image: N, K, C of the paper."""
+    """Multiply-adds that the published counter adds for soft k-means of an image: N, K, C of the paper."""
     near = min(window**2, clusters)
     step = 3 * near * patches * width + 3 * near * patches + clusters * width
     return patches * width + 2 * (patches + clusters) + iterations * step
 
 
 def reconstruction_macs(patches: int, tokens: int, width: int, k: int) -> int:
-    """What the published counter adds for patches from their k nearest tokens, all of them for k < 0.
+    """Multiply-adds that the published counter adds for patches from their k nearest tokens, all for k < 0.
 
-    It counts at the width of features, for scores too.
+    It uses the width of features for scores too.
     """
     nearest = tokens if k < 0 else min(k, tokens)
     distances = (patches + tokens) * width + patches * tokens * (width + 1)
@@ -106,7 +106,7 @@ class Expedite(Reduction):
     clusters: (rows, columns) that remain; None: (28, 28), or 70 % of the sides of a grid with fewer
     patches. iterations, window, temperature: of the clustering, see cluster_patches().
     k, reconstruct_temperature, weighting: of the reconstruction, see reconstruction_weights().
-    reconstruct: what is brought back to the full grid: 'scores', the class scores of a head on tokens (published; with
+    reconstruct: what is reconstructed on the full grid: 'scores', the class scores of a head on tokens (published; with
         out='maps' the features that leave the backbone); 'backbone', the features after the last layer and its norm;
         or the number of a layer after which the full grid continues.
     Class and other prefix tokens bypass it. In training too, losses see the full grid, while the published training
@@ -208,7 +208,7 @@ class Expedite(Reduction):
         return tokens.restored() if self.reconstruct == 'backbone' else tokens
 
     def _clustered(self, tokens: Tokens) -> Tokens:
-        """Clusters after the prefix, and how to come back from them."""
+        """Clusters after the prefix, and the weights to reconstruct the patches."""
         if math.prod(self.clusters) > math.prod(tokens.grid):
             warnings.warn(
                 f'Expedite: grid {tokens.grid} has fewer patches than clusters={self.clusters}: no clustering.',

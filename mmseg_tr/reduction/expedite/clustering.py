@@ -1,4 +1,4 @@
-"""Token clustering as Expedite defines it: soft k-means in which a patch sees only the clusters around its own place.
+"""Token clustering as Expedite defines it: soft k-means in which a patch sees only the nearest clusters.
 
 A patch reaches 5 x 5 clusters, not all of them. So the grid is cut into tiles, and in each tile a few patches meet the
 few clusters that any of them reaches: batched products of one shape, without atomics.
@@ -32,9 +32,9 @@ def start_cells(grid: tuple[int, int], clusters: tuple[int, int], device: torch.
 
 
 def scaled_distances(a: Tensor, b: Tensor, factor: float) -> Tensor:
-    """factor * |a - b|^2: (B, N, C) and (B, K, C) -> (B, N, K). Rounding may leave a sign that distances do not have.
+    """factor * |a - b|^2: (B, N, C) and (B, K, C) -> (B, N, K). Rounding may change the sign.
 
-    The squares enter the product as two more channels, so that nothing is done afterwards for every pair.
+    The squares enter the product as two more channels, so that no further step runs over all pairs.
     """
     squares_a, squares_b = (x.square().sum(-1, keepdim=True) for x in (a, b))
     a = factor * torch.cat([-2 * a, squares_a, torch.ones_like(squares_a)], -1)
@@ -54,7 +54,7 @@ def cluster_patches(
 
     x: (B, h*w, C) in raster order. clusters: (rows, columns) of the K clusters. A patch belongs to the window x window
     clusters around its own, by a softmax of -temperature times the squared distance: an inverse temperature. Returns
-    (B, K, C) in float32 at least. The memberships count as constants of the backward pass, which reaches x alone.
+    (B, K, C) in float32 at least. The backward pass treats the memberships as constants and only reaches x.
     """
     with without_autocast(x):
         x = x.to(stat_dtype(x))
@@ -76,7 +76,7 @@ def cluster_patches(
 def _memberships(
     patches: Tensor, centres: Tensor, reached: Tensor, far: Tensor, own: Tensor, temperature: float
 ) -> Tensor:
-    """How much of a patch each cluster has: patches (B, ..., P, C), centres (B, K, C), reached (..., Q) -> (..., P, Q).
+    """Membership of patches in clusters: patches (B, ..., P, C), centres (B, K, C), reached (..., Q) -> (..., P, Q).
 
     reached: numbers of the clusters that the patches of a tile meet.
     """
@@ -132,7 +132,7 @@ def tile_axis(length: int, cells: int, reach: int) -> TiledAxis:
     num_cells = tile + 2 * reach
     if num_cells >= cells:
         return TiledAxis(length, cells, reach, cells, (0,), length, (0,), cells)
-    # as _cells_of_axis(), in numbers that shapes can be made of
+    # as _cells_of_axis(), in plain integers for shapes
     step, last = np.float32(cells / length), cells - 1
     tile_of = [min(int(np.float32(patch) * step), last) // tile for patch in range(length)]
     tiles = range(-(-cells // tile))
@@ -162,7 +162,7 @@ class Tiling:
         return (rows[:, None, :, None] * self.columns.cells + columns[None, :, None]).flatten(2)
 
     def sum_cells(self, tiles: Tensor) -> Tensor:
-        """Add up what the tiles say about each cluster: (B, tile rows, tile columns, Q, C) -> (B, K, C)."""
+        """Add up the sums of the tiles for each cluster: (B, tile rows, tile columns, Q, C) -> (B, K, C)."""
         rows, columns = self.rows, self.columns
         tiles = tiles.unflatten(3, (rows.num_cells, columns.num_cells)).transpose(2, 3)
         tiles = _overlap_add(tiles, 3, columns.cell_starts, columns.cells)

@@ -1,4 +1,4 @@
-"""What tune climbs for SegFormer++: the patterns of its presets with other fractions, in all stages or in some."""
+"""Ladders of SegFormer++ for tune: the patterns of its presets with other fractions, in all or some stages."""
 
 from __future__ import annotations
 

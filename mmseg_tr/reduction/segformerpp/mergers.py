@@ -48,7 +48,7 @@ def partition_places(grid: Grid, stride: Grid, which: int) -> Tensor:
 
 
 def shifted_partition(grid: Grid, stride: Grid, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """As grid_partition(), with the destination of each block at a place of its own.
+    """As grid_partition(), with a separate offset for the destination of each block.
 
     offset: (h // sy, w // sx) int64, place oy * sx + ox inside the block.
     """
@@ -65,9 +65,9 @@ def grid_matching(metric: Tensor, grid: Grid, stride: Grid, r: int, offset: Tens
     """Join the r sources that are most similar to a destination, anywhere in the image, with it.
 
     metric: (B, h*w, C) in raster order. Destinations: one token in every block of `stride`, see grid_partition() and
-    shifted_partition(). r is cut to the number of sources. A stride larger than the grid is cut to the grid (the
-    published code fails there), so that a single token is left alone. Merged order: remaining sources in descending
-    order of similarity, then destinations.
+    shifted_partition(). r is limited to the number of sources, a stride to the grid (the published code
+    fails there), so that a single token is left alone. Merged order: remaining sources in descending order of
+    similarity, then destinations.
     """
     batch, num_tokens = metric.shape[:2]
     stride = min(stride[0], grid[0]), min(stride[1], grid[1])
@@ -87,7 +87,7 @@ def grid_matching(metric: Tensor, grid: Grid, stride: Grid, r: int, offset: Tens
 
 @dataclass(frozen=True)
 class Bipartite:
-    """Bipartite soft matching on the grid: the fraction `ratio` of the tokens joins others."""
+    """Bipartite soft matching on the grid: the fraction `ratio` of the tokens merges into others."""
 
     ratio: float
     stride: Grid
