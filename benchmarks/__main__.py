@@ -1,4 +1,4 @@
-"""Benchmark suites: every method and published row beside the plain network and its ideal; a file of numbers, a report.
+"""Benchmark suites: every method and published row against the plain network and its ideal.
 
 python -m benchmarks --suite cpu                       # all rows, about 90 minutes on two cores
 python -m benchmarks --suite cpu --rows 'algm*' growth # some of them, into the same files
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 class ProgressBar:
-    """A progress bar on stderr, started by the first row, so that mistakes are reported without it."""
+    """A progress bar on stderr. It starts with the first row, so that errors appear without it."""
 
     def __enter__(self) -> ProgressBar:
         from rich.console import Console

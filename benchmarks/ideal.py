@@ -1,6 +1,6 @@
-"""The ideal of a token reduction: as many tokens in the same places, had by slicing instead of matching and restoring.
+"""The ideal of a token reduction: the same token counts, obtained by slicing instead of matching.
 
-    ideal = sliced_network(model, batch)   # its results mean nothing, its time is the least that the counts allow
+    ideal = sliced_network(model, batch)   # its output is meaningless, its time is a lower bound
 
 Needs torch and timm only.
 """
@@ -29,7 +29,7 @@ Counts = tuple[int, ...]  # tokens of every image of a batch, prefix included
 
 @dataclass
 class LayerCounts:
-    """Tokens at the points of one block: that enter it, that attend, with how many queries, that follow the residual
+    """Token counts inside one block: that enter it, that attend, with how many queries, that follow the residual
     of attention, and that enter the MLP."""
 
     enter: Counts = ()
@@ -41,7 +41,7 @@ class LayerCounts:
 
 @dataclass
 class Recorder(Observer):
-    """Runs another method and writes down how many tokens were where."""
+    """Run another method and record its token counts."""
 
     layers: dict[int, LayerCounts] = field(default_factory=dict)
     last: Counts = ()  # that leave the last block
@@ -77,7 +77,7 @@ class Recorder(Observer):
 
 
 class Witness:
-    """SelfAttention that notes how many tokens and queries it got."""
+    """SelfAttention that records its numbers of tokens and queries."""
 
     def __init__(self, attend) -> None:
         self.inner, self.counts, self.queries = attend, (), []
@@ -99,7 +99,7 @@ class Witness:
 
 @dataclass
 class Sliced(Reduction):
-    """As many tokens everywhere as a Recorder saw, the first ones of each image."""
+    """Keep the token counts of a Recorder by slicing: the first tokens of each image."""
 
     record: Recorder
     prefix: int = 1
@@ -161,7 +161,7 @@ class FirstOnly:
 
 
 def cut(x: Tensor, counts: Counts, wanted: Counts) -> Tensor:
-    """The first wanted[b] of counts[b] tokens of each image, laid out as Tokens.x would be."""
+    """Return the first wanted[b] of counts[b] tokens of each image, in the layout of Tokens.x."""
     if counts == wanted:
         return x
     images = list(x.split(counts, dim=1)) if len(x) < len(counts) else list(x.split(1))
@@ -172,12 +172,12 @@ def cut(x: Tensor, counts: Counts, wanted: Counts) -> Tensor:
 
 
 def filled(x: Tensor, whole: Tensor, dim: int = 1) -> Tensor:
-    """x with the end of `whole` after it, so that it is as long."""
+    """Append the end of `whole` to x, so that both have the same length."""
     return torch.cat([x, whole.narrow(dim, x.shape[dim], whole.shape[dim] - x.shape[dim])], dim)
 
 
 def resized(tokens: Tokens, wanted: Counts) -> Tokens:
-    """Tokens cut to the counts, or filled up with zeros where more are wanted than there are."""
+    """Cut tokens to the counts, or pad them with zeros."""
     if tokens.counts == wanted:
         return tokens
     if max(wanted) > max(tokens.counts):
@@ -190,18 +190,18 @@ def resized(tokens: Tokens, wanted: Counts) -> Tokens:
 
 @lru_cache(maxsize=256)
 def remaining(merger: Merger, tokens: int, grid: Grid) -> int:
-    """How many of the tokens of a grid a merger leaves."""
+    """Return how many tokens of a grid a merger keeps."""
     return merger(torch.empty(1, tokens, 1, device='meta'), grid)[0].shape[1]
 
 
 @dataclass(frozen=True)
 class Slice:
-    """In place of a merger of SegFormer++: as many tokens, the first ones."""
+    """Replacement for a merger of SegFormer++ that keeps the first tokens."""
 
     merger: Merger
 
     def match(self, x: Tensor, grid: Grid) -> None:
-        """Nothing is compared."""
+        """Slice without comparing tokens."""
 
     def __call__(self, x: Tensor, grid: Grid, merge: None = None) -> Shorter:
         return x[
@@ -214,7 +214,7 @@ class Slice:
 
 @torch.inference_mode()
 def token_counts(model: nn.Module, batch: Tensor) -> Recorder:
-    """How many tokens are where in a forward of a network with a ViT that reduces them."""
+    """Return the token counts of a forward of a network whose ViT reduces tokens."""
     recorder = Recorder(reduction_of(model))
     with evaluating(model):
         find_backbone(model).forward_tokens(batch, reduction=recorder)
@@ -222,10 +222,10 @@ def token_counts(model: nn.Module, batch: Tensor) -> Recorder:
 
 
 def sliced_network(model: nn.Module, batch: Tensor, record: Recorder | None = None) -> nn.Module:
-    """The network with the counts of this batch, had by slicing; the same modules around the same weights.
+    """Return the network with the token counts of this batch, obtained by slicing. Modules and weights are shared.
 
     model: with mmseg_tr's ViT and a reduction, or with mmseg_tr's MiT, whose counts depend on the size alone.
-    record: what token_counts() gave for the batch, where that is known.
+    record: the result of token_counts() for the batch, if known.
     """
     if len(find_backbone(model).depths) > 1:
         reduction = reduction_of(model)

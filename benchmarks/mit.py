@@ -30,7 +30,7 @@ CLASSES = 19
 
 
 class ChannelsFirstFFN(nn.Module):
-    """A Mix-FFN's layers as published: convolutions over maps, with a transposition before and behind."""
+    """The published Mix-FFN: convolutions over maps, with a transposition before and after."""
 
     def __init__(self, ffn: MixFFN) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def mit(bench: Bench, arch: str, reduction: str | None = None) -> MixVisionTrans
 
 
 def shipped_mit(bench: Bench, model: MixVisionTransformer, arch: str) -> nn.Module:
-    """mmseg's own network with the same weights."""
+    """Return mmseg's own network with the same weights."""
     dims = arch_settings(arch)
     sizes = {key: dims[key] for key in ('embed_dims', 'num_layers', 'num_heads', 'patch_sizes', 'sr_ratios')}
     network = MODELS.build(dict(type='mmseg.MixVisionTransformer', mlp_ratio=4, qkv_bias=True, **sizes))
@@ -56,13 +56,13 @@ def shipped_mit(bench: Bench, model: MixVisionTransformer, arch: str) -> nn.Modu
 
 
 def photographs(count: int, size: Sequence[int], device: torch.device) -> Tensor:
-    """Bundled photographs as SegFormer takes them."""
+    """Return bundled photographs, normalised for SegFormer."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
     return ((torch.from_numpy(photograph_batch(count, tuple(size))) - mean) / std).to(device)
 
 
 def shipped(bench: Bench, settings: Numbers) -> Numbers:
-    """MiT here beside mmseg's, and each of its improvements on its own."""
+    """Time this MiT against mmseg's, and each of its optimisations on its own."""
     ours = mit(bench, settings['arch'])
     theirs, images = shipped_mit(bench, ours, settings['arch']), photographs(1, settings['size'], bench.device)
     with torch.inference_mode(), mixed_precision(bench.device, bench.amp):
@@ -93,7 +93,7 @@ def shipped(bench: Bench, settings: Numbers) -> Numbers:
 
 
 def fusion(bench: Bench, settings: Numbers) -> Numbers:
-    """A whole SegFormer to class scores, its head fusing levels before and after their enlargement."""
+    """Time a whole SegFormer whose head fuses levels before and after upsampling."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         early = SegFormer(MixVisionTransformer(settings['arch']), CLASSES).to(bench.device).eval()
@@ -115,7 +115,7 @@ def fusion(bench: Bench, settings: Numbers) -> Numbers:
 
 
 def merged(bench: Bench, settings: Numbers) -> Numbers:
-    """A preset of SegFormer++ beside the plain MiT and its own ideal."""
+    """Time a preset of SegFormer++ against the plain MiT and its ideal."""
     plain = mit(bench, settings['arch'])
     model = plain.with_reduction(settings['merging'])
     images = photographs(2, settings['size'], bench.device)
@@ -153,7 +153,7 @@ def merged(bench: Bench, settings: Numbers) -> Numbers:
 
 
 def training(bench: Bench, settings: Numbers) -> Numbers:
-    """Time and peak memory of forward and backward, plain and reduced."""
+    """Measure time and peak memory of forward and backward, plain and reduced."""
     size = settings['batch']
     if 'arch' in settings:
         plain = mit(bench, settings['arch'])
@@ -187,7 +187,7 @@ def training(bench: Bench, settings: Numbers) -> Numbers:
 
 
 class TrainingStep:
-    """Forward and backward of a stand-in for a loss: the mean square of what leaves the network."""
+    """Run forward and backward with the mean square of the output as the loss."""
 
     def __init__(self, bench: Bench, network: nn.Module) -> None:
         self.bench, self.network, self.scores = bench, network, network_of(network).scores
@@ -211,7 +211,7 @@ class TrainingStep:
 
 
 def growth(bench: Bench, settings: Numbers) -> Numbers:
-    """Time at several sizes of images, plain and reduced, and the exponents of time in the number of patches."""
+    """Time several image sizes, plain and reduced, and fit the exponent of time in the number of patches."""
     sides = settings['sides']
     if 'config' in settings:
         config, method, _ = read(settings)
@@ -254,7 +254,7 @@ def growth(bench: Bench, settings: Numbers) -> Numbers:
 
 
 def exponent(sides: Sequence[int], values: Sequence[float]) -> float:
-    """Slope of log(value) in log(number of patches), fitted by least squares."""
+    """Return the slope of log(value) over log(number of patches), fitted by least squares."""
     xs, ys = [2 * math.log(side) for side in sides], [math.log(value) for value in values]
     mx, my = sum(xs) / len(xs), sum(ys) / len(ys)
     return sum((x - mx) * (y - my) for x, y in zip(xs, ys)) / sum((x - mx) ** 2 for x in xs)

@@ -1,4 +1,4 @@
-"""The rows of a benchmark suite about exported networks: plain and reduced under ONNX Runtime, beside torch."""
+"""The rows of a benchmark suite about exported networks: plain and reduced under ONNX Runtime, against torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmseg_tr.apis.export.onnx import read_onnx, write_onnx
 from mmseg_tr.apis.export.program import Program, trace
 from mmseg_tr.errors import require_extra
 
-EXAMPLES = 4  # photographs that the fixed numbers of an adaptive method are the mean of
+EXAMPLES = 4  # photographs over which an adaptive method's fixed counts are averaged
 
 
 class Scores(nn.Module):
@@ -34,7 +34,7 @@ class Scores(nn.Module):
 
 
 def exported(bench: Bench, settings: Numbers) -> Numbers:
-    """A network and its plain form as ONNX, beside the same two in torch; batches of one image."""
+    """Time a network and its plain form under ONNX Runtime and torch, with batches of one image."""
     require_extra('export', 'onnxruntime', 'to measure ONNX Runtime')
     config, method, shape = read(settings)
     plain = bench.plain(config)
@@ -67,7 +67,7 @@ def exported(bench: Bench, settings: Numbers) -> Numbers:
 
 
 def onnx_of(model: nn.Module, images: Tensor) -> Program:
-    """The network as ONNX Runtime runs it, on as many threads as torch."""
+    """Return the network as an ONNX Runtime session with as many threads as torch."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'network.onnx'
         write_onnx(trace(Scores(model).eval(), images[:2]), path)

@@ -1,6 +1,6 @@
-"""Methods on networks with random weights, set so that adaptive ones save as much as they do on trained ones.
+"""Set adaptive methods on random weights so that they save as much work as on trained ones.
 
-What adaptive methods merge depends on trained weights, which are not at hand. A setting found on the bundled
+What adaptive methods merge depends on trained weights, which are not available here. A setting found on the bundled
 photographs brings the work ratio that is wanted, so that times can be compared with published ones.
 """
 
@@ -39,7 +39,7 @@ def with_method(plain: nn.Module, method: Method) -> nn.Module:
 
 
 def on_meta(model: nn.Module) -> nn.Module:
-    """The network without data, on which shapes and multiply-adds are found in no time."""
+    """Return the network on the meta device, where shapes and multiply-adds cost no time."""
     empty = {id(tensor): tensor.to('meta') for tensor in chain(model.parameters(), model.buffers())}
     empty |= {id(weight): nn.Parameter(empty[id(weight)], requires_grad=False) for weight in model.parameters()}
     return copy.deepcopy(model, empty)
@@ -48,7 +48,7 @@ def on_meta(model: nn.Module) -> nn.Module:
 def tuned(plain: nn.Module, settings: dict[str, Any], images: Tensor, ratio: float, rule: str) -> dict[str, Any]:
     """Settings under which `plain` takes `ratio` times the work of the reduced network, on these images.
 
-    rule: how work is counted. Settings of a method without a dial are returned unchanged. Where the ratio cannot be
+    rule: how work is counted. A method without a dial keeps its settings. Where the ratio cannot be
     reached, the nearest is.
     """
     dial = find_method(settings['type']).dial

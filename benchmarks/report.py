@@ -164,7 +164,7 @@ def setting_text(settings: dict[str, Any]) -> str:
 
 
 def write_report(content: dict[str, Any], path: Path) -> Path:
-    """Write the report, and its plots, beside the numbers at `path`; returns its path."""
+    """Write the report and its plots next to the numbers at `path`; returns its path."""
     plots = write_plots(content, path.with_suffix(''))
     report = path.with_suffix('.md')
     write_atomically(markdown(content, [plot.name for plot in plots]), report)
@@ -172,7 +172,7 @@ def write_report(content: dict[str, Any], path: Path) -> Path:
 
 
 def markdown(content: dict[str, Any], plots: Sequence[str] = ()) -> str:
-    """The report. plots: names of pictures beside it."""
+    """Return the report. plots: names of picture files next to it."""
     about = content['about']
     lines = [f'# {about["machine"]}, {about["date"]}', '']
     lines += [
@@ -190,7 +190,7 @@ def markdown(content: dict[str, Any], plots: Sequence[str] = ()) -> str:
 
 
 def found(content: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
-    """Results of one kind by row."""
+    """Return the results of one kind by row."""
     rows = content['rows'].items()
     return {name: row['result'] for name, row in rows if row['kind'] == kind and 'result' in row}
 
@@ -240,7 +240,7 @@ def _does_not_pay(content: dict[str, Any]) -> list[str]:
 
 
 def summary(content: dict[str, Any]) -> Table:
-    """Ratios of every row that has them."""
+    """Return the ratios of every row that has them."""
     table = Table('row', 'work', 'time', 'ideal', 'efficiency', 'merging', 'restoring')
     for name, result in (found(content, 'reduced') | found(content, 'merged')).items():
         keys = ('work_ratio', 'time_ratio', 'ideal_ratio', 'efficiency')

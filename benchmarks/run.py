@@ -1,6 +1,6 @@
 """Run a benchmark suite row by row: what `python -m benchmarks` does.
 
-The results are written after every row, so that a run that was stopped continues where it was.
+Results are written after every row, so that an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ KINDS: dict[str, Callable[[Bench, dict], dict]] = dict(
     copies=copies,
     onnx=exported,
 )
-# measured first, and as a process of its own would run: all others keep memory that is freed (mmseg_tr.cpu)
+# measured first, with the memory settings of a fresh process: all others keep freed memory (mmseg_tr.cpu)
 AS_SHIPPED = 'shipped'
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The file of results, its content, and the rows that are still to be measured."""
+    """The file of results, its content, and the remaining rows."""
 
     path: Path
     content: dict[str, Any]
@@ -54,7 +54,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """How a suite is run.
+    """Options of a suite.
 
     rows: names or kinds, with * as in file names; by default all. file_name: instead of machine and date. seconds: time
     for all rows together, by default the suite's own; one row is always measured. force: measure finished rows again.
@@ -68,7 +68,7 @@ class SuiteOptions:
     force: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for numbers that cannot work."""
+        """Raise ConfigError for numbers out of range."""
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f'threads must be a positive integer, got {self.threads}.', parameters=['threads'])
         if self.seconds is not None and self.seconds <= 0:
@@ -77,7 +77,7 @@ class SuiteOptions:
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row of a suite as it is measured, eager or compiled; name: its key in the file of results."""
+    """A row to measure, eager or compiled; name: its key in the file of results."""
 
     name: str
     row: Row
@@ -130,20 +130,20 @@ def run_suite(
 
 
 def measure_row(bench: Bench, row: Row) -> dict[str, Any]:
-    """The numbers of one row, or the sentence that says why there are none."""
+    """Return the numbers of one row, or why there are none."""
     started = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of weights that are random, which the report says
+        warnings.simplefilter('ignore')  # about random weights, which the report mentions
         try:
             found = dict(result=KINDS[row.kind](bench, row.settings))
-        except Exception as error:  # one row that fails, here or on this machine, must not cost all behind it
+        except Exception as error:  # one failing row must not stop the rows after it
             why = str(error) if isinstance(error, DeviceError) else f'{type(error).__name__}: {error}'
             found = dict(failed=' '.join(why.split())[:300])
     return dict(kind=row.kind, **found, seconds=round(time.perf_counter() - started, 1))
 
 
 def circumstances(suite: Suite, device: torch.device) -> dict[str, Any]:
-    """What a result depends on besides its rows."""
+    """Return what a result depends on besides its rows."""
     return dict(
         suite=suite.name,
         machine=machine(device),
@@ -156,7 +156,7 @@ def circumstances(suite: Suite, device: torch.device) -> dict[str, Any]:
 
 
 def slug(about: dict[str, Any]) -> str:
-    """<machine>-<date>, in characters that any file system takes."""
+    """<machine>-<date>, in characters that any file system accepts."""
     name = re.sub(r'\((r|tm)\)|processor|\d+-core|cpu @.*?(?=,|$)', '', about['machine'], flags=re.IGNORECASE)
     name = re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')
     suite = '' if about['suite'] in ('cpu', 'gpu') else f'-{about["suite"]}'
@@ -164,7 +164,7 @@ def slug(about: dict[str, Any]) -> str:
 
 
 def begin(path: Path, about: dict[str, Any], keys: Sequence[str], force: bool) -> dict[str, Any]:
-    """The content to continue: of a run that was stopped, or none. Raises ConfigError for what must be kept."""
+    """Return the content of an interrupted run, if any. Raises ConfigError when results must be kept."""
     fresh = dict(about=about | dict(date=f'{datetime.now():%Y-%m-%d}'), seconds=0.0, rows={})
     if not path.exists():
         return fresh
@@ -186,7 +186,7 @@ def begin(path: Path, about: dict[str, Any], keys: Sequence[str], force: bool) -
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """What an earlier run wrote. Raises ConfigError."""
+    """Read the results of an earlier run. Raises ConfigError."""
     try:
         content = json.loads(path.read_text())
         content['about']['suite'], content['rows'].keys(), content['seconds']

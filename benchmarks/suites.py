@@ -15,9 +15,9 @@ from mmseg_tr.paths import CONFIGS
 from mmseg_tr.reduction import method_names
 
 PRESETS = ('bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample')
-SHARED = ('bsm_hq_share4', 'bsm_fast_share4')  # one matching for four blocks: not as published
-PLAIN = {'shipped_kept': 'plain, memory kept', 'fusion': 'with its head'}  # what rows without merging are called
-METHODS = method_names('ViT')  # a name alone takes the method's defaults for the network
+SHARED = ('bsm_hq_share4', 'bsm_fast_share4')  # one matching per four blocks, unlike the published setting
+PLAIN = {'shipped_kept': 'plain, memory kept', 'fusion': 'with its head'}  # the label of rows without merging
+METHODS = method_names('ViT')  # a bare name takes the method's defaults for the network
 TINY = 'segmenter/segmenter_vit-tiny-p8_photo-mosaic-128x128.py'
 ADAPTIVE_TINY = 'algm/algm_vit-tiny-p8_photo-mosaic-128x128.py'
 
@@ -46,7 +46,7 @@ class Suite:
 
 
 def suite_of(name: str) -> Suite:
-    """A suite by its name. Raises ConfigError."""
+    """Return a suite by its name. Raises ConfigError."""
     if name not in SUITES:
         raise ConfigError(f'suite must be one of {", ".join(SUITES)}, got {name!r}.', parameters=['suite'])
     return SUITES[name]()
@@ -69,12 +69,12 @@ def _matches(row: Row, pattern: str) -> bool:
 
 
 def published_rows() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Every published row of a method under Segmenter: name, config and what its metafile says of it."""
+    """Every published row of a method under Segmenter: name, config and metafile entry."""
     for family in (name.lower() for name in METHODS):
         metafile = CONFIGS / family / 'metafile.yml'
         for model in load(str(metafile))['Models'] if metafile.is_file() else ():
             config = model['Config'].removeprefix('local_configs/')
-            own = Path(config).parent.name == family  # plain rows stand in some tables, too
+            own = Path(config).parent.name == family  # some tables have plain rows, too
             if own and not any(part in config for part in ('photo-mosaic', 'policy', '_fcn_', '_upernet_')):
                 yield model['Name'], config, model['Metadata']
 
@@ -122,7 +122,7 @@ def cpu() -> Suite:
         *_copies(('algm/algm_vit-s16_ade20k-512x512.py',), 32),
         *_onnx('segmenter/segmenter_vit-s16_ade20k-512x512.py'),
     ]
-    # what may be left when time is up comes last
+    # last: rows that may be dropped when time is up
     slow = [
         *_training(('algm/algm_vit-s16_ade20k-512x512.py', 'cts/cts_vit-s16_ade20k-512x512.py'), 'b2', (512, 512), 1),
         *_growth('vit_tiny_patch16_384', (256, 512, 1024, 2048)),
@@ -134,7 +134,7 @@ def cpu() -> Suite:
 
 
 def cpu_small() -> Suite:
-    """One row of every kind and method on networks that a test can afford."""
+    """One row of every kind and method on networks small enough for tests."""
     methods = [
         Row(f'{name} b{batch}', 'reduced', dict(config=TINY, reduction=name, batch=batch, ratio=1.4))
         for name in METHODS

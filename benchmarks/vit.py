@@ -1,4 +1,4 @@
-"""The rows of a benchmark suite about plain vision transformers: what is measured and how.
+"""The rows of a benchmark suite about plain vision transformers.
 
 Every function takes the Bench and a row's settings, and returns plain numbers.
 """
@@ -34,7 +34,7 @@ PART_SCOPES = SCOPES | {'mmseg_tr::policy': 'policy'}
 
 @dataclass
 class Bench:
-    """Where and how long rows are measured, and the plain network that was built last.
+    """Settings of a measurement, and the plain network that was built last.
 
     seconds: of the timing of one row, about. images: at most, of a row. compiled: under torch.compile.
     """
@@ -47,11 +47,11 @@ class Bench:
     _built: tuple[str, nn.Module] | None = field(default=None, repr=False)
 
     def plain(self, config: Config) -> nn.Module:
-        """The network of a config without its method, with random weights, always the same."""
+        """Return the network of a config without its method, with reproducible random weights."""
         model = {key: value for key, value in config.model.items() if key not in ('test_cfg', 'train_cfg')}
         key = repr(model | dict(backbone={k: v for k, v in model['backbone'].items() if k != 'reduction'}))
         if self._built is None or self._built[0] != key:
-            self._built = None  # before the next is made: two of them may not fit
+            self._built = None  # before the next is built: two may not fit
             config.model.backbone.reduction = None
             config.model.backbone.pretrained = None
             model = build_model(config, None).to(self.device).eval()
@@ -61,7 +61,7 @@ class Bench:
     def time(
         self, contestants: dict[str, Contestant], batches: Sequence[Tensor], warm: bool = True
     ) -> dict[str, Seconds]:
-        """In turn, for self.seconds or two rounds, whatever takes longer."""
+        """Time all in turn, for self.seconds or two rounds, whichever takes longer."""
         warm_up = len(batches) if self.compiled else 1 if warm else 0
         limits = dict(repeats=20, seconds=self.seconds, least=2)
         return time_in_turn(contestants, batches, **limits, warm_up=warm_up, amp=self.amp)
@@ -94,9 +94,9 @@ def read(settings: Numbers) -> tuple[Config, Method | None, tuple[int, int]]:
 
 
 def reduced(bench: Bench, settings: Numbers) -> Numbers:
-    """A method beside the plain network and beside its own ideal, on the same different images.
+    """Time a method against the plain network and its ideal on the same images.
 
-    published: GMACs of the paper, or ratio: plain over reduced work; an adaptive method is set to reach them.
+    published: GMACs of the paper, or ratio: plain over reduced work; an adaptive method is adjusted to reach them.
     """
     config, method, shape = read(settings)
     plain, batch = bench.plain(config), settings['batch']
@@ -138,13 +138,13 @@ def reduced(bench: Bench, settings: Numbers) -> Numbers:
 
 
 def wanted_ratio(settings: Numbers, plain: MacCount, rule: str) -> float | None:
-    """Plain over reduced work that an adaptive method is set to reach; None where the row names none."""
+    """Return the target ratio of plain to reduced work of an adaptive method; None without one."""
     published = settings.get('published')
     return plain.total(rule) / 1e9 / published if published else settings.get('ratio')
 
 
 def ratios(times: dict[str, Seconds], plain: float, reduced: float, kept: Profile, own: float) -> Numbers:
-    """Times and their ratios. plain, reduced: work to scores; own: of a network that the method brings along."""
+    """Times and their ratios. plain, reduced: work to scores; own: of the method's own network."""
     work, ratio = plain / reduced, times['plain'].scores / times['model'].scores
     ideal = times['plain'].scores / times['ideal'].scores
     without = ratio / (1 - kept.shares['policy']) * (reduced - own) / plain
@@ -164,7 +164,7 @@ def ratios(times: dict[str, Seconds], plain: float, reduced: float, kept: Profil
 
 
 class Ideals:
-    """The ideal of every batch: for each an own network around the same weights."""
+    """Return the ideal of every batch: a network each, with shared weights."""
 
     def __init__(self, bench: Bench, model: nn.Module, batches: Sequence[Tensor], adaptive: bool) -> None:
         with mixed_precision(bench.device, bench.amp):
@@ -182,7 +182,7 @@ class Ideals:
 
 
 def count_model(model: nn.Module, batches: Sequence[Tensor], adaptive: bool) -> MacCount:
-    """Work per image; without running where every image takes the same."""
+    """Return the work per image; counted without running when all images cost the same."""
     if adaptive:
         return MacCount.mean((count_macs(model, batch) for batch in batches), sum(map(len, batches)))
     return count_macs(on_meta(model), batches[0][:1].to('meta'))
@@ -190,7 +190,7 @@ def count_model(model: nn.Module, batches: Sequence[Tensor], adaptive: bool) -> 
 
 @torch.inference_mode()
 def own_work(model: nn.Module, image: Tensor, rule: str) -> float:
-    """Multiply-adds of the network that a method brings along, such as a policy; 0 for a method without weights."""
+    """Return the multiply-adds of a method's own network, such as a policy; 0 without one."""
     method = find_backbone(model).reduction
     if not isinstance(method, nn.Module):
         return 0.0
@@ -207,12 +207,12 @@ def own_work(model: nn.Module, image: Tensor, rule: str) -> float:
 
 
 def to_scores(count: MacCount, rule: str) -> float:
-    """Multiply-adds without the enlargement."""
+    """Return the multiply-adds without upsampling."""
     return count.total(rule) - count.parts(rule).get('enlargement', 0)
 
 
 def improvements(bench: Bench, settings: Numbers) -> Numbers:
-    """The plain network, and each thing that makes it faster, on its own: fused attention, labels from patch scores."""
+    """Time the plain network and each optimisation on its own: fused attention, labels from patch scores."""
     config, _, shape = read(settings)
     plain = bench.plain(config)
     images = load_batch(config, plain, None, shape, 2, 1).to(bench.device)
@@ -240,7 +240,7 @@ def improvements(bench: Bench, settings: Numbers) -> Numbers:
 
 
 def label_times(bench: Bench, network: Steps, image: Tensor) -> Numbers:
-    """The same for scores with regions, as trained networks give them: noise on an eighth of the grid, enlarged."""
+    """The same for scores with regions, as of trained networks: upsampled noise of an eighth of the grid."""
     with torch.inference_mode():
         shape = network.scores(image).shape
         noise = torch.randn(
@@ -259,7 +259,7 @@ def label_times(bench: Bench, network: Steps, image: Tensor) -> Numbers:
 
 
 def copies(bench: Bench, settings: Numbers) -> Numbers:
-    """A batch of different images, beside one of copies of its average image."""
+    """Time a batch of different images against copies of its average image."""
     config, method, shape = read(settings)
     plain, size = bench.plain(config), settings['batch']
     images = load_batch(config, plain, None, shape, size, size).to(bench.device)

@@ -1,4 +1,4 @@
-"""The benchmark of a config file: what tools/get_fps_flops.py does."""
+"""Benchmark the network of a config: the verb of tools/get_fps_flops.py."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from mmseg_tr.errors import ConfigError
 
 @dataclass(frozen=True)
 class BenchmarkReport:
-    """What was measured, one Run per shape and batch size, with the circumstances and what to beware of."""
+    """Results of a benchmark: one Run per shape and batch size, the setup, and warnings."""
 
     about: Mapping[str, Any]
     runs: tuple[Run, ...]
     warnings: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON. Top-level numbers are those of the first run, `plain` holds the same of the plain network."""
+        """Return plain values for JSON. Top-level numbers are of the first run, `plain` has the plain network's."""
         first = self.runs[0].to_dict()
         top = ('gmacs', 'gflops', 'params', 'images_per_second', 'tokens_per_layer', 'tokens_per_stage')
         return dict(
@@ -79,7 +79,7 @@ class BenchmarkOptions:
     cfg_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for numbers that cannot work, before anything is built."""
+        """Raise ConfigError for numbers out of range, before anything is built."""
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise ConfigError(
                 f'batch_sizes must be positive integers, got {tuple(self.batch_sizes)}.', parameters=['batch_sizes']
@@ -98,7 +98,7 @@ class BenchmarkOptions:
             check_rule(self.rule)
 
     def measuring(self, amp: torch.dtype | None, images: int) -> MeasureOptions:
-        """How a network is measured on so many images."""
+        """How a network is measured on a number of images."""
         sizes = dict.fromkeys(min(size, images) for size in self.batch_sizes)
         return MeasureOptions(
             batch_sizes=tuple(sizes),
@@ -160,7 +160,7 @@ def _circumstances(
 
 
 def _missing(options: BenchmarkOptions, runs: Sequence[Run]) -> Iterator[str]:
-    """Batch sizes that there were too few images for."""
+    """Warn about batch sizes that exceed the number of images."""
     there = max(run.batch_size for run in runs)
     larger = [str(size) for size in options.batch_sizes if size > there]
     if larger:
@@ -182,7 +182,7 @@ def _cautions(model: nn.Module, checkpoint: str | None, runs: Sequence[Run]) -> 
         where = f'at {run.shape[0]}x{run.shape[1]}, batch {run.batch_size}'
         if run.unknown:
             yield f'{where} the work of {", ".join(run.unknown)} was not counted: no rule knows these operators.'
-        # not by tokens per layer: ACT and dense ToMe save work while the tokens between layers stay
+        # not by tokens per layer: ACT and dense ToMe save work but keep the tokens between layers
         if run.ratios and run.ratios['work_all'] <= 1:
             more = 1 / run.ratios['work_all']
             yield f'{where} {name} saves no work: it takes {more:.3f} times the multiply-adds of the plain network.'

@@ -1,4 +1,4 @@
-"""A benchmark's report as tables on the terminal."""
+"""Format a benchmark's report as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LABELS = dict(
 
 
 def print_report(report: BenchmarkReport, console: Console | None = None) -> None:
-    """Circumstances, a table for every shape and batch size, what the numbers mean, warnings."""
+    """Return the setup, a table for every shape and batch size, notes and warnings."""
     console, about = console or Console(), report.about
     console.print(f'[bold]{about["config"]}[/bold]', highlight=False)
     console.print(
@@ -44,7 +44,7 @@ def print_report(report: BenchmarkReport, console: Console | None = None) -> Non
 
 
 def run_table(run: Run, parts: bool = True) -> Table:
-    """Plain and reduced network beside each other, with the ratio of both; parts: multiply-adds by part, too."""
+    """Return a table of the plain and the reduced network with their ratio; parts: also multiply-adds by part."""
     plain, model, ratios = run.plain, run.model, run.ratios or {}
     table = Table(
         title=f'{run.shape[0]}x{run.shape[1]}, batch {run.batch_size}, {run.images} images', title_justify='left'
@@ -88,18 +88,18 @@ def run_table(run: Run, parts: bool = True) -> Table:
 
 
 def _shown(part: str, plain: Measured, model: Measured) -> bool:
-    """Parts that would show as 0.000 everywhere are left out."""
+    """Return whether a part has a number that does not show as 0.000."""
     counts = (plain.parts_all, model.parts_all, plain.parts, model.parts)
     return max(found.get(part, 0) for found in counts) >= 5e-4
 
 
 def stages_text(measured: Measured) -> str:
-    """A line a stage: '16384 to 256'."""
+    """Return a line per stage: '16384 to 256'."""
     return '\n'.join(f'{stage["queries"]} to {stage["keys"]}' for stage in measured.tokens_per_stage or ())
 
 
 def tokens_text(tokens: list[float]) -> str:
-    """Runs of equal numbers together, a line each: '1025 x4', '779 x8'."""
+    """Return a line per run of equal numbers: '1025 x4', '779 x8'."""
     groups: list[tuple[float, int]] = []
     for count in tokens:
         times = groups.pop()[1] if groups and groups[-1][0] == count else 0

@@ -1,4 +1,4 @@
-"""From a config to what a tool works with: its network, its device, and a batch of real images."""
+"""Build what a tool works with from a config: network, device, and a batch of real images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ IMAGES = 8  # measured by default, more where a batch is larger
 
 
 def build_model(config: Config, checkpoint: str | None) -> nn.Module:
-    """The network of a config with the weights of a checkpoint, or random ones, the same in every call.
+    """Build the network of a config with the weights of a checkpoint, or reproducible random ones.
 
     Raises ConfigError or CheckpointError.
     """
@@ -56,7 +56,7 @@ def build_model(config: Config, checkpoint: str | None) -> nn.Module:
 
 
 def model_settings(config: Config) -> dict[str, Any]:
-    """The model of a config with the preprocessing that it gets from the runner: a top-level one where it has none."""
+    """Return the model's config with its preprocessor: the top-level one if it has none, as the runner does."""
     settings = copy.deepcopy(config.model)
     if config.get('data_preprocessor') is not None:
         settings.setdefault('data_preprocessor', copy.deepcopy(config.data_preprocessor))
@@ -64,7 +64,7 @@ def model_settings(config: Config) -> dict[str, Any]:
 
 
 def pick_device(name: str | None) -> torch.device:
-    """A device that this machine has. Raises DeviceError."""
+    """Return a device of this machine. Raises DeviceError."""
     if name is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
@@ -81,7 +81,7 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def prepare_device(name: str | None) -> torch.device:
-    """pick_device(), with the memory of a CPU managed as networks need it from now on (mmseg_tr.cpu)."""
+    """Call pick_device() and, for a CPU, tune memory management for networks (mmseg_tr.cpu)."""
     device = pick_device(name)
     if device.type == 'cpu':
         keep_freed_memory()
@@ -89,7 +89,7 @@ def prepare_device(name: str | None) -> torch.device:
 
 
 def pick_precision(amp: str | None, device: str | None) -> torch.dtype | None:
-    """The dtype of autocast by its name. Raises ConfigError for another name, DeviceError for float16 on a CPU."""
+    """Return the autocast dtype by its name. Raises ConfigError for another name, DeviceError for float16 on a CPU."""
     if amp is None:
         return None
     if amp not in PRECISIONS:
@@ -105,7 +105,7 @@ def precision_name(dtype: torch.dtype | None) -> str:
 
 
 def own_shape(config: Config) -> tuple[int, int]:
-    """The size that a config trains or tests at: its window, its crop, its img_size, a codec's, else 512 x 512."""
+    """Return the image size of a config: its window, its crop, its img_size, a codec's, else 512 x 512."""
     model = config.model
     codec = (model.get('head') or {}).get('decoder')
     if isinstance(codec, Mapping) and codec.get('input_size') is not None:
@@ -122,11 +122,11 @@ def own_shape(config: Config) -> tuple[int, int]:
 def load_batch(
     config: Config, model: nn.Module, folder: str | None, shape: tuple[int, int], count: int, needed: int
 ) -> Tensor:
-    """Different pictures as the network takes them: (n, C, *shape) float32 on the CPU, needed <= n <= count.
+    """Return different preprocessed pictures: (n, C, *shape) float32 on the CPU, needed <= n <= count.
 
     folder: its pictures go through the config's pipeline and the model's preprocessing, as in a test. Where test cuts
     windows of `shape`, the middle one is taken; otherwise the picture is scaled until it covers the shape, then cut at
-    its centre. A picture that is there twice is taken once. None: the bundled photographs, cut to the shape.
+    its centre. Duplicates are used once. None: the bundled photographs, cut to the shape.
     Raises DatasetError for a folder without pictures, one that cannot be read, and too few of them.
     """
     found: dict[bytes, Tensor] = {}
@@ -144,7 +144,7 @@ def load_batch(
 
 
 def _from_folder(config: Config, model: nn.Module, folder: str) -> Iterator[Tensor]:
-    """What test hands to the network for every picture of a folder, (1, C, H, W)."""
+    """Yield the network's input for every picture of a folder, as in a test, (1, C, H, W)."""
     if not Path(folder).is_dir():
         raise DatasetError(f'there is no folder {folder}: images must be a folder of image files.')
     reader, empty = PictureReader.of(config), True
@@ -156,7 +156,7 @@ def _from_folder(config: Config, model: nn.Module, folder: str) -> Iterator[Tens
 
 
 def _photographs(config: Config, model: nn.Module, shape: tuple[int, int], count: int) -> Iterator[Tensor]:
-    """The bundled photographs as large as they enter the network, normalised by the model, (1, C, *shape)."""
+    """Yield the bundled photographs at the input size, normalised by the model, (1, C, *shape)."""
     try:
         pictures = photograph_batch(count, shape)
     except MissingExtraError as error:
@@ -170,7 +170,7 @@ def _photographs(config: Config, model: nn.Module, shape: tuple[int, int], count
 def network_input(config: Config, model: nn.Module, pixels: np.ndarray) -> Tensor:
     """An RGB picture (H, W, 3) as the network takes it, at its own size: (1, C, H, W).
 
-    A network that takes other channels gets the picture's again and again: it is measured, not looked at.
+    For a network with other channels, the picture's are repeated: it is only measured.
     """
     reader, channels = PictureReader.of(config), input_channels(model)
     loaded = reader.load(pixels)
@@ -185,7 +185,7 @@ def network_input(config: Config, model: nn.Module, pixels: np.ndarray) -> Tenso
 
 
 def fit_to(image: Tensor, model: nn.Module, shape: tuple[int, int]) -> Tensor:
-    """The middle window of a test where it has this shape, else the picture scaled and cut to it: (1, C, *shape)."""
+    """Return the middle test window if it has this shape, else the picture scaled and cropped to it: (1, C, *shape)."""
     windows = windows_of(model, image)
     if windows.size == tuple(shape):
         return windows.middle()
@@ -198,7 +198,7 @@ def fit_to(image: Tensor, model: nn.Module, shape: tuple[int, int]) -> Tensor:
 
 
 def machine(device: torch.device) -> str:
-    """The processor, its cores, and the GPU if one was used."""
+    """Describe the processor, its cores, and the GPU if one was used."""
     name, info = platform.processor() or platform.machine(), Path('/proc/cpuinfo')
     if info.is_file():
         named = [line.partition(':')[2].strip() for line in info.read_text().splitlines() if 'model name' in line]
@@ -209,7 +209,7 @@ def machine(device: torch.device) -> str:
 
 @contextmanager
 def cpu_threads(number: int | None) -> Iterator[None]:
-    """Run with this many threads; None leaves the number unchanged. Raises ConfigError for less than one."""
+    """Use this many threads in the context; None leaves them unchanged. Raises ConfigError for less than one."""
     before = torch.get_num_threads()
     if number is not None and number < 1:
         raise ConfigError(f'threads must be 1 or more, got {number}.', parameters=['threads'])

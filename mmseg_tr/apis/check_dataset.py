@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class DatasetCheck:
-    """The report of one dataset of a config, and the dataset itself."""
+    """One dataset of a config and its report."""
 
     loop: str
     dataset: Any
@@ -46,14 +46,14 @@ class DatasetCheck:
         self.faults = [*self.report.faults, *self.faults]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report in plain values, for JSON."""
+        """Return the report in plain values, for JSON."""
         return dict(loop=self.loop, **{**self.report.to_dict(), 'faults': [vars(fault) for fault in self.faults]})
 
 
 def check_dataset(
     config: str | Config, cfg_options: Mapping[str, Any] | None = None, progress: Progress = lambda *_: None
 ) -> list[DatasetCheck]:
-    """Read every picture and label that a config trains, validates and tests on; a dataset named twice is read once.
+    """Check every picture and label that a config trains, validates and tests on; each dataset once.
 
     Raises ConfigError for a config without segmentation datasets, and as building a dataset does.
     """
@@ -69,7 +69,7 @@ def check_dataset(
 
 
 def _outline(config: Config) -> nn.Module:
-    """The heads and the preprocessor of a config's model, without its backbone and its weights."""
+    """Build the heads and the preprocessor of a config's model, without backbone and weights."""
     settings = config.get('model') or {}
     settings = settings.get('module', settings)
     model = nn.Module()
@@ -112,7 +112,7 @@ def _ignore_index(config: Config, model: nn.Module, loop: str) -> int:
 
 
 def _further_faults(part: DataPart, model: nn.Module, dataset: Any, report: LabelReport) -> Iterator[LabelFault]:
-    """Heads that predict other classes, and batches that cannot be made."""
+    """Report heads that predict other classes, and batches that cannot be made."""
     try:
         check_classes_of_heads(heads_of(model), dataset)
     except ConfigError as error:
@@ -133,7 +133,7 @@ def check_outputs(out: str | None, report: str | None) -> None:
 
 
 def format_check(check: DatasetCheck) -> str:
-    """A check as text: sizes, a table of classes, faults by file."""
+    """Format a check as text: sizes, a table of classes, faults by file."""
     report = check.report
     lines = [f'{check.loop}: {report.name}, {report.total} pictures, {report.decoded} labels read', _sizes(report), '']
     total = max(1, int(report.pixels.sum()) + report.ignored)
@@ -160,13 +160,13 @@ def _sizes(report: LabelReport) -> str:
 
 
 def write_json(checks: Sequence[DatasetCheck], path: str | os.PathLike) -> None:
-    """Write all that was found."""
+    """Write all results as JSON."""
     content = dict(datasets=[check.to_dict() for check in checks], faults=sum(len(check.faults) for check in checks))
     write_atomically(json.dumps(content, indent=2) + '\n', path)
 
 
 def draw_samples(check: DatasetCheck, folder: str | os.PathLike, count: int) -> list[Path]:
-    """Write PNGs of a few pictures, evenly spread, each with its label drawn over beside it; returns their paths."""
+    """Write PNGs of a few evenly spread pictures, each next to its label overlay; returns their paths."""
     load, palette = LabelLoader(check.dataset.pipeline), check.dataset.metainfo.get('palette')
     written = []
     total = len(check.dataset)

@@ -1,4 +1,4 @@
-"""Load a config, override its settings, and fit it to a command line and a machine."""
+"""Load a config, override its settings, and adapt it to a command line and a machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _runs = itertools.count(1)
 
 
 def load_config(path: str | Config, options: Mapping[str, Any] | None = None) -> Config:
-    """The config file `path`, its custom_imports done, with `options` ('a.b': value) merged into it.
+    """Load the config `path` and its custom_imports, and merge `options` ('a.b': value) into it.
 
     path: a file, or the name of one that comes with the package, see paths.find_config().
     Raises ConfigError when it is missing or cannot be read, MissingExtraError when what it imports is not installed.
@@ -48,7 +48,7 @@ def load_config(path: str | Config, options: Mapping[str, Any] | None = None) ->
 
 
 def _replacing(config: Config, name: str, value: Any) -> Any:
-    """An option's value, marked to replace a dict of another type instead of being merged into it."""
+    """Mark an option's value to replace a dict of another type instead of being merged into it."""
     first, *inner = name.split('.')
     node = config.get(first)
     for key in inner:
@@ -59,7 +59,7 @@ def _replacing(config: Config, name: str, value: Any) -> Any:
 
 
 def _modernise(config: Config) -> None:
-    """Say in today's words what configs of earlier releases say, in place, with a DeprecationWarning."""
+    """Update the spellings of earlier releases in a config, in place, with a DeprecationWarning."""
     model = config.get('model')
     backbone = model.get('backbone') if isinstance(model, Mapping) else None
     if isinstance(backbone, Mapping):
@@ -94,13 +94,13 @@ def require_checkpoint(path: str | Path) -> None:
 
 
 def reduction_settings(backbone: Mapping[str, Any]) -> dict[str, Any]:
-    """What the config of a backbone says about token reduction; empty for a plain network. Raises ConfigError."""
+    """Return the reduction settings of a backbone's config; empty for a plain network. Raises ConfigError."""
     reduction = as_reduction(backbone.get('reduction'))
     return dict(type=reduction) if isinstance(reduction, str) else dict(reduction or {})
 
 
 def parse_reduction(text: str) -> dict[str, Any] | str | None:
-    """A method as it is written on a command line: its settings, its bare name, or None for the plain model.
+    """Parse a method given as text: its settings, its bare name, or None for the plain model.
 
     tome, "type=ToMe,r=8", "dict(type='ToMe', r=8)", "{'type': 'ToMe'}" and r=8 (settings of the config's method); of a
     MiT also a preset such as bsm_hq, and a list of one dict per stage; None, none or plain. Nothing is run.
@@ -127,7 +127,7 @@ def parse_reduction(text: str) -> dict[str, Any] | str | None:
 
 
 def named_method(name: str) -> str:
-    """The name of a method. Raises ConfigError for another one, with the nearest."""
+    """Check the name of a method. Raises ConfigError, with the nearest match, for an unknown one."""
     try:
         return find_method(name).name
     except ConfigError as error:
@@ -164,7 +164,7 @@ def use_reduction(config: Config, reduction: str | Mapping[str, Any] | None) -> 
 
 
 def fit_to_run(config: Config, work_dir: str | None, launcher: str, seed: int | None = None) -> None:
-    """Set what the command line says and what the machine needs, in place.
+    """Apply the settings of the command line and of the machine, in place.
 
     On a CPU SyncBN has no implementation and becomes BN (the same state dict), and several processes are wrapped
     without device ids.
@@ -188,7 +188,7 @@ def fit_to_run(config: Config, work_dir: str | None, launcher: str, seed: int | 
 
 
 def _name_run(config: Config, stem: str) -> None:
-    """Give every run of this process a name of its own: mmengine hands a known name the logs of the run before."""
+    """Give every run of this process its own name: mmengine reuses the logs of a known name."""
     number = next(_runs)
     suffix = f'_{number}' if number > 1 else ''
     config.setdefault('experiment_name', f'{stem}_{time.strftime("%Y%m%d_%H%M%S")}{suffix}')
@@ -217,7 +217,7 @@ def use_amp_for_training(config: Config) -> None:
 
 
 def check_autocast() -> str:
-    """The device, 'cpu' or 'cuda'. Raises ConfigError where mixed precision is not available."""
+    """Return the device, 'cpu' or 'cuda'. Raises ConfigError when mixed precision is not available."""
     device = get_device()
     if device not in ('cpu', 'cuda'):
         raise ConfigError(f'amp is available on CUDA GPUs and CPUs, not on {device}: leave it out.', parameters=['amp'])

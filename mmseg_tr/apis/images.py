@@ -1,4 +1,4 @@
-"""Image and video files that a user names: found below folders, with the names of their results."""
+"""Find the image and video files below the user's paths, with the names of their results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that was skipped, or (skipped=False) is done only in part, and the sentence that says why."""
+    """A file that was skipped or (skipped=False) only partly processed, and the reason in one sentence."""
 
     path: Path
     reason: str
@@ -33,11 +33,11 @@ class Failure:
 
 
 def find_pictures(inputs: Sequence[str | Path], videos: bool = False) -> tuple[list[Picture], list[Failure]]:
-    """The pictures that files and folders name, and the inputs that name none.
+    """Return the pictures below files and folders, and the inputs without any.
 
-    videos: look for video files in folders, too; a video that is named itself is always taken.
-    A picture keeps its path below the folder. Raises DatasetError when there is not one picture, or when two would have
-    results of the same name.
+    videos: look for video files in folders, too; a video given by its path is always taken.
+    A picture keeps its path below the folder. Raises DatasetError without any picture, or when two results would have
+    the same name.
     """
     pictures, failures = [], []
     suffixes = (*SUFFIXES, *VIDEOS) if videos else SUFFIXES

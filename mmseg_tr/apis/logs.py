@@ -1,4 +1,4 @@
-"""Training logs, mmengine's and the published log.txt: reading them, their last values, and their curves."""
+"""Read training logs, mmengine's and the published log.txt, and draw their curves."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mmseg_tr.errors import ConfigError, require_extra
 from mmseg_tr.files import write_atomically
 
 X_KEYS = ('epoch', 'step', 'iter')
-# the first of these sets that a log has a key of is drawn when none is asked for
+# default keys: the first of these sets of which a log has a key
 Y_KEYS = (('val_mean_iou', 'mIoU', 'coco/AP', 'AP', 'PCK@0.1', 'PCK'), ('train_loss', 'loss'))
 SIZES = {'large': (9.6, 5.4), 'tight': (4.8, 3.2)}  # inches
 
 
 @dataclass(frozen=True)
 class LogList:
-    """Which logs to draw, {name: path}, and within which limits; None leaves a limit to the data."""
+    """Logs to draw, {name: path}, and axis limits; None takes a limit from the data."""
 
     paths: Mapping[str, Path]
     vmin: float | None = None
@@ -43,9 +43,9 @@ class Curve:
 
 
 def find_logs(inputs: Sequence[str]) -> LogList:
-    """The logs that a command line names: a published .yml list alone, or log files and work folders, also NAME=PATH.
+    """Find the named logs: one published .yml list, or log files and work folders, also as NAME=PATH.
 
-    Raises ConfigError for a list that cannot be read or stands among others, and for a name given twice.
+    Raises ConfigError for a list that cannot be read or is not given alone, and for a name given twice.
     """
     lists = [text for text in inputs if Path(text).suffix in ('.yml', '.yaml')]
     if lists:
@@ -64,7 +64,7 @@ def find_logs(inputs: Sequence[str]) -> LogList:
 
 
 def _name(path: Path) -> str:
-    """What a log is called: its work folder, or a file's folder that is not one of mmengine's."""
+    """Return the name of a log: its work folder, or a file's first folder that is not one of mmengine's."""
     if path.is_dir() or path.suffix not in ('.json', '.txt'):
         return path.resolve().name
     folder = path.resolve().parent
@@ -72,10 +72,10 @@ def _name(path: Path) -> str:
 
 
 def read_list(path: Path) -> LogList:
-    """A published list of logs: root, logs {name: path}, and vmin, vmax, epochs where they are given.
+    """Read a published list of logs: root, logs {name: path}, and vmin, vmax, epochs if given.
 
     Paths are relative to root, root to the folder of the list, and without root to that folder itself.
-    Raises ConfigError for a file that is missing or no such list.
+    Raises ConfigError for a file that is missing or not such a list.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
@@ -99,10 +99,10 @@ def read_list(path: Path) -> LogList:
 
 
 def read_log(path: Path) -> list[dict[str, Any]] | None:
-    """The rows of a log file, or of all logs in a work folder; None where there is no log.
+    """Read the rows of a log file, or of all logs in a work folder; None without a log.
 
     A training that was resumed has written several logs in its work folder: each takes over where it starts.
-    Raises ConfigError for a file that is no log.
+    Raises ConfigError for a file that is not a log.
     """
     if not path.is_dir():
         return _read_rows(path) if path.is_file() else None
@@ -119,7 +119,7 @@ def read_log(path: Path) -> list[dict[str, Any]] | None:
 
 
 def _with_epochs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows whose epochs are called that: where mmengine counts epochs, the `step` of a validation is one."""
+    """Rename `step` to epoch in validation rows of logs that count epochs."""
     if not any('epoch' in row and 'step' in row for row in rows):
         return rows
     return [
@@ -132,7 +132,7 @@ def _log_files(folder: Path) -> list[Path]:
         return [folder / 'log.txt']
     found = []
     for place in sorted([folder, folder / 'vis_data', *folder.glob('*/vis_data')]):
-        if place.name == 'vis_data':  # the same rows stand there twice, in a file with the time of the run as its name
+        if place.name == 'vis_data':  # it has the same rows twice, once in a file named after the time of the run
             files = [place / 'scalars.json', *sorted(place.glob('*.json'))]
             found += [file for file in files if file.is_file()][:1]
     return found
@@ -150,7 +150,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            if number == len(lines) > 1:  # a training that is running, or was killed while it wrote
+            if number == len(lines) > 1:  # the training is running, or was killed while writing
                 break
             raise ConfigError(f'{path} is not a training log: line {number} is not JSON ({error.msg}).') from error
         except (RecursionError, ValueError) as error:  # thousands of brackets, or of digits
@@ -162,7 +162,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def value_of(row: Mapping[str, Any], key: str) -> float | None:
-    """The number under `key`, which may go inside, as in val/mean_iou; None where there is none."""
+    """Return the number under `key`, which may be nested, as in val/mean_iou; None without one."""
     value: Any = row.get(key)
     if value is None and '/' in key:
         value = row
@@ -172,7 +172,7 @@ def value_of(row: Mapping[str, Any], key: str) -> float | None:
 
 
 def _is_number(value: Any, finite: bool = True) -> bool:
-    """Whether a value is a number that a float can hold, neither True nor False. finite: NaN and infinity are none."""
+    """Return whether a value is a number (not a bool) that a float can hold. finite: excludes NaN and infinity."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
@@ -184,7 +184,7 @@ def _is_number(value: Any, finite: bool = True) -> bool:
 def read_curve(
     name: str, rows: Sequence[Mapping[str, Any]], x_key: str | None = None, y_key: str | None = None, epochs: int = -1
 ) -> Curve:
-    """The curve of one log: by default of validation mIoU, or else the loss, over epochs, or else iterations.
+    """Return the curve of one log: by default validation mIoU, else the loss, over epochs, else iterations.
 
     epochs: the last epoch to take, counted as in the log; in a log without epochs, the last iteration. -1 takes all.
     Raises ConfigError where the log has no such key.
@@ -194,7 +194,7 @@ def read_curve(
     counter = next((key for key in X_KEYS if any(value_of(row, key) is not None for row in rows)), None)
     if epochs >= 0 and counter:
         rows = [row for row in rows if (value_of(row, counter) or 0) <= epochs]
-    # mmengine's rows of a validation by iterations do not hold the epoch: such rows have no place on that axis
+    # mmengine's validation rows by iterations have no epoch, so they cannot be drawn over epochs
     keys = [y_key] if y_key else [key for group in Y_KEYS for key in group]
     for key in keys:
         drawn = []
@@ -203,7 +203,7 @@ def read_curve(
             kept = [(float(x), float(y)) for x, y in pairs if x is not None and y is not None]
             if kept:
                 drawn.append(Curve(name, axis, key, *map(tuple, zip(*kept))))
-        if drawn:  # several values of one epoch belong over its steps
+        if drawn:  # spread several values of one epoch over its steps
             return next((curve for curve in drawn if len(set(curve.x)) == len(curve.x)), drawn[0])
     there = sorted({key for row in rows for key in row})
     raise ConfigError(

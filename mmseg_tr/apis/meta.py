@@ -1,4 +1,4 @@
-"""Names and colours of classes, and keypoints: of the config's dataset as it is built, else of the checkpoint."""
+"""Names and colours of classes, and keypoints, from the config's built dataset or else the checkpoint."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mmseg_tr.weights.io import read_file
 
 @dataclass(frozen=True)
 class Classes:
-    """What the classes of a model are called, and their colours: (red, green, blue) of each, or None."""
+    """Names of a model's classes, and their colours: (red, green, blue) of each, or None."""
 
     names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...] | None
 
 
 def classes_of(config: Config, model: nn.Module, checkpoint: str | None = None) -> Classes:
-    """Names and colours of a segmentor's classes; 'class 0', 'class 1', ... and no colours where nothing names them.
+    """Return names and colours of a segmentor's classes; unnamed ones are 'class 0', 'class 1', ...
 
     Raises ConfigError for a dataset or a checkpoint whose classes or colours are not such lists.
     """
@@ -43,7 +43,7 @@ def classes_of(config: Config, model: nn.Module, checkpoint: str | None = None) 
 
 
 def palette_of(config: Config, model: nn.Module, checkpoint: str | None = None) -> list[tuple[int, int, int]]:
-    """The colours of a segmentor's classes. Raises ConfigError where neither dataset nor checkpoint has enough."""
+    """Return the colours of a segmentor's classes. Raises ConfigError if neither dataset nor checkpoint has enough."""
     count = model.decode_head.num_classes
     if count > 255:
         raise ConfigError(f'the model has {count} classes: a label PNG holds 255 at most.')
@@ -57,7 +57,7 @@ def palette_of(config: Config, model: nn.Module, checkpoint: str | None = None) 
 
 
 def metainfos(config: Config, checkpoint: str | None = None) -> Iterator[Mapping[str, Any]]:
-    """The metainfo of the dataset of each of the config's loaders, test first, then the checkpoint's dataset_meta."""
+    """Yield the metainfo of the dataset of each of the config's loaders, test first, then the checkpoint's."""
     init_default_scope(config.get('default_scope') or 'mmseg')
     for dataset in dataset_configs(config):
         found = built_metainfo(dataset)
@@ -78,7 +78,7 @@ def metainfos(config: Config, checkpoint: str | None = None) -> Iterator[Mapping
 
 
 def built_metainfo(dataset: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The metainfo of a dataset as mmseg or mmpose builds it, subset and colours mapped; its files are not read.
+    """Return a dataset's metainfo as mmseg or mmpose builds it, subset and colours mapped, without its files.
 
     None for a type that is not registered. Raises ConfigError for metainfo that the type refuses.
     """

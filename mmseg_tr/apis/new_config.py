@@ -18,7 +18,7 @@ from mmseg_tr.files import write_together
 HALF = [127.5, 127.5, 127.5]
 IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 LARGEST_CROP = 512
-FEWEST, MOST = 1000, 40_000  # updates that are chosen
+FEWEST, MOST = 1000, 40_000  # fewest and most updates of the default
 EPOCHS, BATCH = 60, 8
 
 
@@ -45,7 +45,7 @@ ENCODERS = {
 
 @dataclass(frozen=True)
 class NewConfigOptions:
-    """The user's data, and what the config is to train.
+    """The user's data and the options of the training.
 
     images, labels: folders of pictures and of labels with the same names. classes: names, or a file with one a line.
     val_images, val_labels: folders of their own for validation; else `val_share` of the pictures.
@@ -71,7 +71,7 @@ class NewConfigOptions:
 
 @dataclass(frozen=True)
 class NewConfig:
-    """Written configs, and what the user should know."""
+    """Written configs and notes for the user."""
 
     path: Path
     policy: Path | None
@@ -79,9 +79,9 @@ class NewConfig:
 
 
 def new_config(options: NewConfigOptions) -> NewConfig:
-    """Look at the data and write a config for it.
+    """Survey the data and write a config for it.
 
-    Raises ConfigError for options that cannot be, DatasetError for data that cannot be used.
+    Raises ConfigError for invalid options, DatasetError for data that cannot be used.
     """
     classes = read_classes(options.classes)
     encoder = _check(options, classes)
@@ -105,7 +105,7 @@ def new_config(options: NewConfigOptions) -> NewConfig:
 
 
 def read_classes(classes: Sequence[str]) -> list[str]:
-    """Names of classes: as given, separated by commas, or the lines of a file."""
+    """Return the class names: as given, separated by commas, or the lines of a file."""
     names = [classes] if isinstance(classes, str) else list(classes)
     if len(names) == 1 and Path(names[0]).is_file():
         try:
@@ -151,8 +151,8 @@ def _split(options: NewConfigOptions, suffix: str) -> tuple[list[Pair], list[Pai
 def _settings(
     options: NewConfigOptions, classes: Sequence[str], encoder: Encoder, side: int, count: int
 ) -> dict[str, object]:
-    """What the template takes, but for the data."""
-    unit = 2 * encoder.patch  # crops of a whole number of 2 x 2 patches, which CTS shares
+    """Return the template's values, except the data."""
+    unit = 2 * encoder.patch  # crops divide into 2 x 2 patches, as CTS requires
     crop = max(unit, (options.crop or min(side, LARGEST_CROP)) // unit * unit)
     batch = max(1, min(BATCH, count))
     updates = options.updates or min(max(FEWEST, round(EPOCHS * count / batch)), MOST)
@@ -172,7 +172,7 @@ def _settings(
 
 
 def _data(options: NewConfigOptions, suffix: str) -> dict[str, object]:
-    """The arguments of the two datasets, as text."""
+    """Return the arguments of the two datasets, as text."""
     folders = dict(images=os.path.abspath(options.images), labels=os.path.abspath(options.labels), label_suffix=suffix)
     if options.val_images is None:
         train, val = (dict(folders, part=part, val_share=options.val_share) for part in ('train', 'val'))
@@ -189,14 +189,14 @@ def _arguments(settings: dict[str, object]) -> str:
 
 
 def _mapping(numbers: LabelNumbers) -> str:
-    """The line of the pipelines that replaces numbers of labels."""
+    """Return the pipeline step that remaps label numbers."""
     if not numbers.mapping:
         return '[]'
     return f"[dict(type='mmseg_tr.MapLabels', mapping={dict(numbers.mapping)!r})]"
 
 
 def colours(count: int) -> list[list[int]]:
-    """Colours that differ well: hues by the golden ratio, three brightnesses."""
+    """Return distinct colours: hues by the golden ratio, three brightnesses."""
     found = []
     for number in range(count):
         rgb = colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.55 + 0.4 * (number % 2), (0.95, 0.75, 0.55)[number % 3])

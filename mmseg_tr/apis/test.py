@@ -39,7 +39,7 @@ OUR_METRIC = 'mmseg_tr.SegmenterIoUMetric'
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What to test, and what to write.
+    """Options of a test and its outputs.
 
     metrics: any of mIoU, mDice, mFscore, of poses those of evaluation.pose_metrics; by default those of the config.
     work_dir: folder of logs and scores; by default work_dirs/ and the name of the config.
@@ -49,7 +49,7 @@ class EvaluateOptions:
     tta: the config's tta_model and tta_pipeline (several scales and flips).
     amp: mixed precision. fraction: the share of the images to test on, evenly spread.
     scores: the file, .yml or .json; by default scores_ss.yml, or scores_ms.yml with `tta`, in the work dir.
-    check_data: compare labels with pictures and classes first; None for what the config says (True).
+    check_data: compare labels with pictures and classes first; None for the config's setting (True).
     reduction: a method over the config's, text that config.parse_reduction reads or settings.
     cfg_options: settings that replace those of the config. launcher: what started the processes, see TrainOptions.
     """
@@ -96,7 +96,7 @@ def evaluate(
 
 
 def apply_options(config: Config, options: EvaluateOptions) -> None:
-    """Set in a config what the options ask for, in place. Raises ConfigError where it cannot be done."""
+    """Apply the options to a config, in place. Raises ConfigError where it cannot be done."""
     if not (math.isfinite(options.fraction) and 0 < options.fraction <= 1):
         raise ConfigError(f'fraction must be above 0 and at most 1, got {options.fraction}.', parameters=['fraction'])
     if options.fraction < 1:
@@ -124,7 +124,7 @@ def _run(config: Config, checkpoint: str, path: str) -> dict[str, Any]:
     runner = build_runner(config, 'test')
     if config.get('check_data', True):
         check_run_data(runner, 'test')
-    # mmengine skips tensors that do not fit. It loads again by itself, so that its hooks see the file.
+    # mmengine skips tensors that do not fit. It loads again itself, so that its hooks see the file.
     meta = load_strictly(bare_model(runner), checkpoint)
     remark = other_classes(meta, runner.test_dataloader.dataset.metainfo)
     if remark:
@@ -149,7 +149,7 @@ def _run(config: Config, checkpoint: str, path: str) -> dict[str, Any]:
 
 
 def plan_predictions(runner: Runner) -> None:
-    """Give every prediction that is written a file of its own. Raises DatasetError where names clash."""
+    """Give every written prediction its own file. Raises DatasetError when names clash."""
     metric = _our_metric(runner)
     if metric is None or metric.output_dir is None:
         return
@@ -160,7 +160,7 @@ def plan_predictions(runner: Runner) -> None:
 
 
 def other_classes(meta: Mapping[str, Any], metainfo: Mapping[str, Any]) -> str | None:
-    """How the classes that a checkpoint was trained on differ from those of the dataset; None where they do not."""
+    """Describe how a checkpoint's classes differ from the dataset's; None if they do not."""
     stored = meta.get('dataset_meta')
     trained = stored.get('classes') if isinstance(stored, Mapping) else None
     tested = metainfo.get('classes')
@@ -180,7 +180,7 @@ def _our_metric(runner: Runner) -> SegmenterIoUMetric | None:
 
 
 def set_metric(config: Config, names: Sequence[str] | None, out: str | None, format_only: bool) -> None:
-    """Let our metric, which keeps what the scores file needs, stand for mmseg's IoUMetric, in place.
+    """Replace mmseg's IoUMetric with ours, which keeps what the scores file needs, in place.
 
     Raises ConfigError for an unknown metric, and where the config evaluates in another way and none can be set.
     """
@@ -205,7 +205,7 @@ def set_metric(config: Config, names: Sequence[str] | None, out: str | None, for
 
 
 def use_tta(config: Config) -> None:
-    """Put the config's test-time augmentation around its model, in place. Raises ConfigError where it has none."""
+    """Wrap the model in the config's test-time augmentation, in place. Raises ConfigError where it has none."""
     require_sections(config, 'tta_model', 'tta_pipeline')
     config.test_dataloader.dataset.pipeline = config.tta_pipeline
     if config.tta_model.type in ('SegTTAModel', 'mmseg.SegTTAModel'):
@@ -215,7 +215,7 @@ def use_tta(config: Config) -> None:
 
 
 def use_visualization(config: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    """Have every image drawn, into a folder or a window, in place.
+    """Draw every image into a folder or a window; changes the config in place.
 
     Raises ConfigError when the config has no visualisation hook, or there is no screen for a window.
     """
@@ -248,7 +248,7 @@ def use_visualization(config: Config, show: bool, show_dir: str | None, wait_tim
 
 
 def without_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a dataset, or of one in a wrapper, that neither looks for labels nor loads them."""
+    """Return the config of a dataset, or of one in a wrapper, without labels."""
     dataset = dict(dataset)
     if 'dataset' in dataset:
         dataset['dataset'] = without_labels(dataset['dataset'])
@@ -260,7 +260,7 @@ def without_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_loading(transforms: Sequence[Any]) -> list[Any]:
-    """A pipeline without LoadAnnotations, in the branches of TestTimeAug too."""
+    """Return a pipeline without LoadAnnotations, in the branches of TestTimeAug too."""
     kept = []
     for item in transforms:
         if isinstance(item, Mapping):
@@ -269,7 +269,7 @@ def _without_loading(transforms: Sequence[Any]) -> list[Any]:
             item = {key: _without_loading(part) if key == 'transforms' else part for key, part in item.items()}
         elif isinstance(item, list | tuple):
             item = _without_loading(item)
-            if not item:  # a branch of nothing would leave TestTimeAug nothing to do at all
+            if not item:  # an empty branch would leave TestTimeAug without any view
                 continue
         kept.append(item)
     return kept

@@ -36,7 +36,7 @@ class TrainOptions:
     amp: mixed precision, float16 on a GPU and bfloat16 on a CPU. seed: of everything random, over the config's.
     reduction: a method over the config's, text that config.parse_reduction reads or settings.
     cfg_options: settings that replace those of the config, 'train_cfg.max_iters': 100.
-    check_data: compare labels with pictures and classes first; None for what the config says (True).
+    check_data: compare labels with pictures and classes first; None for the config's setting (True).
     launcher: 'none' for one process, or what started the processes: 'pytorch' (torchrun), 'slurm', 'mpi'.
     """
 
@@ -68,7 +68,7 @@ def train(config: str | Config, options: TrainOptions | None = None, **settings:
     use_safe_checkpoints(config)
     resume, start = options.resume, options.load_from or config.get('load_from')
     if not resume and config.get('resume'):
-        resume = start or True  # as mmengine reads the two together
+        resume = start or True  # mmengine reads the two together
     if not resume:
         refuse_used_folder(config.work_dir)
     else:
@@ -91,7 +91,7 @@ def train(config: str | Config, options: TrainOptions | None = None, **settings:
 
 
 def use_safe_checkpoints(config: Config) -> None:
-    """Put SafeCheckpointHook in the place of mmengine's own, in place; its arguments are the same."""
+    """Replace mmengine's CheckpointHook with SafeCheckpointHook, in place; the arguments stay the same."""
     hook = (config.get('default_hooks') or {}).get('checkpoint', dict(type='CheckpointHook'))
     if isinstance(hook, Mapping) and hook.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook'):
         safe = dict(checkpoint={**hook, 'type': 'mmseg_tr.SafeCheckpointHook'})
@@ -100,7 +100,7 @@ def use_safe_checkpoints(config: Config) -> None:
 
 @contextmanager
 def kept_work(work_dir: str) -> Iterator[None]:
-    """Name the last checkpoint where a training is ended by a signal or a full disk.
+    """Name the last checkpoint when a signal or a full disk ends a training.
 
     Raises Interrupted or StoppedError.
     """

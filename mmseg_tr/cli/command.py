@@ -46,22 +46,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.argv = [f'mmseg-tr {name}', *rest]
     tool = ModuleType('__main__')
     tool.__file__ = str(file)
-    sys.modules['__main__'] = tool  # what it defines can be pickled, as when the file itself is run
+    sys.modules['__main__'] = tool  # so that its definitions can be pickled, as in a script
     try:
         exec(compile(file.read_text(), str(file), 'exec'), vars(tool))
-    except SystemExit as stop:  # how every tool ends
+    except SystemExit as stop:  # every tool ends this way
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     return 0
 
 
 def tools() -> dict[str, Path]:
-    """Every command and its file: 'dist-train' is tools/dist_train.sh."""
+    """Return every command and its file: 'dist-train' is tools/dist_train.sh."""
     files = sorted(file for kind in ('*.py', '*.sh') for file in TOOLS.glob(kind) if not file.name.startswith('_'))
     return {file.stem.replace('_', '-'): file for file in files}
 
 
 def find_tool(name: str) -> Path:
-    """The file of a command, written with - or _. Raises ConfigError naming what is there."""
+    """Return the file of a command, written with - or _. Raises ConfigError naming the known ones."""
     known = tools()
     command = name.replace('_', '-')
     if command not in known:
@@ -72,7 +72,7 @@ def find_tool(name: str) -> Path:
 
 
 def usage() -> str:
-    """Every command with the first sentence that its file says of itself."""
+    """Return the help text: every command with the first sentence of its file."""
     lines = {name: summary(file) for name, file in tools().items()}
     lines['configs'] = 'List the configs that come with the package: mmseg-tr configs ["PATTERN"].'
     width = max(map(len, lines))
@@ -80,7 +80,7 @@ def usage() -> str:
 
 
 def summary(file: Path) -> str:
-    """The first line of a tool's docstring, or of a script's comment."""
+    """Return the first line of a tool's docstring, or of a script's comment."""
     text = file.read_text()
     if file.suffix == '.py':
         return (ast.get_docstring(ast.parse(text)) or '').partition('\n')[0]

@@ -1,6 +1,6 @@
 """torchrun with the exit status of its processes: ``python -m mmseg_tr.cli.launch [arguments of torchrun]``.
 
-torchrun itself prints a traceback of its own after what a failing process said, and exits with status 1.
+torchrun alone prints its own traceback after a failing process's message, and exits with status 1.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch.distributed.run import parse_args, run
 def main(argv: Sequence[str]) -> int:
     """Run the processes; returns 0, or the exit status of the first that failed.
 
-    Where a signal ended a process the status is 1; where one ended this program it is 128 plus its number, and the
+    When a signal ended a process the status is 1; when one ended this program it is 128 plus its number, and the
     processes have ended too.
     """
-    logging.getLogger('torch.distributed.elastic').setLevel(logging.ERROR)  # each process that is stopped is a warning
+    logging.getLogger('torch.distributed.elastic').setLevel(logging.ERROR)  # it warns about each stopped process
     try:
         run(parse_args(list(argv)))
     except ChildFailedError as error:

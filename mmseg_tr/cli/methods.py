@@ -12,7 +12,7 @@ EXAMPLE = dict(width=384, depth=12, grid=(32, 32))  # ViT-S/16 at 512 pixels
 
 
 def describe(names: Sequence[str] = ()) -> str:
-    """Every method, or those named: what it does, its settings with their defaults, and what its name alone means.
+    """Describe every method, or those named: what it does, its settings, and what its bare name means.
 
     Raises ConfigError for a name that does not exist.
     """
@@ -21,7 +21,7 @@ def describe(names: Sequence[str] = ()) -> str:
 
 
 def paragraph(method: type[Reduction]) -> str:
-    """What is said about one method."""
+    """Describe one method."""
     about = (inspect.getdoc(method) or '').partition('\n')[0]
     settings = [written(parameter) for parameter in inspect.signature(method).parameters.values()]
     lines = [f'{method.name} (for {method.backbone}): {about}', f'    settings  {", ".join(settings)}']
@@ -35,6 +35,6 @@ def paragraph(method: type[Reduction]) -> str:
 
 
 def written(parameter: inspect.Parameter) -> str:
-    """A setting with its default."""
+    """Return a setting with its default."""
     required = parameter.default is inspect.Parameter.empty
     return parameter.name if required else f'{parameter.name}={parameter.default!r}'

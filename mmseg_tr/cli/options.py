@@ -15,7 +15,7 @@ from mmseg_tr import signals
 from mmseg_tr.errors import InputError, Interrupted, WriteError, require_extra
 from mmseg_tr.values import read_value
 
-# Options whose name is not that of the parameter with dashes: `option_name` derives the others.
+# Options that are not the parameter's name with dashes; `option_name` derives the others.
 OPTION_NAMES = {
     'average': '--average-counts',
     'batch_sizes': '--batch-size',
@@ -43,12 +43,12 @@ def run_tool(
     exception is a fault of this package and keeps its traceback. Ctrl-C and the signals that end a program give one
     line and 128 plus the signal's number. resume: returns the command that continues what was interrupted.
     """
-    logging.raiseExceptions = False  # a log file on a full disk is not worth a traceback for every line
+    logging.raiseExceptions = False  # no traceback for every line of a log file on a full disk
     with signals.raised_once():
         status = _status_of(main, argv, resume)
     if status > 128:
         signals.ignore()
-    distributed = sys.modules.get('mmseg_tr.engine.distributed')  # torch is not imported for a tool that did without
+    distributed = sys.modules.get('mmseg_tr.engine.distributed')  # do not import torch for a tool that did not
     if distributed is not None:
         distributed.end_process(status)
     return status
@@ -57,7 +57,7 @@ def run_tool(
 def _status_of(
     main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None, resume: Callable[[], str] | None
 ) -> int:
-    # which Python shows to authors of code only
+    # which Python hides by default
     warnings.filterwarnings('default', '.* is deprecated and will be removed in', DeprecationWarning)
     try:
         main(argv)
@@ -84,7 +84,7 @@ def _say(text: str) -> None:
 
 
 def _stopped(error: BaseException, resume: Callable[[], str] | None) -> str:
-    """What is said where a signal ended a tool: what was kept, and how to continue."""
+    """Return the message after a signal: what was kept, and how to continue."""
     kept: BaseException | None = error
     while kept is not None and not isinstance(kept, Interrupted):
         kept = kept.__cause__ or kept.__context__
@@ -93,7 +93,7 @@ def _stopped(error: BaseException, resume: Callable[[], str] | None) -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """The message of `error` with options in place of parameters, without a DataLoader worker's traceback around it."""
+    """Return the message of `error` with options in place of parameters, without a DataLoader worker's traceback."""
     text = str(error).strip()
     if 'Original Traceback' in text:
         marker = f'{type(error).__module__}.{type(error).__qualname__}: '
@@ -104,23 +104,23 @@ def sentence(error: BaseException) -> str:
 
 
 def option_name(parameter: str) -> str:
-    """The option, or positional argument, of the tools that sets a parameter: 'work_dir' -> '--work-dir'."""
+    """Return the option, or positional argument, that sets a parameter: 'work_dir' -> '--work-dir'."""
     return OPTION_NAMES.get(parameter, f'--{parameter.replace("_", "-")}')
 
 
 def require_openmmlab(purpose: str) -> None:
-    """Raise MissingExtraError, naming the extra, unless what runs segmentation configs is installed."""
+    """Raise MissingExtraError, naming the extra, unless the packages that run configs are installed."""
     for module in ('mmengine', 'mmcv', 'mmseg'):
         require_extra('seg', module, purpose)
 
 
 def common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that tools/train.py and tools/test.py share, under the names that OpenMMLab's users know."""
+    """Add the options that tools/train.py and tools/test.py share, under OpenMMLab's names."""
     parser.add_argument('--work-dir', help='folder for logs and results (default: work_dirs/ and the name of CONFIG)')
     parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on a CPU')
     cfg_options_argument(parser)
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
-    # torchrun's predecessor hands the local rank over as an argument
+    # torch.distributed.launch passes the local rank as an argument
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
 
 
@@ -147,12 +147,12 @@ def reduction_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def export_local_rank(args: argparse.Namespace) -> None:
-    """Put the local rank where mmengine looks for it."""
+    """Set the local rank in the environment, where mmengine reads it."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank or 0))
 
 
 class KeyValues(argparse.Action):
-    """Collects KEY=VALUE pairs in a dict, values as values.read_value reads them."""
+    """Collect KEY=VALUE pairs in a dict; values.read_value parses the values."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         found = dict(getattr(namespace, self.dest) or {})

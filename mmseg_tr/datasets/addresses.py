@@ -1,4 +1,4 @@
-"""Addresses of pictures that are drawn when they are asked for, for everything that reads files through mmengine."""
+"""Addresses of pictures that are drawn on request, for everything that reads files through mmengine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmseg_tr.errors import DatasetError
 
 
 class DrawnBackend(BaseStorageBackend):
-    """Draws what an address names and returns it as the bytes of a PNG file.
+    """Draw the picture of an address and return it as the bytes of a PNG file.
 
     pattern: what addresses look like; its groups are the arguments of `draw`.
     what, example: for the message about an address that does not exist.
@@ -28,7 +28,7 @@ class DrawnBackend(BaseStorageBackend):
         raise NotImplementedError
 
     def get(self, filepath: str) -> bytes:
-        """A PNG of the picture. Raises DatasetError when there is no such address."""
+        """Return a PNG of the picture. Raises DatasetError for an unknown address."""
         match = self.pattern.fullmatch(str(filepath))
         if match is None:
             raise DatasetError(f"'{filepath}' is not the address of a {self.what}, such as {self.example}.")
@@ -37,5 +37,5 @@ class DrawnBackend(BaseStorageBackend):
         return buffer.getvalue()
 
     def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
-        """Raises DatasetError: it is a picture."""
+        """Raise DatasetError: a picture is not text."""
         raise DatasetError(f"'{filepath}' is a picture and cannot be read as text.")

@@ -1,4 +1,4 @@
-"""The text of a new config: everything a training, a test and test-time augmentation need, without a base file."""
+"""The text of a new config, complete for training, test and test-time augmentation."""
 
 TEMPLATE = """# Written by mmseg-tr new-config for your pictures and labels. Change what you like.
 custom_imports = dict(imports=['mmseg_tr.registry'], allow_failed_imports=False)

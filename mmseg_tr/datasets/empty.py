@@ -1,4 +1,4 @@
-"""Why a dataset has no item, in one sentence."""
+"""Explain in one sentence why a dataset has no item."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def why_empty(config: Mapping[str, Any]) -> str:
-    """What the config of an empty dataset lacks: images in its folder, or usable entries in its annotation file.
+    """Return what an empty dataset lacks: images in its folder, or usable entries in its annotation file.
 
     Of a wrapper the first dataset that names a folder or a file is described.
     """
@@ -31,7 +31,7 @@ def _names_files(config: Mapping[str, Any]) -> bool:
 
 
 def _annotations(path: str) -> str:
-    """What makes the entries of an annotation file unusable."""
+    """Return why the entries of an annotation file are unusable."""
     try:
         with open(path, encoding='utf-8') as file:
             content = json.load(file)
@@ -49,7 +49,7 @@ def _annotations(path: str) -> str:
 
 
 def _reason(entry: Any) -> str:
-    """Why an annotation is left out, as mmpose decides."""
+    """Return why mmpose leaves an annotation out."""
     if not isinstance(entry, dict):
         return 'not a dict'
     box, keypoints = entry.get('bbox'), entry.get('keypoints')

@@ -1,6 +1,6 @@
-"""Painting figures over photographs, and clothes of photographs on them. Plain numpy.
+"""Paint figures, with photographs as clothes, over photographs. Plain numpy.
 
-Numbers come from a generator of their own beside that of `make_figure_scene`, so labels need no drawing.
+Random numbers come from a separate generator, not that of `make_figure_scene`, so labels need no drawing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from mmseg_tr.datasets.figures import POINTS, Figure, FigureScene, Limb
 from mmseg_tr.datasets.photographs import NAMES, SPLITS, mirror_crop, photograph_part
 from mmseg_tr.datasets.scenes import BRIGHTNESS, TINT, ZOOMS, fill_region, zoom_for
 
-DRAWING = 1  # sets this generator apart from that of the scene
-DYE = 0.6  # how much of a cloth's colour is its own, and not its photograph's
+DRAWING = 1  # separates this generator from the scene's
+DYE = 0.6  # share of a cloth's own colour; the rest is its photograph's
 SKIN = np.array([(236, 200, 172), (222, 176, 140), (190, 140, 104), (140, 94, 66), (92, 60, 44)], np.float32)
 HAIR = np.array([(40, 32, 28), (90, 60, 36), (150, 112, 60), (200, 168, 104), (120, 116, 112)], np.float32)
 EYE = np.array((30, 26, 26), np.float32)
@@ -25,7 +25,7 @@ Window = tuple[slice, slice]
 
 
 def draw_figure_scene(size: tuple[int, int], seed: int, split: str, index: int) -> np.ndarray:
-    """The picture of `make_figure_scene`'s scene: (h, w, 3) uint8 RGB.
+    """Draw the scene of `make_figure_scene`: (h, w, 3) uint8 RGB.
 
     Raises ConfigError as `make_figure_scene` does.
     """
@@ -35,7 +35,7 @@ def draw_figure_scene(size: tuple[int, int], seed: int, split: str, index: int) 
 
 
 def paint(scene: FigureScene, split: str, rng: np.random.Generator) -> np.ndarray:
-    """A scene painted with photographs of `split`, from back to front: (h, w, 3) uint8 RGB."""
+    """Paint a scene with photographs of `split`, from back to front: (h, w, 3) uint8 RGB."""
     canvas = _photograph(scene.size, split, rng) * _light(rng)
     if rng.random() < 0.5:  # another photograph below a horizon
         horizon = int(rng.uniform(0.4, 0.85) * scene.size[0])
@@ -46,7 +46,7 @@ def paint(scene: FigureScene, split: str, rng: np.random.Generator) -> np.ndarra
 
 
 def _paint_figure(canvas: np.ndarray, figure: Figure, split: str, rng: np.random.Generator) -> None:
-    """A figure and what is in front of it, in place."""
+    """Paint a figure and the object in front of it, in place."""
     window = _window(figure.extent, canvas.shape[:2])
     if window is None:
         return
@@ -66,14 +66,14 @@ def _paint_figure(canvas: np.ndarray, figure: Figure, split: str, rng: np.random
 
 @dataclass(frozen=True)
 class Wardrobe:
-    """Cloths of a figure, each (h, w, 3) or (3,), over the part of the canvas that begins at `corner` (row, column)."""
+    """Return a figure's cloths, each (h, w, 3) or (3,), for the part of the canvas at `corner` (row, column)."""
 
     corner: tuple[int, int]
     cloths: dict[str, np.ndarray]
 
     @classmethod
     def open(cls, window: Window, split: str, rng: np.random.Generator) -> Wardrobe:
-        """Photographs, dyed; as many numbers are drawn for any figure."""
+        """Return dyed photographs; every figure draws the same number of random numbers."""
         size = tuple(part.stop - part.start for part in window)
         skin, hair = SKIN[rng.integers(len(SKIN))], HAIR[rng.integers(len(HAIR))]
         cloths = {'skin': skin, 'hair': hair, 'shade': 0.7 * skin, 'eye': EYE}
@@ -83,7 +83,7 @@ class Wardrobe:
         return cls((window[0].start, window[1].start), cloths)
 
     def piece(self, name: str, window: Window) -> np.ndarray:
-        """A cloth over a window of the canvas: (h, w, 3), or (3,) where it is of one colour."""
+        """Cut a cloth to a window of the canvas: (h, w, 3), or (3,) for a single colour."""
         cloth = self.cloths[name]
         if cloth.ndim == 1:
             return cloth
@@ -94,7 +94,7 @@ class Wardrobe:
 
 
 def _paint_head(canvas: np.ndarray, figure: Figure, head: Limb, wardrobe: Wardrobe) -> None:
-    """Hair all over from behind; from the front a face below the hair, with two eyes and a nose."""
+    """Paint hair all over from behind; from the front a face below the hair, with two eyes and a nose."""
     _stroke(canvas, replace(head, cloth='hair'), wardrobe)
     if figure.from_behind:
         return
@@ -121,7 +121,7 @@ def _stroke(canvas: np.ndarray, limb: Limb, wardrobe: Wardrobe) -> None:
 
 
 def _window(extent: tuple[complex, complex], size: tuple[int, int]) -> Window | None:
-    """Rows and columns of an extent and the soft edge around it; None outside a picture of `size`."""
+    """Return rows and columns of an extent and its soft edge; None outside a picture of `size`."""
     low, high = extent
     left, top = (max(math.floor(value) - 1, 0) for value in (low.real, low.imag))
     right, bottom = (min(math.ceil(value) + 2, end) for value, end in ((high.real, size[1]), (high.imag, size[0])))
@@ -129,7 +129,7 @@ def _window(extent: tuple[complex, complex], size: tuple[int, int]) -> Window | 
 
 
 def _photograph(size: tuple[int, int], split: str, rng: np.random.Generator) -> np.ndarray:
-    """`size` (h, w) pixels of a photograph at a random place and scale, (h, w, 3) float32."""
+    """Crop `size` (h, w) pixels of a photograph at a random place and scale, (h, w, 3) float32."""
     zoom = ZOOMS[rng.integers(len(ZOOMS))] * zoom_for(size)
     part = photograph_part(NAMES[rng.integers(len(NAMES))], split, zoom)
     room = [have - want if have >= want else have for have, want in zip(part.shape[:2], size)]

@@ -27,7 +27,7 @@ def _sides(side: str, *names: str) -> tuple[str, ...]:
 
 _BODY = _pairs('shoulder', 'elbow', 'wrist', 'hip', 'knee', 'ankle')
 _ARM, _LEG = ('shoulder', 'elbow', 'wrist', 'hand'), ('hip', 'knee', 'ankle', 'heel', 'toe')
-# what is marked, and in which order, by each dataset whose joints figures have
+# the joints of each supported dataset, in its order
 JOINTS = {
     'photo_figures': ('head', 'neck', *_BODY),
     'coco': ('nose', *_pairs('eye', 'ear'), *_BODY),
@@ -41,7 +41,7 @@ JOINTS = {
 def coco_annotations(
     size: tuple[int, int], seed: int, split: str, length: int, joints: str | Sequence[str] = 'photo_figures'
 ) -> dict:
-    """The first `length` scenes as the content of a COCO keypoint file: images, annotations, categories.
+    """Return the first `length` scenes as the content of a COCO keypoint file: images, annotations, categories.
 
     joints: a key of JOINTS, or names of points of a figure. Image `index` is scene `index`, ids count from 1.
     Raises ConfigError as `make_figure_scene` does, for a length below 1 and for joints that figures do not have.

@@ -12,7 +12,7 @@ from mmseg_tr.errors import ConfigError
 
 HIDDEN, VISIBLE = 1, 2  # COCO's flags; 0 is a joint outside the picture
 FACE = ('nose', 'left_eye', 'right_eye', 'left_ear', 'right_ear')  # under the hair when seen from behind
-AREA = 0.53  # of a box, which is what mmpose takes where no outline is known
+AREA = 0.53  # of a box, as mmpose assumes without an outline
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class FigureLabel:
 
     @property
     def area(self) -> float:
-        """Pixels that the figure is taken to cover."""
+        """Area of the figure in pixels."""
         return float(AREA * self.box[2] * self.box[3])
 
 
 def label_figures(scene: FigureScene, joints: Sequence[str]) -> list[FigureLabel]:
-    """Labels of the figures of a scene, back to front; `joints` names what is marked, see POINTS.
+    """Return labels of the figures of a scene, back to front; `joints` are names of POINTS.
 
-    The box holds all of the figure that lies inside the picture, hidden parts too. Raises ConfigError for a joint that
+    The box holds all of the figure inside the picture, hidden parts too. Raises ConfigError for a joint that
     figures do not have.
     """
     unknown = [name for name in joints if name not in POINTS]
@@ -51,7 +51,7 @@ def label_figures(scene: FigureScene, joints: Sequence[str]) -> list[FigureLabel
 
 
 def _covered(figure: Figure, later: Sequence[Figure]) -> np.ndarray:
-    """Which of a figure's points something hides that is drawn over the limb they belong to: (25,) bool."""
+    """Return which points of a figure are hidden by something drawn over their limb: (25,) bool."""
     own = {name: number for number, limb in enumerate(figure.limbs) for name in limb.name.split('-')}
     # the neck and the face belong to the head
     last = np.array([own.get(name, own['head']) for name in POINTS])

@@ -1,4 +1,4 @@
-"""Scenes of one or two figures: who stands where, in which pose, behind what. Plain numpy.
+"""Scenes of one or two figures: places, poses and occluders. Plain numpy.
 
 `make_figure_scene` is a pure function of its arguments: every number comes from one generator that is seeded by
 (seed, split, index), so processes, workers and the order of calls make no difference.
@@ -24,13 +24,13 @@ from mmseg_tr.errors import ConfigError
 PEOPLE = (0.7, 0.3)  # probabilities of one and of two figures
 HEIGHTS = (0.5, 0.85)  # standing height, as a share of the scene's shorter side
 BEHIND = 0.25  # probability of a figure seen from behind
-CUT_OFF = 0.2  # probability of a figure that may reach over the scene's edge, by up to a quarter of its extent
+CUT_OFF = 0.2  # probability that a figure may cross the scene's edge, by up to a quarter of its extent
 PROP = 0.35  # probability of an object in front of a figure
-TRIES = 8  # places from which the one is taken where figures overlap least
+TRIES = 8  # candidate places, of which the one with the least overlap is taken
 
 
 def make_figure_scene(size: tuple[int, int], seed: int, split: str, index: int) -> FigureScene:
-    """Scene `index` of a split, with one or two figures.
+    """Return scene `index` of a split, with one or two figures.
 
     Raises ConfigError when a side is below 1, the split is unknown, or seed or index is negative.
     """
@@ -45,7 +45,7 @@ def make_figure_scene(size: tuple[int, int], seed: int, split: str, index: int) 
 
 
 def _make_figure(size: tuple[int, int], others: Sequence[Figure], rng: np.random.Generator) -> Figure:
-    """A figure in the scene, where it overlaps others least of several places."""
+    """Place a figure at the one of several places where it overlaps others least."""
     height = rng.uniform(*HEIGHTS) * min(size)
     from_behind = bool(rng.random() < BEHIND)
     body = _pose(height, from_behind, rng)
@@ -61,7 +61,7 @@ def _make_figure(size: tuple[int, int], others: Sequence[Figure], rng: np.random
 
 
 def _shifts(low: float, high: float, length: int, over: float, rng: np.random.Generator) -> np.ndarray:
-    """Shifts (TRIES,) that bring [low, high] into a side of the scene, or up to a share of it beyond an end."""
+    """Return shifts (TRIES,) that move [low, high] into the scene, or up to a share of it beyond an end."""
     beyond = over * (high - low)
     first, last = -low - beyond, length - 1 - high + beyond
     share = rng.random(TRIES)
@@ -69,7 +69,7 @@ def _shifts(low: float, high: float, length: int, over: float, rng: np.random.Ge
 
 
 def _overlaps(shifts: np.ndarray, moved: tuple[complex, complex], other: tuple[complex, complex]) -> np.ndarray:
-    """The area that one extent, moved by each of the shifts, shares with another."""
+    """Return the area that one extent, moved by each of the shifts, shares with another."""
     low, high = moved[0] + shifts, moved[1] + shifts
     width = np.minimum(high.real, other[1].real) - np.maximum(low.real, other[0].real)
     height = np.minimum(high.imag, other[1].imag) - np.maximum(low.imag, other[0].imag)
@@ -81,14 +81,14 @@ def _towards(angle: float) -> complex:
 
 
 def _pose(height: float, from_behind: bool, rng: np.random.Generator) -> dict[str, complex]:
-    """Places of all POINTS of a figure whose pelvis is at 0."""
+    """Return the places of all POINTS of a figure whose pelvis is at 0."""
 
     def foreshortened(length: float) -> float:
         return length * height * rng.uniform(0.78, 1.0)
 
     lean = rng.normal(0, 0.18)
     up, right = _towards(lean + np.pi), _towards(lean + np.pi / 2)
-    turned = rng.uniform(0.75, 1.0)  # how wide shoulders and hips are seen
+    turned = rng.uniform(0.75, 1.0)  # apparent width of shoulders and hips
     body = {'neck': foreshortened(0.32) * up}
     nod = lean + rng.normal(0, 0.2)
     head_up, head_right = _towards(nod + np.pi), _towards(nod + np.pi / 2)
@@ -119,7 +119,7 @@ def _pose(height: float, from_behind: bool, rng: np.random.Generator) -> dict[st
 
 
 def _limbs(body: dict[str, complex], height: float, rng: np.random.Generator) -> tuple[Limb, ...]:
-    """What is drawn, from back to front: arms may be behind or before the rest, legs cross either way."""
+    """Return the limbs from back to front: arms may be behind or in front, legs cross either way."""
     long_sleeves, long_trousers = rng.random(2) < 0.5
     stout = rng.uniform(0.85, 1.2) * height
 
@@ -158,7 +158,7 @@ def _limbs(body: dict[str, complex], height: float, rng: np.random.Generator) ->
 
 
 def _make_prop(points: np.ndarray, height: float, rng: np.random.Generator) -> Prop:
-    """An object before one of the joints."""
+    """Return an object in front of one of the joints."""
     centre = complex(points[rng.integers(len(points))]) + height * complex(*rng.normal(0, 0.03, 2))
     half = tuple(rng.uniform(0.04, 0.12, 2) * height)
     return Prop(centre, half, rng.uniform(0, np.pi), bool(rng.random() < 0.5))

@@ -1,6 +1,6 @@
 """Figures: people made of limbs, whose joints are known exactly. Plain numpy.
 
-figure_scenes.py poses them, figure_labels.py says where their joints are, figure_drawing.py paints them. Places are
+figure_scenes.py poses them, figure_labels.py locates their joints, figure_drawing.py paints them. Places are
 complex numbers, x + iy in pixels; whole numbers are the middles of pixels, as OpenCV counts.
 """
 
@@ -19,7 +19,7 @@ POINTS = ('head', 'neck', 'nose', *(f'{side}_{name}' for name in SIDED for side 
 
 @dataclass(frozen=True)
 class Limb:
-    """A tapered stroke from `start` to `end` with a radius at either; `cloth` is what it shows."""
+    """A tapered stroke from `start` to `end` with a radius at either; `cloth` is its texture."""
 
     name: str
     start: complex
@@ -28,7 +28,7 @@ class Limb:
     cloth: str
 
     def depth(self, places: np.ndarray) -> np.ndarray:
-        """How far places lie inside, in pixels; negative outside. Of the shape of `places`."""
+        """Return the depth of places inside, in pixels; negative outside. Same shape as `places`."""
         return depth(places, self.start, self.end, *self.radii)
 
     @property
@@ -47,7 +47,7 @@ class Prop:
     is_round: bool
 
     def contains(self, places: np.ndarray) -> np.ndarray:
-        """Which places it covers, bool."""
+        """Return which places it covers, bool."""
         turned = (places - self.centre) * cmath.exp(-1j * self.angle)
         along, across = np.abs(turned.real) / self.half[0], np.abs(turned.imag) / self.half[1]
         return along**2 + across**2 < 1 if self.is_round else np.maximum(along, across) < 1
@@ -64,21 +64,21 @@ class Figure:
 
     @cached_property
     def strokes(self) -> np.ndarray:
-        """Starts, ends and both radii of the limbs, complex (4, limbs)."""
+        """Return starts, ends and both radii of the limbs, complex (4, limbs)."""
         return np.array([(limb.start, limb.end, *limb.radii) for limb in self.limbs]).T
 
     def depths(self, places: np.ndarray) -> np.ndarray:
-        """How far places (N,) lie inside each limb, in pixels: (limbs, N)."""
+        """Return the depth of places (N,) inside each limb, in pixels: (limbs, N)."""
         start, end, *radii = self.strokes[:, :, None]
         return depth(places, start, end, *(radius.real for radius in radii))
 
     @property
     def extent(self) -> tuple[complex, complex]:
-        """The corners at the top left and at the bottom right of all that is drawn."""
+        """Return the corners at the top left and at the bottom right of the drawn figure."""
         return _extent(self.strokes[:2].ravel(), self.strokes[2:].ravel().real)
 
     def moved(self, shift: complex) -> Figure:
-        """The figure at another place."""
+        """Return the figure at another place."""
         limbs = (replace(limb, start=limb.start + shift, end=limb.end + shift) for limb in self.limbs)
         return replace(self, points=self.points + shift, limbs=tuple(limbs))
 
@@ -92,7 +92,7 @@ class FigureScene:
 
 
 def depth(places: np.ndarray, start: complex, end: complex, first: float, last: float) -> np.ndarray:
-    """How far places lie inside a tapered stroke, in pixels; negative outside. All arguments broadcast."""
+    """Return the depth of places inside a tapered stroke, in pixels; negative outside. All arguments broadcast."""
     along, away = end - start, places - start
     share = ((away * np.conj(along)).real / np.maximum(np.abs(along) ** 2, 1e-12)).clip(0, 1)
     return first + share * (last - first) - np.abs(away - share * along)

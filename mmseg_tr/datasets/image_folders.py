@@ -25,10 +25,10 @@ Pair = tuple[Path, Path | None]  # a picture and its label
 
 
 def pair_files(images: str | os.PathLike, labels: str | os.PathLike | None, label_suffix: str = '') -> list[Pair]:
-    """Pictures below a folder with the labels that have the same path below theirs, but for the ending.
+    """Pair pictures below a folder with the labels of the same relative path, except for the ending.
 
-    Linked folders are followed, hidden files are skipped. label_suffix: what names of labels have after the picture's,
-    such as '_L' of 0001_L.png for 0001.jpg. Labels without a picture are left out.
+    Linked folders are followed, hidden files are skipped. label_suffix: what label names append to the picture's, such
+    as '_L' of 0001_L.png for 0001.jpg. Labels without a picture are left out.
     Raises DatasetError when a folder does not exist or is empty, a picture has no label, or a name is not unique.
     """
     pictures = _by_stem(images, None)
@@ -46,7 +46,7 @@ def pair_files(images: str | os.PathLike, labels: str | os.PathLike | None, labe
 
 
 def find_label_suffix(images: str | os.PathLike, labels: str | os.PathLike) -> str:
-    """What the names of labels have after those of their pictures: '' or, for instance, '_L'. The commonest one."""
+    """Return the most common suffix that label names append to their pictures': '' or, for example, '_L'."""
     pictures, known = _by_stem(images, None), _by_stem(labels, LABELS)
     names = defaultdict(list)
     for stem in known:
@@ -61,7 +61,7 @@ def find_label_suffix(images: str | os.PathLike, labels: str | os.PathLike) -> s
 
 
 def _by_stem(folder: str | os.PathLike, suffixes: Sequence[str] | None) -> dict[str, Path]:
-    """Files by their path below the folder without its ending. Raises DatasetError where two have the same."""
+    """Return files by relative path without ending. Raises DatasetError when two have the same."""
     folder = Path(folder)
     if not folder.is_dir():
         raise DatasetError(f'there is no folder {folder}: check the path.')
@@ -76,7 +76,7 @@ def _by_stem(folder: str | os.PathLike, suffixes: Sequence[str] | None) -> dict[
 
 
 def split_pairs(pairs: Sequence[Pair], part: str, val_share: float) -> list[Pair]:
-    """The pairs of a part: a share of the pictures, chosen by a hash of their names, is for validation.
+    """Return the pairs of a part: a hash of the names chooses a share of the pictures for validation.
 
     At least one pair is in either part.
     """
@@ -121,7 +121,7 @@ class ImageFolders(BaseSegDataset):
         super().__init__(**kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """One entry a picture, in the order of their names."""
+        """Return one entry per picture, in the order of their names."""
         pairs = split_pairs(pair_files(self.images, self.labels, self.label_suffix), self.part, self.val_share)
         return [self._entry(picture, label) for picture, label in pairs]
 

@@ -1,4 +1,4 @@
-"""Size, depth and orientation of an image file from its first bytes, without decoding it."""
+"""Read size, depth and orientation of an image file from its first bytes, without decoding it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BITS = {'1': 1, 'F': 32, 'I': 32}  # of Pillow's modes; others have their bits 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What an image file says of itself: size (h, w) as stored, channels, bits of each, EXIF orientation."""
+    """Header of an image file: size (h, w) as stored, channels, bits of each, EXIF orientation."""
 
     size: tuple[int, int]
     channels: int
@@ -27,14 +27,14 @@ class ImageHeader:
 
     @property
     def shown_size(self) -> tuple[int, int]:
-        """(h, w) once the orientation is applied."""
+        """Return (h, w) after the orientation is applied."""
         return self.size[::-1] if self.orientation in SIDEWAYS else self.size
 
 
 def read_header(path: str | os.PathLike) -> ImageHeader:
-    """The header of an image file.
+    """Read the header of an image file.
 
-    PNG and JPEG are parsed here, which is several times as fast as Pillow; Pillow reads every other format.
+    PNG and JPEG are parsed here, several times faster than by Pillow, which reads every other format.
     Raises OSError or ValueError for a file that is missing or is not an image.
     """
     with open(path, 'rb') as file:
@@ -52,7 +52,7 @@ def read_header(path: str | os.PathLike) -> ImageHeader:
 
 
 def _png_orientation(file: BinaryIO) -> int:
-    """The orientation in a PNG's eXIf chunk, which comes before the pixels."""
+    """Return the orientation in a PNG's eXIf chunk, which comes before the pixels."""
     while len(start := file.read(8)) == 8:
         length, kind = struct.unpack('>I4s', start)
         if kind == b'eXIf':
@@ -64,7 +64,7 @@ def _png_orientation(file: BinaryIO) -> int:
 
 
 def _read_jpeg(file: BinaryIO) -> ImageHeader | None:
-    """Walk over the segments up to the frame header. None for a file that is built in another way."""
+    """Walk over the segments up to the frame header. None for a file of another structure."""
     file.seek(2)
     orientation = 1
     while len(marker := file.read(4)) == 4:
@@ -84,7 +84,7 @@ def _read_jpeg(file: BinaryIO) -> ImageHeader | None:
 
 
 def _orientation(exif: bytes) -> int:
-    """The orientation in a block of EXIF; 1 where there is none or it is damaged."""
+    """Return the orientation in a block of EXIF; 1 if it is missing or damaged."""
     order = {b'II': '<', b'MM': '>'}.get(exif[:2])
     try:
         (first,) = struct.unpack_from(f'{order}I', exif, 4)
@@ -106,7 +106,7 @@ def _read_with_pillow(file: BinaryIO) -> ImageHeader:
             depth = getattr(image, 'tag_v2', {}).get(258, ())  # TIFF's BitsPerSample: Pillow may read it as fewer
     except OSError:
         raise
-    except Exception as error:  # Pillow raises nearly anything on damaged data
+    except Exception as error:  # Pillow may raise almost anything on damaged data
         raise ValueError(f'it is damaged or not an image ({error})') from error
     bits = 16 if ';16' in mode else _BITS.get(mode, 8)
     bits = max([bits, *(depth if isinstance(depth, tuple) else (depth,))])

@@ -20,7 +20,7 @@ class JumpBroadcast(BaseCocoStyleDataset):
     METAINFO = dataset_info
 
     def parse_data_info(self, raw_data_info: dict) -> dict | None:
-        """One athlete's labels as mmpose has them; None without a box or keypoints."""
+        """Return one athlete's labels in mmpose's form; None without a box or keypoints."""
         annotation, joints = raw_data_info['raw_ann_info'], len(self.metainfo['keypoint_id2name'])
         numbers = len(annotation.get('keypoints', ())) / 3
         if numbers not in (0, joints):

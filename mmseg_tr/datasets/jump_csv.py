@@ -1,4 +1,4 @@
-"""The published tables of the jump broadcast dataset (JBD), turned into COCO's format. Plain Python and Pillow.
+"""Convert the published tables of the jump broadcast dataset (JBD) to COCO's format. Plain Python and Pillow.
 
 Tables of joints are separated by semicolons: event, frame_num, and x, y, s of every joint, s being 0 where a joint is
 not labelled. The table of boxes is separated by commas: image_id, min_x, min_y, width, height. Either may have a line
@@ -33,7 +33,7 @@ Values = dict[str, str]
 
 @dataclass
 class Converted:
-    """A split: the content of its annotation file, how many rows had no box, and which frames are not there."""
+    """A split: the content of its annotation file, how many rows had no box, and which frames are missing."""
 
     annotations: dict
     without_box: int = 0
@@ -41,17 +41,17 @@ class Converted:
 
 
 def image_id(event: str, frame: str) -> int:
-    """The published number of a picture: the event's digits before the frame's five."""
+    """Return the published number of a picture: the event's digits before the frame's five."""
     return int(f'{int(event)}{int(frame):05d}')
 
 
 def frame_name(event: str, frame: str) -> str:
-    """Where a picture lies in the folder of frames."""
+    """Return the path of a picture in the folder of frames."""
     return f'{int(event)}/{int(event)}_({int(frame):05d}).jpg'
 
 
 def read_boxes(path: str | Path) -> dict[int, Box]:
-    """Boxes (x, y, width, height) in pixels by picture; image_id is the number or the name of a frame.
+    """Read boxes (x, y, width, height) in pixels by picture; image_id is the number or the name of a frame.
 
     Raises DatasetError for a table that is missing, or has no such columns, or numbers that are none.
     """
@@ -72,7 +72,7 @@ def read_boxes(path: str | Path) -> dict[int, Box]:
 
 
 def convert_table(table: str | Path, boxes: Mapping[int, Box], frames: str | Path) -> Converted:
-    """A table of joints as COCO annotations; pictures and athletes both have the published number as their id.
+    """Read a table of joints as COCO annotations; pictures and athletes both have the published number as their id.
 
     frames: the folder of frames, from which the pictures' sizes are read.
     Raises DatasetError for a table that is missing or damaged, and for a picture that is there twice or unreadable.
@@ -123,12 +123,12 @@ def write_split(converted: Converted, folder: str | Path, split: str, frames: st
 
 
 def annotation_path(folder: str | Path, split: str) -> Path:
-    """Where the annotations of a split lie."""
+    """Return the path of a split's annotations."""
     return Path(folder) / 'annotations' / f'{split}_jump.json'
 
 
 def _rows(path: Path, columns: tuple[str, ...] | list[str]) -> Iterator[tuple[int, Values]]:
-    """Number and values of every line after the header, which is the first or the second line."""
+    """Yield number and values of every line after the header, which is the first or the second line."""
     try:
         lines = path.read_text(encoding='utf-8-sig').splitlines()
     except FileNotFoundError as error:
@@ -157,7 +157,7 @@ def _cells(path: Path, lines: list[str], delimiter: str) -> Iterator[list[str]]:
 
 
 def _names(line: str) -> tuple[str, list[str]]:
-    """A line's delimiter and the names between."""
+    """Return a line's delimiter and the column names."""
     delimiter = ';' if line.count(';') >= line.count(',') else ','
     return delimiter, [name.strip() for name in line.split(delimiter)]
 
@@ -186,7 +186,7 @@ def _whole(row: Values, key: str, path: str | Path, line: int) -> str:
 
 
 def _joint(row: Values, joint: str, path: str | Path, line: int) -> tuple[float, float, int]:
-    """x, y and the published flag of a joint; zeros where it is not labelled."""
+    """Return x, y and the published flag of a joint; zeros if it is not labelled."""
     flag = row[f'{joint}_s'].strip()
     if flag in ('', '0', '0.0'):
         return 0.0, 0.0, 0

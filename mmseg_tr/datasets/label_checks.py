@@ -1,4 +1,4 @@
-"""Compare the labels of a segmentation dataset with its pictures and classes, before anything is trained on them."""
+"""Compare the labels of a segmentation dataset with its pictures and classes before a training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmseg_tr.datasets.label_report import LabelReport, conclude
 
 HEADERS = 10_000  # files whose headers are read; more are sampled evenly
 DECODED = 32  # labels that are decoded
-SUSPECTS = 32  # further labels that are decoded since their headers differ from their pictures' or the others'
+SUSPECTS = 32  # further labels to decode, whose headers differ from their pictures' or the others'
 WORKERS = 8
 
 Progress = Callable[[int, int], None]
@@ -26,14 +26,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class LabelledFile:
-    """An item of a dataset with the headers of its two files; None for what is remote or has no label."""
+    """An item of a dataset with the headers of its two files; None for a remote or missing one."""
 
     index: int
     picture_path: str
     label_path: str | None
     picture: ImageHeader | None
     label: ImageHeader | None
-    is_unread: bool = False  # whether a header cannot be read: the dataset's own loader may know better
+    is_unread: bool = False  # whether a header cannot be read; the dataset's loader may still read the file
 
 
 def check_labels(
@@ -44,7 +44,7 @@ def check_labels(
     headers: int | None = HEADERS,
     progress: Progress = lambda done, total: None,
 ) -> LabelReport:
-    """Check one dataset that holds files (see `leaf_datasets`); returns what was found and raises nothing.
+    """Check one dataset that holds files (see `leaf_datasets`); returns a report and raises nothing.
 
     ignore_index: the number that marks pixels without a class, after the dataset's transforms.
     decode, headers: how many labels are decoded and how many headers are read at most; None for all of them.
@@ -67,7 +67,7 @@ def check_labels(
 
 
 def _spread(total: int, count: int | None) -> list[int]:
-    """At most `count` places in range(total), evenly spread."""
+    """Return at most `count` evenly spread numbers of range(total)."""
     count = total if count is None else min(count, total)
     return [place * total // count for place in range(count)]
 
@@ -85,7 +85,7 @@ class _LabelChecks:
 
     # -- headers ------------------------------------------------------------------------------------------------------
     def read_headers(self, places: Sequence[int]) -> Iterator[LabelledFile]:
-        """The items at these places whose files can be read; the others become faults."""
+        """Return the readable items at these places; the others become faults."""
         self.report.headers = len(places)
         with ThreadPoolExecutor(WORKERS) as pool:
             for portion in _portions(places, 256 * WORKERS):
@@ -110,7 +110,7 @@ class _LabelChecks:
         return LabelledFile(place, str(paths[0]), paths[1] if has_labels(info) else None, *headers, unread)
 
     def suspects(self, files: Sequence[LabelledFile]) -> list[LabelledFile]:
-        """Files whose headers alone do not say that all is well."""
+        """Return files whose headers alone do not show that they are correct."""
         known = [file for file in files if file.picture is not None and file.label is not None]
         usual = Counter((file.label.channels, file.label.bits) for file in known).most_common(1)
         odd = [
@@ -123,7 +123,7 @@ class _LabelChecks:
         return [file for file in files if file.is_unread] + odd
 
     def compare_headers(self, files: Iterable[LabelledFile]) -> None:
-        """Judge by their headers the suspects that were not decoded, as the decoded ones were loaded."""
+        """Judge the suspects that were not decoded by their headers, as the decoded ones were loaded."""
         if not self.sizes_are_stored:
             return
         for file in files:
@@ -136,7 +136,7 @@ class _LabelChecks:
 
     # -- decoded labels -----------------------------------------------------------------------------------------------
     def decode(self, files: Sequence[LabelledFile]) -> Iterator[LabelledFile]:
-        """Load labels through the dataset's transforms and check each; yields the files as they are done."""
+        """Load labels through the dataset's transforms and check each; yields each file after its check."""
         workers = WORKERS if self.load.is_thread_safe else 1
         with ThreadPoolExecutor(workers) as pool:
             for portion in _portions(files, 4 * workers):
@@ -150,7 +150,7 @@ class _LabelChecks:
     def _loaded(self, file: LabelledFile) -> LoadedLabel | str | None:
         try:
             return self.load(self.dataset.get_data_info(file.index))
-        except Exception as error:  # a damaged file or a transform of the user may raise nearly anything
+        except Exception as error:  # a damaged file or a user's transform may raise almost anything
             return f'cannot be loaded: {type(error).__name__}: {error}.'
 
     def _check(self, file: LabelledFile, loaded: LoadedLabel) -> None:
@@ -190,7 +190,7 @@ class _LabelChecks:
         )
 
     def _depth_is_kept(self, file: LabelledFile, label: np.ndarray) -> bool:
-        """Whether loading kept the numbers of a file: loaders that return 8 bits wrap or cut larger ones."""
+        """Check that loading kept the numbers of a file: loaders that return 8 bits wrap or cut larger ones."""
         if file.label is None or file.label.bits <= 8 or label.dtype != np.uint8:
             return True
         with Image.open(file.label_path) as image:
@@ -224,7 +224,7 @@ def _portions(items: Sequence[Any], length: int) -> Iterator[Sequence[Any]]:
 
 
 def _headers(paths: Sequence[Any]) -> list[ImageHeader | Exception | None]:
-    """Headers of local files; None for what is remote or not named."""
+    """Read the headers of local files; None for a remote or missing one."""
     found: list[ImageHeader | Exception | None] = []
     for path in paths:
         if not isinstance(path, str) or '://' in path:
@@ -238,7 +238,7 @@ def _headers(paths: Sequence[Any]) -> list[ImageHeader | Exception | None]:
 
 
 def _numbers(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of a label and how many pixels have each."""
+    """Return the numbers of a label and how many pixels have each."""
     if label.dtype == np.uint8:
         counts = np.bincount(label.ravel(), minlength=256)
         numbers = np.flatnonzero(counts)

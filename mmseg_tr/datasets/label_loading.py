@@ -17,7 +17,7 @@ OURS = 'mmseg_tr.'
 
 @dataclass(frozen=True)
 class LoadedLabel:
-    """A label as the network gets it, its picture, and the sizes (h, w) of both as they were loaded."""
+    """A label in the network's numbers, its picture, and the loaded sizes (h, w) of both."""
 
     label: np.ndarray
     label_size: tuple[int, int]
@@ -26,7 +26,7 @@ class LoadedLabel:
 
 
 def leaf_datasets(dataset: Any) -> Iterator[Any]:
-    """The datasets that hold files: those inside ConcatDataset, RepeatDataset and other wrappers, at any depth."""
+    """Yield the datasets that hold files, inside ConcatDataset, RepeatDataset and other wrappers at any depth."""
     inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())]
     inner = [one for one in inner if one is not None]
     if not inner:
@@ -36,7 +36,7 @@ def leaf_datasets(dataset: Any) -> Iterator[Any]:
 
 
 class LabelLoader:
-    """Calls the transforms of a pipeline that load, and those of the user, which may change the numbers of labels.
+    """Apply a pipeline's loading transforms and the user's own, which may change the numbers of labels.
 
     Resizing, cropping, flipping and colour transforms of the OpenMMLab libraries are left out: they do not change which
     numbers a label holds.
@@ -47,11 +47,11 @@ class LabelLoader:
 
     @property
     def is_thread_safe(self) -> bool:
-        """Whether all transforms are known ones: those of a user may draw random numbers or keep state."""
+        """Return whether all transforms are known: a user's own may draw random numbers or keep state."""
         return all(type(one).__module__.startswith((*LIBRARIES, OURS)) for one in self.transforms)
 
     def __call__(self, info: dict) -> LoadedLabel | None:
-        """The label of an item, `info` as dataset.get_data_info() returns it; None where the pipeline loads none."""
+        """Load the label of an item, `info` from dataset.get_data_info(); None when the pipeline loads none."""
         size: tuple[int, int] | None = None
         for transform in self.transforms:
             info = transform(info)
@@ -71,7 +71,7 @@ def _matters(transform: Any) -> bool:
 
 
 def _flat(transforms: Sequence[Any]) -> Iterator[Any]:
-    """The transforms of a pipeline; of TestTimeAug those of its first variant."""
+    """Return the transforms of a pipeline; of TestTimeAug those of its first variant."""
     for transform in transforms:
         variants = getattr(transform, 'subroutines', None)
         if variants:
@@ -81,13 +81,13 @@ def _flat(transforms: Sequence[Any]) -> Iterator[Any]:
 
 
 def has_labels(info: Mapping[str, Any]) -> bool:
-    """Whether an item of a segmentation dataset names a label."""
+    """Return whether an item of a segmentation dataset names a label."""
     return bool(info.get('seg_map_path'))
 
 
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Leave the random states of Python, numpy and torch as they were: a check must not change a training."""
+    """Restore the random states of Python, numpy and torch, so that a check does not change a training."""
     states: list[tuple[Callable, Any]] = [
         (random.setstate, random.getstate()),
         (np.random.set_state, np.random.get_state()),

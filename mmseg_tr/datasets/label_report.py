@@ -1,4 +1,4 @@
-"""What a check of a dataset's labels found, and what all labels together tell."""
+"""Results of a check of a dataset's labels, for each file and for all labels together."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class LabelReport:
         self.examples.setdefault(size, index)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report in plain values, for JSON."""
+        """Return the report in plain values, for JSON."""
         names = self.classes or [str(number) for number in range(len(self.pixels))]
         counts = zip(names, self.pixels.tolist(), self.pictures.tolist())
         return dict(
@@ -75,7 +75,7 @@ class LabelReport:
 
 
 def conclude(report: LabelReport, ignore_index: int, labels: Sequence[str]) -> None:
-    """Add the faults and warnings that only all decoded labels together tell. labels: the paths of all labels."""
+    """Add the faults and warnings that need all decoded labels together. labels: the paths of all labels."""
     if report.headers < report.total:
         report.warnings.append(f'{report.headers} of {report.total} pictures were checked, evenly spread.')
     if not report.classes or not report.decoded:

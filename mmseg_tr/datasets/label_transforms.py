@@ -1,4 +1,4 @@
-"""Transforms of labels, as mmseg's pipelines take them."""
+"""Transforms of labels for mmseg's pipelines."""
 
 from __future__ import annotations
 

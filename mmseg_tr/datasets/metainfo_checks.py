@@ -1,4 +1,4 @@
-"""Check the classes and colours that the config of a dataset names, before the dataset is built."""
+"""Check the classes and colours in a dataset's config before the dataset is built."""
 
 from __future__ import annotations
 

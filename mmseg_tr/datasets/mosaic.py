@@ -28,13 +28,13 @@ LENGTHS = {'train': 2000, 'val': 200}
 
 
 def scene_address(size: tuple[int, int], seed: int, split: str, index: int, suffix: str = '') -> str:
-    """The address of a scene's image, or of its label map with `suffix` '_label'."""
+    """Return the address of a scene's image, or of its label map with `suffix` '_label'."""
     return f'mosaic://{split}/seed{seed}/{size[0]}x{size[1]}/{index:06d}{suffix}.png'
 
 
 @register_backend('mosaic', prefixes='mosaic', force=True)
 class MosaicBackend(DrawnBackend):
-    """Reads `mosaic://` addresses: draws the scene and returns its image, or its label map, as the bytes of a PNG."""
+    """Read `mosaic://` addresses: draw the scene and return its image, or label map, as the bytes of a PNG."""
 
     what = 'photo mosaic'
     example = 'mosaic://val/seed0/128x128/000012.png, for the label map mosaic://val/seed0/128x128/000012_label.png'
@@ -47,17 +47,17 @@ class MosaicBackend(DrawnBackend):
 
 @TRANSFORMS.register_module()
 class LoadMosaic(BaseTransform):
-    """Image and label map of a scene of `PhotoMosaic`, in place of LoadImageFromFile and LoadAnnotations.
+    """Load image and label map of a `PhotoMosaic` scene; replaces LoadImageFromFile and LoadAnnotations.
 
     Required keys: scene (arguments of make_scene), seg_fields, label_map; optional: drawn (image and label at hand).
     Added keys: img (h, w, 3) uint8 BGR, img_shape, ori_shape, gt_seg_map (h, w) uint8; seg_fields grows by gt_seg_map.
     """
 
-    file_loader = 'LoadImageFromFile'  # what reads a file where this draws a scene
+    file_loader = 'LoadImageFromFile'  # the transform that reads files, where this one draws scenes
 
     def transform(self, results: dict) -> dict:
         image, label = results.pop('drawn', None) or make_scene(**results['scene'])
-        # Copies: what later transforms do in place must not reach a kept scene.
+        # Copies: later transforms change arrays in place, which must not affect a kept scene.
         results['img'] = np.ascontiguousarray(image[:, :, ::-1])
         results['img_shape'] = results['ori_shape'] = label.shape
         results['gt_seg_map'] = _relabel(label, results['label_map'])
@@ -69,7 +69,7 @@ class LoadMosaic(BaseTransform):
 
 
 def _relabel(label: np.ndarray, label_map: dict[int, int] | None) -> np.ndarray:
-    """A copy of a label map with the class numbers that a `metainfo=dict(classes=...)` asks for."""
+    """Return a copy of a label map with the class numbers of `metainfo=dict(classes=...)`."""
     if label_map is None:
         return label.copy()
     return np.array([label_map[number] for number in range(len(NAMES))], np.uint8)[label]
@@ -130,7 +130,7 @@ class PhotoMosaic(BaseSegDataset):
         super().__init__(**kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """What identifies each scene; nothing is drawn yet."""
+        """Return what identifies each scene; nothing is drawn yet."""
         return [self._data_info(index) for index in range(self.length)]
 
     def _data_info(self, index: int) -> dict:
@@ -145,7 +145,7 @@ class PhotoMosaic(BaseSegDataset):
         )
 
     def prepare_data(self, idx: int) -> dict:
-        """Scene `idx` through the pipeline, drawn once where scenes are kept."""
+        """Return scene `idx` after the pipeline, drawn once if scenes are kept."""
         info = self.get_data_info(idx)
         if self._kept is not None:
             index = info['scene']['index']

@@ -28,7 +28,7 @@ LENGTHS = {'train': 2000, 'val': 200}
 
 @register_backend('figures', prefixes='figures', force=True)
 class FiguresBackend(DrawnBackend):
-    """Reads `figures://` addresses: draws the scene and returns it as the bytes of a PNG file."""
+    """Read `figures://` addresses: draw the scene and return it as the bytes of a PNG file."""
 
     what, example = 'scene of figures', 'figures://val/seed0/192x192/000012.png'
     pattern = re.compile(rf'figures://({"|".join(SPLITS)})/seed(\d+)/(\d+)x(\d+)/(\d+)\.png')
@@ -39,18 +39,18 @@ class FiguresBackend(DrawnBackend):
 
 @TRANSFORMS.register_module()
 class LoadFigures(BaseTransform):
-    """The picture of a scene of `PhotoFigures`, in place of LoadImage.
+    """Load the picture of a `PhotoFigures` scene; replaces LoadImage.
 
     Required keys: scene (arguments of draw_figure_scene); optional: drawn (the picture at hand).
     Added keys: img (h, w, 3) uint8 BGR, img_shape, ori_shape.
     """
 
-    file_loader = 'LoadImage'  # what reads a file where this draws a scene
+    file_loader = 'LoadImage'  # the transform that reads files, where this one draws scenes
 
     def transform(self, results: dict) -> dict:
         image = results.pop('drawn', None)
         image = draw_figure_scene(**results['scene']) if image is None else image
-        # A copy: what later transforms do in place must not reach a kept scene.
+        # A copy: later transforms change arrays in place, which must not affect a kept scene.
         results['img'] = np.ascontiguousarray(image[:, :, ::-1])
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
@@ -95,11 +95,11 @@ class PhotoFigures(BaseCocoStyleDataset):
         self.length = LENGTHS.get(split) if length is None else length
         self._kept: dict[int, np.ndarray] | None = {} if cache else None
         super().__init__(**kwargs)
-        if self.test_mode:  # mmpose names the annotation file there for CocoMetric; without one it asks the samples
+        if self.test_mode:  # mmpose puts the annotation file there for CocoMetric; without one it uses the samples
             MessageHub.get_current_instance().update_info(f'{self.metainfo["dataset_name"]}_ann_file', None)
 
     def load_data_list(self) -> list[dict]:
-        """The labels of each figure, or of each scene bottom-up; nothing is drawn yet."""
+        """Return the labels of each figure, or of each scene bottom-up; nothing is drawn yet."""
         content = coco_annotations(**self.scenes, length=self.length)
         self._metainfo['CLASSES'] = content['categories']
         height, width = self.scenes['size']
@@ -117,7 +117,7 @@ class PhotoFigures(BaseCocoStyleDataset):
         return self._get_bottomup_data_infos(figures, list(images.values()))
 
     def get_data_info(self, idx: int) -> dict:
-        """Labels of an item, and which scene shows it."""
+        """Return the labels of an item, and its scene."""
         info = super().get_data_info(idx)
         index = info['img_id'] - 1
         info['scene'] = dict(self.scenes, index=index)

@@ -1,4 +1,4 @@
-"""Eleven real photographs that lie inside the wheels of scikit-image and scikit-learn.
+"""Eleven real photographs inside the wheels of scikit-image and scikit-learn.
 
 Nothing here downloads: the files are opened where the packages were installed, and the packages themselves are not
 imported (`skimage.data` would fetch what it lacks). Only numpy and Pillow are used.
@@ -25,7 +25,7 @@ MAX_ENLARGEMENT = 2.0
 
 @dataclass(frozen=True)
 class Photograph:
-    """Where a photograph lies (`package`, `file`) and which side of it is held out, to what share of its length."""
+    """Location of a photograph (`package`, `file`), the side that is held out, and the share of its length."""
 
     name: str
     package: str
@@ -54,7 +54,7 @@ _PROJECTS = {'skimage': 'scikit-image', 'sklearn': 'scikit-learn'}
 
 
 def photograph_path(photograph: Photograph) -> Path:
-    """The file of a photograph inside the installed package.
+    """Return the file of a photograph inside the installed package.
 
     Raises MissingExtraError when the package is not installed, DatasetError when it came without the file.
     """
@@ -88,7 +88,7 @@ def _read(photograph: Photograph) -> np.ndarray:
 
 
 def load_photographs() -> dict[str, np.ndarray]:
-    """All photographs by name, each (H, W, 3) uint8 RGB and read-only; grey ones have three equal channels.
+    """Return all photographs by name, each (H, W, 3) uint8 RGB and read-only; grey ones have three equal channels.
 
     Raises MissingExtraError or DatasetError (see `photograph_path`).
     """
@@ -96,7 +96,7 @@ def load_photographs() -> dict[str, np.ndarray]:
 
 
 def part_window(name: str, split: str) -> tuple[slice, slice]:
-    """Rows and columns of the part of a photograph that belongs to `split`.
+    """Return rows and columns of the part of a photograph that belongs to `split`.
 
     Raises ConfigError when there is no such photograph or split.
     """
@@ -118,7 +118,7 @@ def part_window(name: str, split: str) -> tuple[slice, slice]:
 
 @lru_cache(maxsize=128)
 def photograph_part(name: str, split: str, zoom: float = 1.0) -> np.ndarray:
-    """The part of a photograph that belongs to `split`, resized by `zoom`: (h, w, 3) uint8 RGB, read-only.
+    """Return the part of a photograph that belongs to `split`, resized by `zoom`: (h, w, 3) uint8 RGB, read-only.
 
     The part is cut out before it is resized: no filter reaches across the line.
     Raises ConfigError when there is no such photograph or split.
@@ -135,7 +135,7 @@ def _resize(pixels: np.ndarray, zoom: float) -> np.ndarray:
 
 
 def mirror_crop(pixels: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """`size` (h, w) pixels from `corner` (top, left) on, mirrored at the edges where the picture ends: (h, w, 3)."""
+    """Crop `size` (h, w) pixels at `corner` (top, left), mirrored beyond the edges of the picture: (h, w, 3)."""
     (top, left), (height, width) = corner, size
     if 0 <= top <= pixels.shape[0] - height and 0 <= left <= pixels.shape[1] - width:
         return pixels[top : top + height, left : left + width]
@@ -145,16 +145,16 @@ def mirror_crop(pixels: np.ndarray, corner: tuple[int, int], size: tuple[int, in
 
 
 def _mirror(positions: np.ndarray, length: int) -> np.ndarray:
-    """Positions on an endless line folded into range(length): ... 1 0 0 1 2 ... n-1 n-1 n-2 ..."""
+    """Fold positions on an endless line into range(length): ... 1 0 0 1 2 ... n-1 n-1 n-2 ..."""
     folded = positions % (2 * length)
     return np.minimum(folded, 2 * length - 1 - folded)
 
 
 def photograph_batch(n: int, shape: tuple[int, int]) -> np.ndarray:
-    """`n` crops of the photographs, no two alike, the same in every call: (n, 3, h, w) uint8 RGB for `shape` (h, w).
+    """Return `n` different crops of the photographs, the same in every call: (n, 3, h, w) uint8 RGB for `shape` (h, w).
 
     The first are whole photographs, cropped to the shape's proportions, scenes in colour first; a batch larger than
-    the collection goes on with mirrored and closer crops. A photograph is enlarged at most twofold, so that the crop
+    the collection continues with mirrored and closer crops. A photograph is enlarged at most twofold, so that the crop
     stays as rich in detail as real input; beyond that it is continued by its mirror image.
     Raises ConfigError when n or a side is below 1, or when the shape is too small for n different crops.
     """
@@ -175,7 +175,7 @@ def photograph_batch(n: int, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _cover(pixels: np.ndarray, shape: tuple[int, int], turn: int) -> np.ndarray:
-    """The turn-th crop of a photograph: whole, mirrored, then closer and wandering over it. (h, w, 3)."""
+    """Return the turn-th crop of a photograph: whole, mirrored, then closer at changing places. (h, w, 3)."""
     closer = 1.0 + 0.15 * (turn // 2)
     zoom = max(shape[0] / pixels.shape[0], shape[1] / pixels.shape[1]) * closer
     resized = _resize(pixels, min(zoom, MAX_ENLARGEMENT))

@@ -1,4 +1,4 @@
-"""Picture files below a folder. Plain Python."""
+"""Find picture files below a folder. Plain Python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '
 
 
 def files_below(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> Iterator[Path]:
-    """Files in a folder and below with one of the suffixes, in the order of their names.
+    """Return files in a folder and below with one of the suffixes, in the order of their names.
 
     Linked folders are followed, each once. Hidden files and folders (.ipynb_checkpoints, ._a.png) are skipped.
     """

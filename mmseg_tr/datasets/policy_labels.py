@@ -1,4 +1,4 @@
-"""What CTS's policy network learns: which superpatches of a label map show a single class."""
+"""Labels for CTS's policy network: which superpatches of a label map show a single class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def policy_labels(
     ignore_mixed: bool = False,
     ignore_mixed_border: bool = False,
 ) -> Tensor:
-    """Labels of superpatches of `side` x `side` pixels: 1 may share, 0 may not, 255 is left out of the loss.
+    """Return labels of superpatches of `side` x `side` pixels: 1 may share, 0 may not, 255 is left out of the loss.
 
     labels: (B, H, W) class numbers at the resolution of the network, 255 where there is none. Returns (B, H/side,
     W/side) int64. A superpatch may share when all of its pixels have one value.

@@ -15,7 +15,7 @@ import numpy as np
 from mmseg_tr.datasets.photographs import NAMES, SPLITS, mirror_crop, photograph_part
 from mmseg_tr.errors import ConfigError
 
-REFERENCE_SIDE = 128  # the side at which photographs are shown at ZOOMS
+REFERENCE_SIDE = 128  # the scene side to which ZOOMS refer
 CUTS, BLOBS, BANDS = (1, 2), (0, 2), (0, 1)  # fewest and most of each kind in a scene
 ZOOMS = (0.7, 0.8, 0.92, 1.05, 1.2)
 BRIGHTNESS = (0.8, 1.12)  # gain of a region; little above 1, so that bright photographs do not wash out
@@ -26,7 +26,7 @@ Plane = tuple[np.ndarray, np.ndarray]  # y (h, 1) and x (1, w), zero in the midd
 
 
 def make_scene(size: tuple[int, int], seed: int, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scene `index` of a split: image (h, w, 3) uint8 RGB and label (h, w) uint8, the place in `NAMES`.
+    """Return scene `index` of a split: image (h, w, 3) uint8 RGB and label (h, w) uint8, the place in `NAMES`.
 
     Raises ConfigError when a side is below 1, the split is unknown, or seed or index is negative.
     """
@@ -43,7 +43,7 @@ def make_scene(size: tuple[int, int], seed: int, split: str, index: int) -> tupl
 
 
 def check_scene(size: tuple[int, int], seed: int, split: str, what: str = 'a photo mosaic') -> None:
-    """Raises ConfigError, naming `what` it is, when a side is below 1, the split unknown, or the seed negative."""
+    """Raise ConfigError, naming `what`, when a side is below 1, the split unknown, or the seed negative."""
     sides = tuple(size) if isinstance(size, (tuple, list)) else ()
     if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) and side > 0 for side in sides):
         raise ConfigError(f'{what}: size must be (height, width), two positive integers, got {size!r}.')
@@ -54,7 +54,7 @@ def check_scene(size: tuple[int, int], seed: int, split: str, what: str = 'a pho
 
 
 def cut_regions(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A map of region numbers (h, w): large pieces first, small shapes and thin bands over them."""
+    """Return a map of region numbers (h, w): large pieces first, small shapes and thin bands over them."""
     height, width = size
     unit = min(size)
     y = ((np.arange(height) + 0.5 - height / 2) / unit)[:, None]
@@ -66,7 +66,7 @@ def cut_regions(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 def _shapes(plane: Plane, regions: np.ndarray, rng: np.random.Generator) -> Iterator[Mask]:
-    """Masks of the regions in the order in which they are laid; a cut goes through the largest region so far."""
+    """Yield masks of the regions in drawing order; a cut divides the largest region so far."""
     for _ in range(rng.integers(*CUTS, endpoint=True)):
         largest = regions == np.bincount(regions.ravel()).argmax()
         yield largest & _cut(plane, largest, rng)
@@ -77,13 +77,13 @@ def _shapes(plane: Plane, regions: np.ndarray, rng: np.random.Generator) -> Iter
 
 
 def _cut(plane: Plane, region: Mask, rng: np.random.Generator) -> Mask:
-    """One side of a straight or wavy line near the middle of a region."""
+    """Return one side of a straight or wavy line near the middle of a region."""
     along, across = _turned(plane, _near_centre(plane, region, rng), rng)
     return across > _wave(along, rng, straight=0.5)
 
 
 def _blob(plane: Plane, rng: np.random.Generator) -> Mask:
-    """An ellipse or a rectangle anywhere, at any angle."""
+    """Return an ellipse or a rectangle at any place and angle."""
     centre = tuple(rng.uniform(axis.min(), axis.max()) for axis in plane)
     along, across = _turned(plane, centre, rng)
     length, breadth = rng.uniform(0.1, 0.26, 2)
@@ -93,7 +93,7 @@ def _blob(plane: Plane, rng: np.random.Generator) -> Mask:
 
 
 def _band(plane: Plane, rng: np.random.Generator) -> Mask:
-    """A thin strip across the scene, straight or wavy, or a ring."""
+    """Return a thin strip across the scene, straight or wavy, or a ring."""
     thickness = rng.uniform(0.03, 0.08)
     centre = tuple(0.8 * rng.uniform(axis.min(), axis.max()) for axis in plane)
     along, across = _turned(plane, centre, rng)
@@ -103,7 +103,7 @@ def _band(plane: Plane, rng: np.random.Generator) -> Mask:
 
 
 def _near_centre(plane: Plane, region: Mask, rng: np.random.Generator) -> tuple[float, float]:
-    """A point near a region's centre of mass, off by up to a tenth."""
+    """Return a point near a region's centre of mass, off by up to a tenth."""
     y, x = plane
     total = max(int(region.sum()), 1)
     middle = (region.sum(1) @ y[:, 0] / total, region.sum(0) @ x[0] / total)
@@ -111,14 +111,14 @@ def _near_centre(plane: Plane, region: Mask, rng: np.random.Generator) -> tuple[
 
 
 def _turned(plane: Plane, centre: tuple[float, float], rng: np.random.Generator) -> Plane:
-    """Coordinates (h, w) along and across a random direction through `centre`."""
+    """Return coordinates (h, w) along and across a random direction through `centre`."""
     angle = rng.uniform(0, 2 * np.pi)
     y, x = plane[0] - centre[0], plane[1] - centre[1]
     return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
 
 
 def _wave(along: np.ndarray, rng: np.random.Generator, straight: float) -> np.ndarray | float:
-    """How far a line swerves, zero with probability `straight`."""
+    """Return the deviation of a wavy line, zero with probability `straight`."""
     height, length, phase = rng.uniform(0.04, 0.14), rng.uniform(0.5, 1.2), rng.uniform(0, 2 * np.pi)
     if rng.random() < straight:
         return 0.0
@@ -137,7 +137,7 @@ def fill_region(image: np.ndarray, mask: Mask, name: str, split: str, rng: np.ra
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     mask = mask[window]
     part = photograph_part(name, split, zoom)
-    # Where the part is smaller than the region it starts anywhere and goes on mirrored.
+    # A part smaller than the region starts at any place and continues mirrored.
     room = tuple(have - want if have >= want else have for have, want in zip(part.shape[:2], mask.shape, strict=True))
     corner = tuple(int(share * (free + 1)) for share, free in zip(place, room, strict=True))
     crop = mirror_crop(part, corner, mask.shape)
@@ -147,7 +147,7 @@ def fill_region(image: np.ndarray, mask: Mask, name: str, split: str, rng: np.ra
 
 
 def zoom_for(size: tuple[int, int]) -> float:
-    """How much larger photographs are shown in a scene of this size: the root of its shorter side over 128, 1 to 1.5.
+    """Return the zoom of photographs in a scene of this size: the root of its shorter side over 128, 1 to 1.5.
 
     So larger scenes show both more of a photograph and more of its detail, and small ones do not shrink it.
     """

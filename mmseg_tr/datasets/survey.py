@@ -1,4 +1,4 @@
-"""What a folder of pictures and a folder of labels hold: sizes, and the numbers in the labels."""
+"""Survey a folder of pictures and one of labels: sizes, and the numbers in the labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LabelNumbers:
 
 
 def short_side(pictures: Sequence[Path]) -> int:
-    """The median of the shorter sides of pictures. Raises DatasetError for a file that is not an image."""
+    """Return the median of the shorter sides of pictures. Raises DatasetError for a file that is not an image."""
 
     def side(path: Path) -> int:
         try:
@@ -42,7 +42,7 @@ def short_side(pictures: Sequence[Path]) -> int:
 
 
 def count_numbers(labels: Sequence[Path]) -> Counter:
-    """Pixels by number in an even share of the labels. Raises DatasetError for one that is not of one channel."""
+    """Count pixels by number in an even share of the labels. Raises DatasetError for more than one channel."""
     count = min(READ, len(labels))
     chosen = [labels[place * len(labels) // count] for place in range(count)]
     found: Counter = Counter()
@@ -56,7 +56,7 @@ def _numbers(path: Path) -> dict[int, int]:
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image)
-    except Exception as error:  # Pillow raises nearly anything on damaged data
+    except Exception as error:  # Pillow may raise almost anything on damaged data
         raise DatasetError(f'the label {path} cannot be read: {error}.') from error
     if pixels.ndim != 2:
         raise DatasetError(
@@ -68,7 +68,7 @@ def _numbers(path: Path) -> dict[int, int]:
 
 
 def read_numbers(found: Mapping[int, int], classes: Sequence[str], ignore: int | None = None) -> LabelNumbers:
-    """How labels with these numbers become classes 0 to len(classes) - 1 and 255 for pixels without a class.
+    """Return how labels with these numbers become classes 0 to len(classes) - 1 and 255 for pixels without a class.
 
     ignore: the number of pixels without a class, where it is known; 0 means that classes count from 1.
     Raises ConfigError when more than one number is left that is neither a class nor 255.

@@ -1,4 +1,4 @@
-"""Many methods over one checkpoint and one dataset in one run: what tools/compare.py does."""
+"""Compare methods over one checkpoint and one dataset in one run: the verb of tools/compare.py."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def compare(
     progress: Progress = lambda _: None,
     **settings: Any,
 ) -> Comparison:
-    """Test and time every config, and their plain model, with the same weights on the same images.
+    """Test and time every config and the plain model, with the same weights on the same images.
 
     The dataset and the windows are those of the plain config, or of the first where none is plain. Every network is
     timed in turn. settings: fields of CompareOptions, over those of `options`.
@@ -119,7 +119,7 @@ def compare(
 
 
 def load_compared(configs: Sequence[str], options: CompareOptions) -> dict[str, Config]:
-    """The configs by name, the plain one first, the first under further methods last. Raises ConfigError."""
+    """Return the configs by name: the plain one first, further methods last. Raises ConfigError."""
     loaded = [load_config(path, options.cfg_options) for path in configs]
     for config in loaded:
         require_sections(config, 'model', 'test_dataloader', 'test_evaluator')
@@ -128,7 +128,7 @@ def load_compared(configs: Sequence[str], options: CompareOptions) -> dict[str, 
 
 
 def used_settings(config: Config, model: nn.Module) -> dict[str, Any]:
-    """The settings of the config's method; for a bare name those that it has on this network."""
+    """Return the settings of the config's method; of a bare name its defaults on this network."""
     settings = settings_of(config)
     return reduction_of(model).settings() if settings.keys() == {'type'} else settings
 
@@ -136,7 +136,7 @@ def used_settings(config: Config, model: nn.Module) -> dict[str, Any]:
 def build_compared(
     configs: Mapping[str, Config], checkpoint: str, device: torch.device, progress: Callable[[str], None]
 ) -> dict[str, nn.Module]:
-    """The models of the configs, alike in what they predict, around the same weights where these are equal."""
+    """Build the models of the configs, which must predict alike, with shared weights."""
     models: dict[str, nn.Module] = {}
     for name, config in configs.items():
         progress(f'building {name}')

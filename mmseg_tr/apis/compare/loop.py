@@ -1,4 +1,4 @@
-"""The one loop that measures quality, work and speed of models over a test set."""
+"""The loop that measures quality, work and speed of models over a test set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Progress = Callable[[str], None]
 class Tested:
     """A pass over the test set.
 
-    judge: what every model predicted. inputs: what is timed and counted, of each of some pictures the middle window as
+    judge: all predictions. inputs: what is timed and counted, of each of some pictures the middle window as
     test cuts it, (1, C, H, W), all of one size. windows: how many a picture has, on average.
     """
 
@@ -40,7 +40,7 @@ class Tested:
         return scores.get('miou', scores.get('pck'))
 
     def batches(self, size: int) -> list[Tensor]:
-        """The inputs in full batches; what is left over is left out."""
+        """Return the inputs in full batches, without the remainder."""
         full = len(self.inputs) // size * size
         return [torch.cat(self.inputs[start : start + size]) for start in range(0, full, size)]
 
@@ -64,7 +64,7 @@ class Cost:
 
 
 def build_test_loader(config: Config, fraction: float):
-    """The test set of a config, one image at a time."""
+    """Return the test set of a config, one image at a time."""
     dataloader = copy.deepcopy(config.test_dataloader)
     dataloader[FRACTION] = fraction
     return ToolRunner.build_dataloader(dataloader, seed=0)
@@ -79,7 +79,7 @@ def predict_all(
     amp: torch.dtype | None,
     progress: Progress,
 ) -> Tested:
-    """Let every model predict every image of the loader; keep what entered the networks of `images` of them."""
+    """Predict every image of the loader with every model; keep the network inputs of `images` of them."""
     judge = (PoseJudge if is_pose(next(iter(models.values()))) else PixelJudge)(models, config, loader.dataset.metainfo)
     every, seen = max(len(loader.dataset) // images, 1), 0
     inputs, windows = [], 0
@@ -101,7 +101,7 @@ def predict_all(
 
 
 def of_one_size(images: list[Tensor]) -> list[Tensor]:
-    """The middle of every image, as large as the smallest height and width: whole pictures may differ in size."""
+    """Crop the middle of every image to the smallest height and width: whole pictures may differ in size."""
     size = [min(image.shape[dim] for image in images) for dim in (-2, -1)]
     starts = [[(image.shape[dim] - side) // 2 for dim, side in zip((-2, -1), size)] for image in images]
     return [
@@ -117,7 +117,7 @@ def measure_costs(
     amp: torch.dtype | None,
     progress: Progress,
 ) -> dict[str, Cost]:
-    """Work, tokens, memory and speed of every model on the inputs of a test, one by one and in batches, in turn."""
+    """Measure work, tokens, memory and speed of every model on the test inputs, singly and in batches."""
     progress('timing, one window at a time')
     contestants = {name: Contestant.of(model) for name, model in models.items()}
     few = MeasureOptions(repeats=max(options.repeats // 2, 1), seconds=None, amp=amp)

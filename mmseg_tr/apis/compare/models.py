@@ -1,4 +1,4 @@
-"""The networks of a comparison: their names, the plain one among them, and whether they can be compared."""
+"""The networks of a comparison: their names, the plain one, and the check that they can be compared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAIN = 'plain'
 
 
 def names_of(configs: Sequence[str]) -> list[str]:
-    """A short name for every config file: its stem without the parts that all share.
+    """Return a short name for every config file: its stem without the parts that all share.
 
     Raises ConfigError when a config comes twice.
     """
@@ -36,12 +36,12 @@ def names_of(configs: Sequence[str]) -> list[str]:
 
 
 def settings_of(config: Config) -> dict[str, Any]:
-    """What a config says about token reduction; empty for a plain network."""
+    """Return a config's reduction settings; empty for a plain network."""
     return reduction_settings(config.model.get('backbone') or {})
 
 
 def with_plain(configs: dict[str, Config]) -> dict[str, Config]:
-    """The configs with the plain model in front: the first that reduces nothing, else the first without its method."""
+    """Put the plain model first: the first config without a method, else the first with its method removed."""
     for name, config in configs.items():
         if not settings_of(config):
             return {name: config} | configs
@@ -53,7 +53,7 @@ def with_plain(configs: dict[str, Config]) -> dict[str, Config]:
 def with_methods(
     configs: dict[str, Config], base: Config, methods: Sequence[str] = (), reductions: Sequence[str] = ()
 ) -> dict[str, Config]:
-    """The configs and `base` under further methods, each called as it was written.
+    """Return the configs and `base` under further methods, each named as it was given.
 
     methods: bare names, such as tome, which take their defaults for the network. reductions: also settings, as
     config.parse_reduction() reads them. Raises ConfigError for one that cannot be read, is plain, or is given twice.
@@ -92,13 +92,13 @@ def check_alike(models: Mapping[str, nn.Module]) -> None:
 
 
 def predicted(model: nn.Module) -> str:
-    """'150 classes', '17 keypoints'."""
+    """Return '150 classes' or '17 keypoints'."""
     return f'{keypoint_count(model)} keypoints' if is_pose(model) else f'{model.num_classes} classes'
 
 
 @torch.no_grad()
 def share_weights(models: Mapping[str, nn.Module]) -> None:
-    """Let all models use the first one's tensors where theirs are equal, so that the peak memory is that of one."""
+    """Share the first model's tensors with all others where equal, so that peak memory is that of one model."""
     first, *others = models.values()
     own = dict(chain(first.named_parameters(), first.named_buffers()))
     for model in others:

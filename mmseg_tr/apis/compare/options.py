@@ -1,4 +1,4 @@
-"""What compare and tune are told about the pictures that they test, time and count."""
+"""Options of compare and tune: which pictures are tested, timed and counted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MeasuringOptions:
     cfg_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for numbers that cannot work, before anything is built."""
+        """Raise ConfigError for numbers out of range, before anything is built."""
         if not 0 < self.fraction <= 1:
             raise ConfigError(f'fraction must be above 0 and at most 1, got {self.fraction}.', parameters=['fraction'])
         for name in ('batch_size', 'images', 'repeats'):

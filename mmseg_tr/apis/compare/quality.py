@@ -20,12 +20,12 @@ THRESHOLDS = (0.1, 0.05)
 
 
 class Judge:
-    """Collects what every model predicts, batch by batch: take() for each model, then close().
+    """Collect the predictions of every model per batch: take() for each model, then close().
 
     names: of the models, the plain one first. metric: a config, built once a model.
     """
 
-    measure: str  # what `quality` of a row is called
+    measure: str  # the name of a row's `quality`
 
     def __init__(self, names: Iterable[str], metric: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
         # a prefix, which belongs to evaluate() and is not used here, keeps mmengine from warning that there is none
@@ -37,12 +37,12 @@ class Judge:
         self.batch: dict[str, Tensor] = {}
 
     def take(self, name: str, data: Any, samples: Sequence[Any]) -> None:
-        """Take what a model predicted for a batch; samples are read at once, every model may reuse the same objects."""
+        """Take a model's predictions of a batch. Samples are read at once, so models may reuse the same objects."""
         self.metrics[name].process(data, [sample.to_dict() for sample in samples])
         self.batch[name] = self.prediction(samples)
 
     def close(self, samples: Sequence[Any]) -> None:
-        """End the batch: compare every prediction with the plain model's where there are labels."""
+        """Compare every prediction of the batch with the plain model's where there are labels."""
         counts = self.labelled(samples)
         self.counted += counts.sum().item()
         plain = next(iter(self.batch.values()))
@@ -51,11 +51,11 @@ class Judge:
         self.batch = {}
 
     def agreement(self) -> dict[str, float]:
-        """Percent of what is labelled."""
+        """Agreement in percent of what is labelled."""
         return {name: 100 * count / max(self.counted, 1) for name, count in self.same.items()}
 
     def quality(self) -> dict[str, dict[str, float]]:
-        """The scores of a row, in percent, by model."""
+        """Return the scores of a row, in percent, by model."""
         raise NotImplementedError
 
     def prediction(self, samples: Sequence[Any]) -> Tensor:

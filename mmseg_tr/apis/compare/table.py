@@ -1,4 +1,4 @@
-"""A comparison as a table on the terminal, CSV, JSON, and plots of quality against speed and work."""
+"""Write a comparison as a terminal table, CSV, JSON, and plots of quality against speed and work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_folder(folder: Path, force: bool) -> None:
 
 
 def table(comparison: Comparison) -> Table:
-    """What was measured, the plain model first; speeds with their ratio to the plain model."""
+    """Return a table of the results, the plain model first; speeds with their ratio to it."""
     plain = comparison.rows[0]
     out = Table(
         'model',
@@ -88,7 +88,7 @@ def _csv(rows: Sequence[ComparedModel]) -> str:
 
 
 def plot(comparison: Comparison) -> bytes:
-    """A PNG of quality over throughput and over GMACs: a marker per method, a colour per model; plain is a line."""
+    """Plot quality over throughput and over GMACs: a marker per method, a colour per model; plain is a line."""
     figure = Figure(figsize=(11, 4.8), layout='constrained')
     axes = figure.subplots(1, 2, sharey=True)
     panels = (

@@ -1,4 +1,4 @@
-"""The main job end to end on the embedded dataset: what tools/demo.py does."""
+"""Train, test, measure and report on the embedded dataset: the verb of tools/demo.py."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SHOWN, MEASURED, BATCH = 5, 64, 8
 def run_demo(work_dir: str = 'work_dirs/demo', max_iters: int | None = None, scenes: int | None = None) -> dict:
     """Train a small Segmenter, test it plain and with ALGM without retraining, measure both, write a report.
 
-    work_dir: where everything goes; a training found there is continued, a finished one is used as it is.
+    work_dir: where everything goes; a training found there is continued, a finished one is used unchanged.
     max_iters, scenes: updates and validation scenes, fewer than the configs say for a quick look.
     Returns what report.json holds. Raises ConfigError for numbers below 1.
     """
@@ -81,7 +81,7 @@ def run_demo(work_dir: str = 'work_dirs/demo', max_iters: int | None = None, sce
 
 
 def demo_config(path: str, max_iters: int | None, scenes: int | None) -> Config:
-    """A config of the demo, cut down where asked."""
+    """Load a config of the demo, shortened if asked."""
     config = load_config(str(config_path(path)))
     for name, value in (('max_iters', max_iters), ('scenes', scenes)):
         if value is not None and value < 1:
@@ -96,7 +96,7 @@ def demo_config(path: str, max_iters: int | None, scenes: int | None) -> Config:
 
 
 def train_or_continue(config: Config, folder: Path) -> str:
-    """The last checkpoint of a training in `folder`, which is continued if it was begun before."""
+    """Train in `folder`, or continue there; returns the last checkpoint."""
     try:
         find_checkpoint(str(folder))
         begun = True
@@ -107,12 +107,12 @@ def train_or_continue(config: Config, folder: Path) -> str:
 
 
 def prepare(model: nn.Module, item: dict) -> dict:
-    """One item of a dataset as the model takes it: normalised, a batch of one, on the model's device."""
+    """Prepare one item of a dataset: normalised, a batch of one, on the model's device."""
     return model.data_preprocessor(pseudo_collate([item]), training=False)
 
 
 def measure_models(models: dict[str, nn.Module], inputs: list[Tensor]) -> dict[str, dict[str, Any]]:
-    """Multiply-adds, images per second and tokens per layer of every model, on different images in turn."""
+    """Measure multiply-adds, images per second and tokens per layer of every model, on different images."""
     batches = [torch.cat(inputs[start : start + BATCH]) for start in range(0, len(inputs), BATCH)]
     batches = [batch for batch in batches if len(batch) == len(batches[0])]
     found, _ = measure(models, batches, MeasureOptions(repeats=5, seconds=None))
@@ -127,7 +127,7 @@ def measure_models(models: dict[str, nn.Module], inputs: list[Tensor]) -> dict[s
 
 
 def scene_of(picture: Shown) -> Scene:
-    """A picture with its label, both predictions, and the tokens that ALGM kept after the last layer."""
+    """Return a picture with its label, both predictions, and ALGM's tokens after the last layer."""
     last = picture.seen['algm'].merged[-1]
     return Scene(
         name=picture.name,

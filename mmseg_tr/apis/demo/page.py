@@ -13,7 +13,7 @@ LABELS = {'plain': 'plain', 'algm': 'ALGM, not retrained'}
 
 
 def rows(report: dict) -> list[tuple[str, str, str, str]]:
-    """Model, mIoU, GMACs and images per second, in words."""
+    """Describe each model: mIoU, GMACs and images per second."""
     return [
         (
             label,
@@ -26,7 +26,7 @@ def rows(report: dict) -> list[tuple[str, str, str, str]]:
 
 
 def summary(report: dict) -> str:
-    """What was reached, in one sentence."""
+    """Summarise the result in one sentence."""
     plain, algm = report['plain'], report['algm']
     saved = 100 * (1 - algm['gmacs'] / plain['gmacs'])
     points = 100 * (algm['miou'] - plain['miou'])
@@ -38,7 +38,7 @@ def summary(report: dict) -> str:
 
 
 def page_of(report: dict, methods: dict[str, dict], pictures: list[Shown], classes, palette) -> Report:
-    """What the interactive page shows of a demo: pictures under both models, and what they reached."""
+    """Return the report page's content: pictures under both models, and their scores."""
     compared = [
         dict(
             name=name,
@@ -71,7 +71,7 @@ def page_of(report: dict, methods: dict[str, dict], pictures: list[Shown], class
 
 
 def print_summary(console: Console, report: dict, paths: dict[str, Path]) -> None:
-    """Table, sentence and links, on the terminal."""
+    """Print table, summary and links."""
     table = Table('model', *('mIoU', 'GMACs', 'images/s'), title='Segmenter on photo mosaics')
     for row in rows(report):
         table.add_row(*row)

@@ -1,4 +1,4 @@
-"""Exporting a network as one file that runs without this package: what tools/export.py does.
+"""Export a network as one file that runs without this package: the verb of tools/export.py.
 
 The network is traced once by torch.export, for any number of images of one size, and saved as such (.pt2) or translated
 to ONNX. The written file is read back and compared with the network before it gets its name.
@@ -31,9 +31,9 @@ FORMATS = {'.onnx': 'onnx', '.pt2': 'torch'}
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is exported and how the file is checked.
+    """Options of an export and of the check of its file.
 
-    form: 'onnx' or 'torch'; by default what the suffix of the file says. output: 'logits' or 'labels'. shape: (H, W) of
+    form: 'onnx' or 'torch'; by default from the file's suffix. output: 'logits' or 'labels'. shape: (H, W) of
     the images; by default the config's own. batch_sizes: checked on real photographs, or on the pictures of the folder
     `images`. reduction: settings over the config's. average: fix how much an adaptive method merges to its mean over
     this many pictures of the config's test set. force: replace a file that exists.
@@ -67,7 +67,7 @@ class ExportOptions:
             raise ConfigError(f'average must be a positive integer, got {self.average}.', parameters=['average'])
 
     def for_file(self, out: Path) -> ExportOptions:
-        """The same with the format that the suffix of `out` names. Raises ConfigError, also when `out` is kept."""
+        """Return options with the format of the suffix of `out`. Raises ConfigError, also when `out` is kept."""
         form = FORMATS.get(out.suffix)
         if form is None or self.form not in (None, form):
             raise ConfigError(
@@ -81,7 +81,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written and agrees. difference: the largest one to the network, by batch size.
+    """A checked file. difference: the largest one to the network, by batch size.
 
     reduction: settings of the method inside the file, None for a plain network.
     """
@@ -135,7 +135,7 @@ def export(
 
 
 def refuse_adaptive(model: nn.Module) -> None:
-    """Raise ConfigError, naming the setting, when the model's method lets every image decide about shapes."""
+    """Raise ConfigError, naming the setting, when shapes depend on the image under the model's method."""
     reduction = reduction_of(model)
     reason = reduction.unexportable() if isinstance(reduction, Reduction) else None
     if reason:

@@ -1,4 +1,4 @@
-"""Writing an exported network only after the file agrees with the network."""
+"""Write an exported network, after checking that the file agrees with the network."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write_checked(
 
 @torch.no_grad()
 def differences(whole: Whole, run: Program, batch: Tensor, batch_sizes: Sequence[int]) -> dict[int, float]:
-    """The largest difference between the network and its export per batch size. Raises ExportError above 1e-4.
+    """Return the largest difference between the network and its export per batch size. Raises ExportError above 1e-4.
 
     Where the predicted classes differ, the difference is the logit margin between them.
     """

@@ -1,4 +1,4 @@
-"""The fixed form of an adaptive method, its mean over pictures of the test set: for where an image must not decide."""
+"""Fixed counts for an adaptive method: its mean over pictures of the test set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmseg_tr.errors import ConfigError
 
 
 def average_settings(config: Config, model: nn.Module, number: int) -> dict[str, Any]:
-    """Settings that fix how much the model's method merges to its mean over windows of the config's test set.
+    """Return settings that fix how much the model's method merges: its mean over windows of the test set.
 
     number: how many pictures, spread evenly over the set. Raises ConfigError for a method that images do not decide or
     that has no fixed form, DatasetError for a missing dataset.
@@ -36,7 +36,7 @@ def average_settings(config: Config, model: nn.Module, number: int) -> dict[str,
 
 @torch.inference_mode()
 def fixed_settings(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Any]:
-    """Settings of the fixed form that merges as much as the model's method does on average over these images.
+    """Return settings of the fixed form that merges as much as the model's method on average over these images.
 
     Raises ConfigError for a method without such a form, before it looks at an image.
     """
@@ -48,7 +48,7 @@ def fixed_settings(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Any
 
 
 def _windows(config: Config, model: nn.Module, pictures: Iterable[dict]) -> Iterator[Tensor]:
-    """The windows that a test runs, (n, C, H, W) per picture; of whole pictures the middle, as large as a window."""
+    """Yield the windows of a test, (n, C, H, W) per picture; of whole pictures the middle, cropped to a window."""
     shape = own_shape(config)
     for picture in pictures:
         image = preprocess(model, [picture])['inputs']

@@ -1,4 +1,4 @@
-"""What an exported file says about itself: how to prepare its input, and what its output means."""
+"""Metadata of an exported file: how to prepare its input, and what its output means."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def describe(config: Config, model: nn.Module, checkpoint: str, shape: tuple[int
 
 
 def normalisation(config: Config, model: nn.Module) -> dict[str, Any]:
-    """How pixels become the network's input: dict(channels=3, color_order='RGB', mean=[...], std=[...]).
+    """Return how pixels become the network's input: dict(channels=3, color_order='RGB', mean=[...], std=[...]).
 
     Found by showing plain pictures to the config's pipeline and the model's own preprocessing, whatever part of them
     normalises. mean and std are left out where the input is not (pixel - mean) / std, color_order without three
@@ -60,7 +60,7 @@ def normalisation(config: Config, model: nn.Module) -> dict[str, Any]:
 
 
 def _shown(config: Config, model: nn.Module, color: tuple[int, int, int]) -> Tensor:
-    """Channels of the network's input for a picture of one color, (C,) float64."""
+    """Return the channels of the network's input for a picture of one color, (C,) float64."""
     picture = np.full((SIDE, SIDE, 3), color, np.uint8)
     return network_input(config, model, picture).double().mean((0, 2, 3)).cpu()
 

@@ -1,4 +1,4 @@
-"""Programs of torch.export as ONNX files, and those files under ONNX Runtime. Needs the extra `export`."""
+"""Convert torch.export programs to ONNX files and run them under ONNX Runtime. Needs the extra `export`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, description: M
 
 
 def name_batch(model) -> None:
-    """Call the axis of any length 'batch' in every shape of an ONNX model, which the exporter numbers."""
+    """Rename the free axis, which the exporter numbers, to 'batch' in every shape of an ONNX model."""
     (image,) = model.graph.inputs
     numbered = re.compile(rf'\b{re.escape(str(image.shape[0]))}\b')
     values = [image, *model.graph.outputs, *(value for node in model.graph for value in node.outputs)]
@@ -54,11 +54,11 @@ def name_batch(model) -> None:
 
 
 def translations() -> dict[object, Callable]:
-    """Operators that torch's ONNX exporter does not know, in ONNX's own."""
+    """Return ONNX translations of operators that torch's exporter lacks."""
     from onnxscript import opset18 as op
 
     def sort_stable(self, stable=None, dim=-1, descending=False):
-        """torch.sort(stable=True): TopK of everything, for which ONNX puts the lower index first among equals."""
+        """torch.sort(stable=True) as a TopK over all: among equals, ONNX puts the lower index first."""
         length = op.Shape(self, start=dim, end=None if dim == -1 else dim + 1)
         return op.TopK(self, length, axis=dim, largest=int(descending), sorted=1)
 
@@ -66,11 +66,11 @@ def translations() -> dict[object, Callable]:
 
 
 def read_onnx(path: Path, threads: int | None = None) -> Program:
-    """A file of write_onnx() as ONNX Runtime runs it on the CPU. threads: by default one per core."""
+    """Load a file of write_onnx() into ONNX Runtime on the CPU. threads: by default one per core."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
-    options.add_session_config_entry('session.intra_op.allow_spinning', '0')  # idle, they would slow torch down
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')  # idle threads would slow torch down
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     return lambda image: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])

@@ -1,4 +1,4 @@
-"""A network as one program of torch.export, for any number of images of one size."""
+"""Export a network as one torch.export program, for any number of images of one size."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def trace(whole: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             return torch.export.export(whole, (example,), dynamic_shapes=(any_batch,), strict=False)
-    except Exception as error:  # anything that the code of a third-party network runs into
+    except Exception as error:  # the code of a third-party network may raise anything
         raise ExportError(f'torch.export cannot trace this network: {first_line(error)}') from error
 
 
@@ -60,12 +60,12 @@ def write_torch(
 
 
 def read_torch(path: Path) -> Program:
-    """A file of write_torch()."""
+    """Load a file of write_torch()."""
     return torch.export.load(path).module()
 
 
 def first_line(error: BaseException) -> str:
-    """The innermost cause, in one line."""
+    """Return the innermost cause in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line for line in str(error).strip().splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Class maps and poses of pictures and videos: the verb of tools/infer.py, and Predictor for Python."""
+"""Predict class maps and poses of pictures and videos: the verb of tools/infer.py, and Predictor."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def check_options(config: Config, options: InferOptions, pose: bool) -> None:
 
 
 def planned(pictures: Sequence[Picture], out: Path, task: type[Task], options: InferOptions) -> dict[Picture, Results]:
-    """Where the results of every picture and video go."""
+    """Return where the results of every picture and video go."""
     return {
         picture: VideoResults.of(picture.name, out, task, options.video_format, options.label_frames)
         if picture.is_video

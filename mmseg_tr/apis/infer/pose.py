@@ -1,4 +1,4 @@
-"""Poses of people in pictures: drawn by mmpose's visualiser, and keypoints as JSON."""
+"""Predict poses of people: pictures drawn by mmpose's visualiser, and keypoints as JSON."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Posing:
 
     @torch.inference_mode()
     def predict(self, requests: Sequence[Request]) -> list[list[Any]]:
-        """Per picture a mmpose sample for each of its boxes."""
+        """Return mmpose samples per picture, one for each of its boxes."""
         found: list[list[Any]] = [[] for _ in requests]
         owners = [number for number, request in enumerate(requests) for _ in request.items]
         if owners:
@@ -61,7 +61,7 @@ class Posing:
 
     @cached_property
     def visualizer(self) -> Any:
-        """mmpose's, which draws skeletons."""
+        """Return mmpose's visualiser, which draws skeletons."""
         from mmpose.visualization import PoseLocalVisualizer
 
         visualizer = PoseLocalVisualizer(name='mmseg_tr_infer', vis_backends=[])
@@ -69,7 +69,7 @@ class Posing:
         return visualizer
 
     def draw(self, request: Request, result: list[Any]) -> np.ndarray:
-        """Skeletons and boxes over the picture."""
+        """Draw skeletons and boxes over the picture."""
         from mmpose.structures import merge_data_samples
 
         if not result:
@@ -79,7 +79,7 @@ class Posing:
         return self.visualizer.get_image()
 
     def encode(self, result: list[Any]) -> bytes:
-        """JSON of one picture's samples, or of those of every frame."""
+        """Encode the samples of one picture, or of every frame, as JSON."""
         content: dict[str, Any] = dict(keypoint_names=list(self.info['keypoint_id2name'].values()))
         if result and isinstance(result[0], list):
             content['frames'] = [people_of(samples) for samples in result]
@@ -89,7 +89,7 @@ class Posing:
 
 
 def people_of(samples: Sequence[Any]) -> list[dict[str, Any]]:
-    """Box, and x, y (pixels of the picture) and score of every keypoint, as plain numbers."""
+    """Return each person's box, and x, y (pixels of the picture) and score of every keypoint."""
     people = []
     for sample in samples:
         found = sample.pred_instances
@@ -100,7 +100,7 @@ def people_of(samples: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def posing(config: Config, model: nn.Module, amp: torch.dtype | None, boxes: Boxes | None = None) -> Posing:
-    """The task of a pose config. Raises ConfigError for a config without a dataset that names the keypoints."""
+    """Build the task of a pose config. Raises ConfigError for a config without a dataset that names the keypoints."""
     require_extra('pose', 'mmpose', 'to find poses')
     info = next((info for info in metainfos(config) if info.get('keypoint_id2name')), None)
     if info is None:
@@ -109,9 +109,9 @@ def posing(config: Config, model: nn.Module, amp: torch.dtype | None, boxes: Box
 
 
 def read_boxes(path: Path, names: Sequence[str]) -> Boxes:
-    """{"a.jpg": [[x1, y1, x2, y2], ...], ...}, in pixels; of a video they hold for every frame.
+    """{"a.jpg": [[x1, y1, x2, y2], ...], ...}, in pixels; for a video they apply to every frame.
 
-    names: of the pictures, as they lie below the inputs. Raises ConfigError for other content.
+    names: paths of the pictures below the inputs. Raises ConfigError for other content.
     """
     try:
         content = json.loads(path.read_text())
@@ -134,6 +134,6 @@ def read_boxes(path: Path, names: Sequence[str]) -> Boxes:
 
 
 def is_box(box: Any) -> bool:
-    """Four numbers that span an area."""
+    """Return whether a box is four numbers that span an area."""
     numbers = isinstance(box, list) and len(box) == 4 and all(type(side) in (int, float) for side in box)
     return numbers and box[0] < box[2] and box[1] < box[3]

@@ -1,4 +1,4 @@
-"""A trained network with its preprocessing, class names and colours, in one object."""
+"""A trained network with its preprocessing, class names and colours."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Predictor:
             self.task = Segmenting(self.model, PictureReader.of(self.config), found.palette, dtype, native)
 
     def predict(self, pictures: Picturelike | Sequence[Picturelike], batch_size: int = 1) -> Any:
-        """The class of every pixel, (H, W) uint8 (int32 for more than 256 classes), or the people in the picture.
+        """Return the class of every pixel, (H, W) uint8 (int32 above 256 classes), or the people in the picture.
 
         pictures: a path, a PIL image or an array (H, W, 3) of RGB, or a list of them, for which a list is returned.
         People are dicts of box and keypoints, (x, y, score) in pixels, one for the whole picture.
@@ -81,7 +81,7 @@ class Predictor:
         return results
 
     def draw(self, picture: Picturelike) -> np.ndarray:
-        """The prediction over its picture, as tools/infer.py draws it: (H, W, 3) uint8 RGB."""
+        """Draw the prediction over its picture, like tools/infer.py: (H, W, 3) uint8 RGB."""
         request = self.task.read(picture)
         return self.task.draw(request, self.task.predict([request])[0])
 
@@ -89,7 +89,7 @@ class Predictor:
 def configured(
     config: str | Path | Config, reduction: str | Mapping[str, Any] | None, cfg_options: Mapping[str, Any] | None
 ) -> Config:
-    """A config with its model section, and another method where one is given. Raises ConfigError."""
+    """Load a config, and set another method if one is given. Raises ConfigError."""
     config = load_config(config, cfg_options)
     require_sections(config, 'model')
     if reduction is not None:

@@ -1,4 +1,4 @@
-"""Class maps of pictures: blends in the colours of the dataset, and PNGs of class numbers."""
+"""Predict class maps: blends in the colours of the dataset, and PNGs of class numbers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Segmenting:
 
     @torch.inference_mode()
     def predict(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """Class numbers (H, W) of pictures of one size, at their own size: uint8, or int32 for more than 256."""
+        """Return class numbers (H, W) of pictures of one size, at their own size: uint8, or int32 above 256."""
         data = preprocess(self.model, [request.items[0] for request in requests])
         with mixed_precision(data['inputs'].device, self.amp):
             samples = self.model(**data, mode='predict')
@@ -59,8 +59,8 @@ class Segmenting:
 
 
 def blend(image: np.ndarray, label: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
-    """Half the picture, half the colours of its classes, as published: (H, W, 3) uint8."""
-    if label.shape != image.shape[:2]:  # a pipeline that names another size as the picture's own
+    """Blend the picture and the colours of its classes half and half, as published: (H, W, 3) uint8."""
+    if label.shape != image.shape[:2]:  # the pipeline set another original size
         image = np.asarray(Image.fromarray(image).resize(label.shape[::-1], Image.Resampling.BILINEAR))
     mixed = Image.blend(Image.fromarray(image), Image.fromarray(colorize(label, palette)), 0.5)
     return np.asarray(mixed)

@@ -1,4 +1,4 @@
-"""What infer needs of a task: read a picture, predict, draw, encode."""
+"""The interface of an infer task: read a picture, predict, draw, encode."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmseg_tr.engine.preprocess import Picturelike, PictureReader
 
 @dataclass(frozen=True)
 class Request:
-    """A picture that is read. pixels: (H, W, 3) uint8 RGB, as it is shown; items: what the pipeline packs of it."""
+    """A picture that was read. pixels: (H, W, 3) uint8 RGB for display; items: what the pipeline packs."""
 
     name: str
     pixels: np.ndarray
@@ -22,12 +22,12 @@ class Request:
 
     @property
     def size(self) -> tuple:
-        """What pictures that run in one batch have in common."""
+        """Key that all pictures of one batch share."""
         return self.pixels.shape, tuple(tuple(item['inputs'].shape) for item in self.items[:1])
 
 
 class Task(Protocol):
-    """What is predicted for a picture.
+    """A kind of prediction.
 
     folders: the folders of the output, for what is drawn and for what was found, with the endings of their files.
     per_frame: whether a video has a file of what was found for every frame, or one file for all.
@@ -39,20 +39,20 @@ class Task(Protocol):
     reader: PictureReader
 
     def read(self, picture: Picturelike, name: str = '') -> Request:
-        """A file, PIL image or RGB array; name: of its results. Raises DatasetError."""
+        """Read a file, PIL image or RGB array; name: of its results. Raises DatasetError."""
 
     def predict(self, requests: Sequence[Request]) -> list[Any]:
-        """A result per request; all have the same `size`."""
+        """Return one result per request; all have the same `size`."""
 
     def draw(self, request: Request, result: Any) -> np.ndarray:
-        """A result over its picture, (H, W, 3) uint8 RGB."""
+        """Draw a result over its picture, (H, W, 3) uint8 RGB."""
 
     def encode(self, result: Any) -> bytes:
-        """The file of what was found; from a list of results, where one file is for all frames."""
+        """Encode a result as a file; a list of results when one file is for all frames."""
 
 
 def same_size(requests: Sequence[Request]) -> Iterator[list[Request]]:
-    """Requests in groups that can run in one batch: padding would change what a network sees."""
+    """Group requests that can run in one batch without padding, which would change the input."""
     groups: dict[tuple, list[Request]] = {}
     for request in requests:
         groups.setdefault(request.size, []).append(request)

@@ -1,4 +1,4 @@
-"""Results of infer as files: pictures in batches, then videos frame by frame."""
+"""Write results of infer: pictures in batches, then videos frame by frame."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmseg_tr.visualization.video import CODECS, VideoWriter, open_video
 
 @dataclass(frozen=True)
 class StillResults:
-    """Where the results of a picture go."""
+    """Result paths of a picture."""
 
     drawn: Path
     found: Path
@@ -35,7 +35,7 @@ class StillResults:
 
 @dataclass(frozen=True)
 class VideoResults:
-    """Where the results of a video go. frames: the folder of a file per frame, or None; found: one file, or None."""
+    """Result paths of a video. frames: the folder of a file per frame, or None; found: one file, or None."""
 
     drawn: Path
     frames: Path | None = None
@@ -62,7 +62,7 @@ Results = StillResults | VideoResults
 
 
 def check_output(results: Mapping[Path, Iterable[Path]], out: Path, force: bool) -> None:
-    """Raise ConfigError when a result exists already, unless it may be replaced, or `out` is no folder.
+    """Raise ConfigError when a result exists already, unless it may be replaced, or `out` is not a folder.
 
     results: what will be written, files and folders, by the file that it is made from.
     """
@@ -78,7 +78,7 @@ def check_output(results: Mapping[Path, Iterable[Path]], out: Path, force: bool)
 
 @dataclass
 class Writing:
-    """Write results of pictures and videos, with what is reported on the way; see InferOptions.
+    """Writes results of pictures and videos and reports progress; see InferOptions.
 
     passed, total: pictures and frames.
     """
@@ -95,7 +95,7 @@ class Writing:
     told: bool = False
 
     def write(self, results: Mapping[Picture, Results], failures: Sequence[Failure]) -> None:
-        """Write everything; `failures` are known already."""
+        """Write everything; `failures`: those known before."""
         stills = [picture for picture in results if not picture.is_video]
         videos = {picture: frame_count(picture.path) for picture in results if picture.is_video}
         self.total = len(failures) + len(stills) + sum(max(count, 1) for count in videos.values())
@@ -107,7 +107,7 @@ class Writing:
             self.video(picture, results[picture], count)
 
     def stills(self, pictures: Sequence[Picture], results: Mapping[Picture, Results]) -> None:
-        """A batch of pictures."""
+        """Predict and write a batch of pictures."""
         read: dict[str, Picture] = {}
         requests = []
         for picture in pictures:
@@ -126,7 +126,7 @@ class Writing:
         self.advance(len(requests))
 
     def video(self, picture: Picture, results: VideoResults, count: int) -> None:
-        """A video; count: its frames by its header."""
+        """Predict and write a video; count: its frames by its header."""
         before = self.passed
         try:
             frames = self.frames(picture, results)
@@ -140,7 +140,7 @@ class Writing:
             self.fail(picture.path, f'the video {picture.path} {said}', passed=0, skipped=False)
 
     def frames(self, picture: Picture, results: VideoResults) -> int:
-        """Write the results of a video; return how many frames could be read.
+        """Write the results of a video; returns how many frames could be read.
 
         At most a batch of frames is in memory. Raises DatasetError for a video without a readable frame.
         """
@@ -164,26 +164,26 @@ class Writing:
         return number
 
     def tell_scale(self, request: Request) -> None:
-        """Say once at which size a picture enters the network."""
+        """Report once at which size a picture enters the network."""
         if not self.told and request.items:
             self.told = True
             self.tell(entry_sentence(self.task.model, request.pixels.shape[:2], request.items[0]))
 
     def fail(self, path: Path, reason: str, passed: int = 1, skipped: bool = True) -> None:
-        """Note and report a failure."""
+        """Record and report a failure."""
         self.failures.append(Failure(path, reason, skipped))
         self.report(self.failures[-1])
         self.advance(passed)
 
     def advance(self, number: int) -> None:
-        """So many more are done."""
+        """Advance the progress."""
         self.passed += number
         self.total = max(self.total, self.passed)
         self.progress(self.passed, self.total)
 
 
 def frame_count(path: Path) -> int:
-    """How many frames a video has by its header; 0 for one that cannot be read."""
+    """Return the number of frames in a video's header; 0 for a file that cannot be read."""
     try:
         return open_video(path).count
     except DatasetError:

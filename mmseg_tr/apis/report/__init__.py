@@ -1,4 +1,4 @@
-"""The interactive report: pictures under several methods, and a comparison; the verb of tools/report.py.
+"""Write the interactive report of pictures under several methods: the verb of tools/report.py.
 
 report/page.py writes the page.
 """
@@ -38,7 +38,7 @@ __all__ = ['Report', 'ReportOptions', 'Seen', 'Shown', 'build_report', 'labels_o
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page tells.
+    """Content of the page.
 
     methods: settings of every method by its name, the plain model (no settings) first. rows: of a comparison, as
     compare.json has them, the plain model first; about: its circumstances. facts: sentences for the foot of the page.
@@ -81,7 +81,7 @@ def build_report(
     options: ReportOptions | None = None,
     **settings: Any,
 ) -> Report:
-    """Every config, and their plain model, on the same pictures with the same weights.
+    """Report every config and the plain model on the same pictures with the same weights.
 
     inputs: image files and folders; without any, pictures spread over the test set of the plain config, with their
     labels. checkpoint='none' gives random weights. settings: fields of ReportOptions, over `options`.
@@ -115,7 +115,7 @@ def build_report(
 
 
 def named_configs(configs: Sequence[str], options: ReportOptions) -> dict[str, Config]:
-    """Every config by a short name, the plain model first, then the first config under every further method."""
+    """Return every config by a short name: plain model first, then the first config under further methods."""
     loaded = [load_config(path, options.cfg_options) for path in configs]
     for config in loaded:
         require_sections(config, 'model')
@@ -126,7 +126,7 @@ def named_configs(configs: Sequence[str], options: ReportOptions) -> dict[str, C
 
 
 def build_views(named: Mapping[str, Config], checkpoint: str, options: ReportOptions) -> dict[str, View]:
-    """The models, which share their weights."""
+    """Build the models, which share their weights."""
     views: dict[str, View] = {}
     for name, config in named.items():
         options.progress(f'building {name}')
@@ -138,7 +138,7 @@ def build_views(named: Mapping[str, Config], checkpoint: str, options: ReportOpt
 
 
 def look_at_all(views: Mapping[str, View], inputs: Sequence[str], options: ReportOptions) -> list[Shown]:
-    """All pictures under all models. Raises DatasetError where not one can be read."""
+    """Run all models on all pictures. Raises DatasetError when no picture can be read."""
     first, pictures, failures = next(iter(views.values())), [], []
     if inputs:
         examples = own_examples(first.reader, inputs, failures)
@@ -159,7 +159,7 @@ def look_at_all(views: Mapping[str, View], inputs: Sequence[str], options: Repor
 
 
 def read_comparison(path: str) -> tuple[list[dict], dict]:
-    """Rows and circumstances from a compare.json. Raises ConfigError."""
+    """Read rows and setup from a compare.json. Raises ConfigError."""
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f'there is no comparison {path}: give the compare.json that tools/compare.py wrote.')
@@ -175,7 +175,7 @@ def read_comparison(path: str) -> tuple[list[dict], dict]:
 
 
 def usable_row(row: Any) -> bool:
-    """Whether a row of a comparison of segmentation holds what the page shows of it, in numbers that can be drawn."""
+    """Return whether a row of a segmentation comparison has all numbers that the page draws."""
 
     def number(key: str) -> bool:
         return isinstance(row[key], int | float) and not isinstance(row[key], bool) and math.isfinite(row[key])
@@ -195,7 +195,7 @@ def usable_row(row: Any) -> bool:
 
 
 def labels_of(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """What people call every method: its type, told from others of the type by a setting of its own."""
+    """Return a label of every method: its type, and a distinguishing setting where types repeat."""
     kinds = {name: str(settings.get('type', PLAIN)) for name, settings in methods.items()}
     labels = {}
     for name, settings in methods.items():

@@ -1,4 +1,4 @@
-"""The interactive report as one HTML file that needs nothing else."""
+"""Write the interactive report as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def render(report: Report) -> str:
         facts=report.facts,
         css=Markup((folder / 'report.css').read_text()),
         js=Markup('\n'.join((folder / name).read_text() for name in SCRIPTS)),
-        data=Markup(data.replace('<', '\\u003c')),  # a name must not end the script
+        data=Markup(data.replace('<', '\\u003c')),  # a name must not close the script tag
     )
 
 
 def finite(value: Any) -> Any:
-    """The same value with null for numbers that JSON does not have: NaN and infinity."""
+    """Replace NaN and infinity, which JSON lacks, with null."""
     if isinstance(value, Mapping):
         return {key: finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -80,7 +80,7 @@ def finite(value: Any) -> Any:
 
 
 def page_data(report: Report) -> dict[str, Any]:
-    """What the page's script reads; see page/state.js."""
+    """Return the data of the page's script; see page/state.js."""
     arrays, labels = Arrays(), labels_of(report.methods)
     methods = [
         dict(name=name, label=labels[name], setting=setting_of(settings)) for name, settings in report.methods.items()
@@ -141,7 +141,7 @@ def _seen(seen: Seen, plain: np.ndarray, arrays: Arrays) -> dict[str, Any]:
 
 
 def data_uri(image: np.ndarray) -> str:
-    """A picture (H, W, 3) uint8 inside the page."""
+    """Encode a picture (H, W, 3) uint8 as a data URL."""
     kind, options = ('PNG', {}) if image.shape[0] * image.shape[1] <= LOSSLESS else ('JPEG', dict(quality=90))
     file = io.BytesIO()
     Image.fromarray(image).save(file, format=kind, optimize=True, **options)
@@ -149,12 +149,12 @@ def data_uri(image: np.ndarray) -> str:
 
 
 def setting_of(settings: Mapping[str, Any]) -> str:
-    """Settings in words: 'layers=(1, 3), threshold=0.9'; empty for the plain model."""
+    """Return settings as 'layers=(1, 3), threshold=0.9'; empty for the plain model."""
     return ', '.join(f'{key}={value}' for key, value in settings.items() if key != 'type')
 
 
 def explain(row: Mapping[str, Any], report: Report) -> list[tuple[str, str]]:
-    """What a point of the plot means, as terms and their texts."""
+    """Return the description of a point of the plot, as terms and texts."""
     plain, own = report.rows[0], row is report.rows[0]
 
     def against(text: str) -> str:

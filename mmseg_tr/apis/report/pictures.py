@@ -1,4 +1,4 @@
-"""Pictures of a report: what every method predicts of them, as test measures it, and what it merges."""
+"""Pictures of a report: what every method predicts, as measured by test, and what it merges."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mmseg_tr.apis.show.view import View
 from mmseg_tr.engine.preprocess import PictureReader, preprocess, shown
 from mmseg_tr.errors import DatasetError
 
-HEADS = 4  # of ACT's heads, which cluster alike
+HEADS = 4  # of ACT's heads, whose clusters are similar
 LONGEST = 2048  # pixels of a side, beyond which a page shows less of a picture
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one method makes of a picture. prediction: (H, W) uint8 class numbers; merged: what merges, by layer."""
+    """Result of one method on a picture. prediction: (H, W) uint8 class numbers; merged: what merges, by layer."""
 
     prediction: np.ndarray
     merged: Sequence[MergedLayer]
@@ -32,7 +32,7 @@ class Seen:
 class Shown:
     """A picture at its own size. image: (H, W, 3) uint8; label: (H, W) uint8, 255 ignored, or None.
 
-    scale: the size at which it entered the networks, as people read it.
+    scale: a readable text of the size at which it entered the networks.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Example:
-    """A picture before any network saw it. item: what the test pipeline packs; pixels: (H, W, 3) uint8 RGB."""
+    """A picture before any network. item: what the test pipeline packs; pixels: (H, W, 3) uint8 RGB."""
 
     name: str
     pixels: np.ndarray
@@ -53,7 +53,7 @@ class Example:
 
 
 def own_examples(reader: PictureReader, inputs: Sequence[str], failures: list[Failure]) -> Iterator[Example]:
-    """Every image file that can be read; the others are added to `failures`."""
+    """Yield every readable image file; add the others to `failures`."""
     found, missing = find_pictures(inputs)
     failures += missing
     for picture in found:
@@ -67,13 +67,13 @@ def own_examples(reader: PictureReader, inputs: Sequence[str], failures: list[Fa
 
 
 def test_examples(reader: PictureReader, dataset: Any, count: int) -> Iterator[Example]:
-    """`count` pictures spread over a dataset, with their labels."""
+    """Yield `count` pictures spread over a dataset, with their labels."""
     for index in range(0, len(dataset), -(-len(dataset) // count)):
         yield test_example(reader, dataset, index)
 
 
 def test_example(reader: PictureReader, dataset: Any, index: int) -> Example:
-    """One item of a dataset of mmseg, as test sees it."""
+    """Return one item of an mmseg dataset as test loads it."""
     item = dataset[index]
     sample = item['data_samples']
     pixels, size = item['inputs'].permute(1, 2, 0).numpy(), tuple(sample.ori_shape[:2])
@@ -87,7 +87,7 @@ def test_example(reader: PictureReader, dataset: Any, index: int) -> Example:
 
 
 def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Class numbers (H, W) at another size (h, w), each pixel the nearest one's; a picture (H, W, 3) smoothly."""
+    """Resize class numbers (H, W) to (h, w) by nearest neighbour, or a picture (H, W, 3) smoothly."""
     if picture.shape[:2] == tuple(size):
         return picture
     kind = Image.Resampling.NEAREST if picture.ndim == 2 else Image.Resampling.BICUBIC
@@ -96,7 +96,7 @@ def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @torch.inference_mode()
 def look(views: Mapping[str, View], example: Example) -> Shown:
-    """A picture under every method: the classes that test predicts, and what merges on the way.
+    """Run every method on a picture: the classes that test predicts, and what merges.
 
     Raises DatasetError for a picture that a network does not take or that enters too large.
     """
@@ -116,7 +116,7 @@ def look(views: Mapping[str, View], example: Example) -> Shown:
 
 
 def page_size(size: Sequence[int]) -> tuple[int, int]:
-    """The size at which a page shows a picture of this size."""
+    """Return the size at which a page shows a picture of this size."""
     zoom = min(LONGEST / max(size), 1)
     return tuple(max(round(side * zoom), 1) for side in size)
 

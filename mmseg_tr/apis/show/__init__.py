@@ -1,1 +1,1 @@
-"""Pictures of what a method did: merged tokens and attention."""
+"""Draw what a method does: merged tokens and attention."""

@@ -1,4 +1,4 @@
-"""Attention maps of a network: the verb of tools/show_attention.py."""
+"""Draw attention maps of a network: the verb of tools/show_attention.py."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class AttentionOptions:
 
 @dataclass(frozen=True)
 class AttentionModel:
-    """A network to look into. decoder: None where it is no mask transformer. normalise: (H, W, C) -> (1, C, H, W).
+    """A network to show attention of. decoder: None unless a mask transformer. normalise: (H, W, C) -> (1, C, H, W).
 
     image_size: short side of the published crop. view: of a config, None for an official release.
     """
@@ -70,7 +70,7 @@ class AttentionModel:
 
 @dataclass(frozen=True)
 class Crop:
-    """What of a picture the network sees: image (1, C, h, w) as it takes it; pixels (H, W, 3) uint8, whole patches."""
+    """The network's view of a picture: image (1, C, h, w), its input; pixels (H, W, 3) uint8, whole patches."""
 
     image: Tensor
     pixels: np.ndarray
@@ -87,7 +87,7 @@ class Maps:
 
 
 def load_release(folder: str) -> AttentionModel:
-    """An official release, plain. Raises CheckpointError."""
+    """Load an official release, without reduction. Raises CheckpointError."""
     model = load_official(folder).eval()
     path = checkpoint_path(folder).parent / 'variant.yml'
     variant = read_variant(path)
@@ -103,7 +103,7 @@ def load_release(folder: str) -> AttentionModel:
 def load_configured(
     config: str, checkpoint: str, reduction: str | None = None, cfg_options: Mapping[str, Any] | None = None
 ) -> AttentionModel:
-    """The network of a config with its weights. Raises ConfigError, CheckpointError."""
+    """Load the network of a config with its weights. Raises ConfigError, CheckpointError."""
     require_checkpoint(checkpoint)
     view = open_view(config, checkpoint, reduction=reduction, cfg_options=cfg_options)
 
@@ -127,14 +127,14 @@ def _checked(model: AttentionModel, name: str) -> AttentionModel:
     reduction = model.encoder.reduction
     if reduction is not None and not reduction.indexed:
         raise ConfigError(
-            f'{reduction.name} with these settings keeps no index of the patches that a token stands for in attention: '
+            f'{reduction.name} with these settings keeps no index of the patches of each token in attention: '
             'attention maps are drawn for the methods that do, and for the plain network.'
         )
     return model
 
 
 def crop_of(model: AttentionModel, path: str, options: AttentionOptions) -> Crop:
-    """What the network sees of a picture: a window of the test, or the published square.
+    """Return the network's view of a picture: a window of the test, or the published square.
 
     Raises DatasetError for a file that cannot be read, ConfigError for a window that does not exist.
     """
@@ -158,7 +158,7 @@ def crop_of(model: AttentionModel, path: str, options: AttentionOptions) -> Crop
 
 
 def square(model: AttentionModel, path: str) -> Crop:
-    """The published crop: short side resized to the image size, then the top left square of whole patches."""
+    """Crop as published: short side resized to the image size, then the top left square of whole patches."""
     img = read_rgb(path) if model.view is None else model.view.reader.load(path)['img']
     side, short = model.image_size, min(img.shape[:2])
     height, width = (int(side * length / short) for length in img.shape[:2])
@@ -176,19 +176,19 @@ def square(model: AttentionModel, path: str) -> Crop:
 
 
 def read_rgb(path: str) -> np.ndarray:
-    """A picture as the published command reads it, (H, W, 3) uint8 RGB. Raises DatasetError."""
+    """Read a picture like the published command, (H, W, 3) uint8 RGB. Raises DatasetError."""
     if not Path(path).is_file():
         raise DatasetError(f'there is no image {path}: check the path.')
     try:
         with Image.open(path) as file:
             return np.array(file.convert('RGB'))
-    except Exception as error:  # Pillow raises nearly anything on damaged data
+    except Exception as error:  # Pillow may raise almost anything on damaged data
         raise DatasetError(f'the image {path} cannot be read: give a picture, such as a JPEG or PNG file.') from error
 
 
 @torch.no_grad()
 def attention_maps(model: AttentionModel, crop: Crop, options: AttentionOptions) -> Maps:
-    """What one patch, or the class token or every class embedding, attends to.
+    """Return what a patch, the class token or every class embedding attends to.
 
     A merged patch uses its token's attention, both as query and as key.
     Raises ConfigError for a layer, patch, head or class token that does not exist.
@@ -212,7 +212,7 @@ def attention_maps(model: AttentionModel, crop: Crop, options: AttentionOptions)
 
 
 def check_choices(model: AttentionModel, crop: Crop, options: AttentionOptions) -> None:
-    """Raise ConfigError for what this network does not have."""
+    """Raise ConfigError for options that this network does not support."""
     encoder = model.encoder
     if options.decoder and model.decoder is None:
         raise ConfigError(
@@ -233,7 +233,7 @@ def check_choices(model: AttentionModel, crop: Crop, options: AttentionOptions) 
 
 
 def _look(model: AttentionModel, image: Tensor, options: AttentionOptions) -> tuple[Tokens, Tokens, Tensor]:
-    """The patch tokens that enter a layer, all that enter it, and its attention (1, heads, T, T)."""
+    """Return the patch tokens that enter a layer, all tokens that enter it, and its attention (1, heads, T, T)."""
     encoder, layer = model.encoder, options.layer_id
     method = encoder.method()
     if not options.decoder:
@@ -250,7 +250,7 @@ def _look(model: AttentionModel, image: Tensor, options: AttentionOptions) -> tu
 
 
 def file_names(maps: Maps, options: AttentionOptions) -> list[list[str]]:
-    """The published names below OUT, a list of heads per row of maps.values."""
+    """Return the published file names below OUT, a list of heads per row of maps.values."""
     part = 'dec' if options.decoder else 'enc'
     names = []
     for row in maps.rows:

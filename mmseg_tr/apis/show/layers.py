@@ -1,4 +1,4 @@
-"""What merges in every layer, over all windows of a picture."""
+"""Collect what merges in every layer, over all windows of a picture."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from mmseg_tr.apis.show.view import Entered, View
 from mmseg_tr.reduction.observe import Merged
 
-CELLS = 1 << 17  # of a map that is not as fine as pixels ask for
+CELLS = 1 << 17  # of a coarsened map
 
 
 @dataclass(frozen=True)
 class MergedLayer:
-    """What stands for what at one place of a network, over a whole picture.
+    """Which patches share a token at one place of a network, over a whole picture.
 
     layer, name, part: as in Merged. groups: (h, w) on an even grid over the picture, equal where patches share a token,
     -1 where they have none; finer than the patches where these do not divide the picture, or windows overlap: then
@@ -35,7 +35,7 @@ class MergedLayer:
 
 
 def merged_layers(view: View, entered: Entered, limit: int | None = None) -> list[MergedLayer]:
-    """Everything that merges while the network runs on a picture, in the order of the layers.
+    """Return everything that merges while the network runs on a picture, in the order of the layers.
 
     limit: the most cells that a map of groups has, which then is coarser than its borders.
     """
@@ -45,7 +45,7 @@ def merged_layers(view: View, entered: Entered, limit: int | None = None) -> lis
 
 
 def whole_layer(view: View, entered: Entered, entries: Sequence[Merged], limit: int | None) -> MergedLayer:
-    """One place of the network, from what every window shows there."""
+    """Join one place of the network over all windows."""
     first = entries[0]
     told = [entry.similarity for entry in entries if entry.similarity is not None]
     similarity = (sum(mean for mean, _ in told) / len(told), min(low for _, low in told)) if told else None
@@ -62,7 +62,7 @@ def whole_layer(view: View, entered: Entered, entries: Sequence[Merged], limit: 
 
 
 def whole_groups(view: View, entered: Entered, entries: Sequence[Merged], limit: int | None) -> np.ndarray:
-    """Groups of all windows on one grid over the picture."""
+    """Join the groups of all windows on one grid over the picture."""
     windows, size = entered.windows, entered.pixels.shape[:2]
     starts = [sorted({anchor[axis] for anchor in windows.anchors}) for axis in (0, 1)]
     cells = [cell_of(windows.size[axis], entries[0].groups.shape[axis], view.network.step[axis]) for axis in (0, 1)]
@@ -86,7 +86,7 @@ def whole_groups(view: View, entered: Entered, entries: Sequence[Merged], limit:
 
 
 def owned(length: int, count: int, starts: list[int], window: int, cell: int, most: int) -> tuple[np.ndarray, ...]:
-    """Along one axis, for the centre of each of `count` parts of a picture: its window, and the cell there."""
+    """Return, for the centre of each of `count` parts of an axis, its window and the cell there."""
     centre = (np.arange(count) + 0.5) * (length / count)
     owner = np.abs(centre[:, None] - (np.array(starts) + window / 2)[None]).argmin(1)
     place = (centre - np.array(starts)[owner]) // cell
@@ -94,7 +94,7 @@ def owned(length: int, count: int, starts: list[int], window: int, cell: int, mo
 
 
 def cell_of(window: int, cells: int, step: int) -> int:
-    """Pixels per cell along one axis of a window: the network's step, of other stages a power of two."""
+    """Return pixels per cell along one axis of a window: the network's step; in other stages a power of two."""
     if -(-window // step) == cells:
         return step
     return 2 ** max(round(math.log2(window / cells)), 0)

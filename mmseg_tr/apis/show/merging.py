@@ -1,4 +1,4 @@
-"""Pictures and animations of what merged: the verb of tools/show_merging.py."""
+"""Draw pictures and animations of what merged: the verb of tools/show_merging.py."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from mmseg_tr.visualization.merging_sheet import captioned, contact_sheet, small
 from mmseg_tr.visualization.video import Video, VideoWriter, open_video, write_gif
 
 ANIMATIONS = ('gif', 'mp4')
-SHORT_SIDE = 512  # pixels that smaller pictures are enlarged to
-DRAWN = 1 << 22  # pixels up to which they are
+SHORT_SIDE = 512  # smaller pictures are enlarged to about this short side
+DRAWN = 1 << 22  # but to at most this many in all
 LAYERS_PER_SECOND = 1.25
 
 
@@ -86,7 +86,7 @@ def show_merging(
 
 
 def check_choices(view: View, options: ShowMergingOptions) -> None:
-    """Raise ConfigError for options that no picture can follow."""
+    """Raise ConfigError for options that are out of range."""
     if options.style not in STYLES:
         raise ConfigError(f'style must be {" or ".join(STYLES)}, got {options.style}.', parameters=['style'])
     if options.animate not in (None, *ANIMATIONS):
@@ -105,7 +105,7 @@ def check_choices(view: View, options: ShowMergingOptions) -> None:
 
 
 def check_folders(folders: dict[Picture, Path], out: Path, force: bool) -> None:
-    """Raise ConfigError when `out` is no folder or holds results that must stay."""
+    """Raise ConfigError when `out` is not a folder or holds results that must be kept."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f'OUT must be a folder, and {out} is a file.')
     taken: dict[Path, Path] = {}
@@ -120,7 +120,7 @@ def check_folders(folders: dict[Picture, Path], out: Path, force: bool) -> None:
 
 
 def chosen(found: Iterable[MergedLayer], layers: Sequence[int] | None) -> list[MergedLayer]:
-    """The entries of these layers, all where none is named. Raises ConfigError where one merges nothing."""
+    """Return the entries of these layers, by default all. Raises ConfigError for a layer that merges nothing."""
     found = list(found)
     merging = sorted({entry.layer for entry in found})
     for layer in layers or ():
@@ -133,7 +133,7 @@ def chosen(found: Iterable[MergedLayer], layers: Sequence[int] | None) -> list[M
 def draw_picture(
     view: View, picture: Picture, folder: Path, options: ShowMergingOptions
 ) -> tuple[list[MergedLayer], str]:
-    """Everything about one picture; returns what merged and the scale at which it entered."""
+    """Draw one picture; returns what merged and the scale at which it entered."""
     name = picture.name.stem.encode(errors='replace').decode()  # a name that is not UTF-8 cannot be drawn
     entered = view.enter(view.reader.load(picture.path), options.side)
     found = chosen(merged_layers(view, entered), options.layers)
@@ -153,7 +153,7 @@ def draw_picture(
 
 
 def draw_video(view: View, video: Video, folder: Path, options: ShowMergingOptions) -> tuple[list[MergedLayer], str]:
-    """An animation for every layer asked for, by default the last; returns what merged in the last frame."""
+    """Write an animation for every chosen layer, by default the last; returns what merged in the last frame."""
     found, scale, animate = [], '', options.animate or 'mp4'
     gifs: dict[Path, list[np.ndarray]] = {}
     with ExitStack() as stack:
@@ -178,7 +178,7 @@ def draw_video(view: View, video: Video, folder: Path, options: ShowMergingOptio
 
 
 def write_frames(frames: Iterable[np.ndarray], path: Path, fps: float) -> None:
-    """An animation as its ending says."""
+    """Write an animation in the format of its file ending."""
     if path.suffix == '.gif':
         write_gif(list(frames), path, fps)
         return
@@ -188,19 +188,19 @@ def write_frames(frames: Iterable[np.ndarray], path: Path, fps: float) -> None:
 
 
 def enlarged(pixels: np.ndarray) -> np.ndarray:
-    """A small picture a whole number of times larger, so that outlines do not cover it."""
+    """Enlarge a small picture by a whole factor, so that outlines do not cover it."""
     zoom = max(min(round(SHORT_SIDE / min(pixels.shape[:2])), int(math.sqrt(DRAWN / pixels[..., 0].size))), 1)
     size = (pixels.shape[1] * zoom, pixels.shape[0] * zoom)
     return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC) if zoom > 1 else pixels)
 
 
 def file_stem(entry: MergedLayer) -> str:
-    """'layer03', 'layer03_head2'."""
+    """Return 'layer03' or 'layer03_head2'."""
     return f'layer{entry.layer:02d}' + (f'_{entry.part.replace(" ", "")}' if entry.part else '')
 
 
 def caption(entry: MergedLayer, line: str = ', ') -> str:
-    """What an entry shows, in words."""
+    """Describe an entry in words."""
     where = f'{entry.name}, {entry.part}' if entry.part else entry.name
     text = f'{where}: {entry.tokens} of {entry.patches} tokens'
     if entry.similarity:
@@ -209,7 +209,7 @@ def caption(entry: MergedLayer, line: str = ', ') -> str:
 
 
 def numbers(entry: MergedLayer) -> dict:
-    """An entry for JSON; similarity is [mean, lowest] of what joined there, or null."""
+    """Return an entry for JSON; similarity is [mean, lowest] of the joined tokens, or null."""
     similarity = entry.similarity and [round(value, 6) for value in entry.similarity]
     keys = ('layer', 'name', 'part', 'tokens', 'patches', 'largest')
     return {key: getattr(entry, key) for key in keys} | {'similarity': similarity}

@@ -21,16 +21,16 @@ from mmseg_tr.engine.windows import Windows, by, windows_of
 from mmseg_tr.errors import CheckpointError, ConfigError, DatasetError
 from mmseg_tr.nn.backbone import Backbone
 
-RANDOM = 'none'  # in place of a checkpoint
-LARGEST = 1 << 24  # pixels at which a picture may enter
+RANDOM = 'none'  # the value that replaces a checkpoint
+LARGEST = 1 << 24  # most pixels at which a picture may enter
 
 
 @dataclass(frozen=True)
 class Entered:
-    """A picture in front of a network.
+    """A picture as it enters a network.
 
     pixels: (H, W, 3) uint8 RGB, as large as it enters, without padding. windows: what the network runs on.
-    scale: the size at which it enters, as people read it.
+    scale: a readable text of the size at which it enters.
     """
 
     pixels: np.ndarray
@@ -49,7 +49,7 @@ class View:
 
     @classmethod
     def of(cls, config: Config, model: nn.Module) -> View:
-        """A model built from a config. Raises ConfigError where its network is not one of this package."""
+        """Wrap a built model. Raises ConfigError when its network is not one of this package."""
         network = find_backbone(model)
         if network is None:
             raise ConfigError(
@@ -58,7 +58,7 @@ class View:
         return cls(config, model, network, PictureReader.of(config))
 
     def enter(self, loaded: Mapping[str, Any], side: int | None = None) -> Entered:
-        """What PictureReader.load() returned, as test shows it to the network: by the pipeline, in windows.
+        """Prepare a result of PictureReader.load() as test does: by the pipeline, in windows.
 
         side: instead, the whole picture in one forward, its short side as asked and both sides whole patches.
         Raises DatasetError for a picture that the network does not take or that enters too large.
@@ -76,7 +76,7 @@ class View:
         return Entered(shown(img), windows, f'{by(loaded["img"].shape)} pixels enter whole as {by(size)}')
 
     def enter_item(self, item: Mapping[str, Any], size: tuple[int, int]) -> Entered:
-        """The same of a packed picture. size: (h, w) of its file."""
+        """Prepare a packed picture. size: (h, w) of its file."""
         img = item['inputs'].permute(1, 2, 0).numpy()
         check_size(size, img.shape[:2])
         inputs = preprocess(self.model, [item])['inputs']
@@ -90,7 +90,7 @@ class View:
 
 
 def enlarged_size(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
-    """The size at which test runs an input of this size."""
+    """Return the size at which test runs an input of this size."""
     return tuple(windows_of(model, torch.empty(1, 1, *size, device='meta')).image.shape[-2:])
 
 
@@ -104,11 +104,11 @@ def check_size(given: tuple[int, int], size: tuple[int, int]) -> None:
 
 
 def resized(img: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image (H, W) or (H, W, C) at another size (h, w)."""
+    """Resize an image (H, W) or (H, W, C) to (h, w)."""
     if img.shape[:2] == tuple(size):
         return img
     parts, kind = np.atleast_3d(img), cv2.INTER_AREA if size[0] < img.shape[0] else cv2.INTER_CUBIC
-    # OpenCV takes no more than four channels at once
+    # OpenCV accepts at most four channels at once
     channels = [
         cv2.resize(np.ascontiguousarray(part), size[::-1], interpolation=kind) for part in np.moveaxis(parts, 2, 0)
     ]
@@ -123,7 +123,7 @@ def open_view(
     device: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
 ) -> View:
-    """The network of a config with its weights; checkpoint='none' gives random ones.
+    """Load the network of a config with its weights; checkpoint='none' gives random ones.
 
     reduction: settings over the config's, text as config.parse_reduction() reads it, or a dict.
     Raises ConfigError, CheckpointError or DeviceError.

@@ -1,4 +1,4 @@
-"""Finding the setting of a method that fits a budget: what tools/tune.py does."""
+"""Find the setting of a method that fits a budget: the verb of tools/tune.py."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class TuneOptions(MeasuringOptions):
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search found.
+    """Result of a search.
 
-    measure: what quality is, mIoU or PCK. points: measured on the subset; confirmed: on the full set, the chosen one
+    measure: the quality, mIoU or PCK. points: measured on the subset; confirmed: on the full set, the chosen one
     last where there is one. plain_quality: on subset and full set. path: of the config that was written; None where
     nothing meets the budget. measured: points that were not in the journal.
     """
@@ -118,7 +118,7 @@ def tune(
 def ladders_of(config: Config) -> tuple[str, list[Ladder]]:
     """The method of a config and the ladders of its settings.
 
-    Raises ConfigError where there is no method, or the backbone takes none.
+    Raises ConfigError without a method, or when the backbone accepts none.
     """
     own = settings_of(config)
     bare = copy.deepcopy(config)
@@ -143,7 +143,7 @@ def ladders_of(config: Config) -> tuple[str, list[Ladder]]:
 
 
 def describe(budget: Budget, measure: str, point: Point, full: Measurer) -> str:
-    """What is known of a setting, for the head of its config."""
+    """Return the comment at the head of a setting's config."""
     return (
         f'{point.ladder}, found by tools/tune.py for {budget}.\n'
         f'On the full test set: {measure} {point.quality:.2f} (plain {full.plain_quality():.2f}), '

@@ -1,4 +1,4 @@
-"""Measuring one setting after another against the plain model, and the journal that a killed search resumes from."""
+"""Measure settings against the plain model, with a journal from which a killed search resumes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Journal:
             )
 
     def get(self, key: str, timed: bool) -> dict[str, Any] | None:
-        """What is known of a point; one without a time counts as unknown where times are wanted."""
+        """Return the journal's entry of a point; None if a time is required and missing."""
         found = self.points.get(key)
         return None if found is None or (timed and found['time'] is None) else found
 
@@ -85,7 +85,7 @@ class Measurer:
     measured: int = field(default=0, init=False)
 
     def __call__(self, ladder: str, settings: Settings) -> Point:
-        """The point of a setting, measured or remembered."""
+        """Return the point of a setting, measured or from the journal."""
         key = self.key(settings)
         numbers = self.journal.get(key, self.timed)
         if numbers is None:
@@ -95,17 +95,17 @@ class Measurer:
         return Point(ladder, settings, **{name: numbers[name] for name in ('quality', 'loss', 'gmacs', 'work', 'time')})
 
     def key(self, settings: Settings | None) -> str:
-        """The name of a point in the journal: on which share of the images, and the settings."""
+        """Return a point's name in the journal: the share of the images, and the settings."""
         return f'{self.options.fraction:g} {identity(settings)}'
 
     def build(self, settings: Settings | None) -> nn.Module:
-        """The network with these settings; None for the plain one."""
+        """Build the network with these settings; None for the plain one."""
         config = copy.deepcopy(self.config)
         config.model.backbone.reduction = copy.deepcopy(settings)
         return build_model(config, self.checkpoint).to(self.device).eval()
 
     def plain_quality(self) -> float:
-        """Quality of the plain model on the same images, in percent."""
+        """Return the quality of the plain model on the same images, in percent."""
         found = self.journal.get(self.key(None), False)
         return self._plain.numbers['quality'] if found is None else found['quality']
 
@@ -125,7 +125,7 @@ class Measurer:
         )
 
     def _cost(self, model: nn.Module, what: str) -> tuple[float, float | None]:
-        """GMACs, and seconds of the plain network over those of `model`, both timed in turn; None where not timed."""
+        """Return GMACs, and the time ratio of the plain network to `model`, timed in turn; None where not timed."""
         batches, windows = self._plain.batches, self._plain.windows
         tell = lambda text: self.progress(f'{what}: {text}')  # noqa: E731
         if not self.timed:
@@ -163,7 +163,7 @@ class Measurer:
 
 @dataclass(frozen=True)
 class PlainModel:
-    """The plain network, the windows that are timed and counted in batches, how many a picture has, and its numbers."""
+    """Build the plain network, with batches of the windows that are timed, their number per picture, and its scores."""
 
     model: nn.Module
     batches: list[Tensor]
@@ -172,7 +172,7 @@ class PlainModel:
 
 
 def digest_of(path: str) -> str:
-    """A short fingerprint of a file's content."""
+    """Return a short fingerprint of a file's content."""
     found = hashlib.sha256()
     with open(path, 'rb') as file:
         while chunk := file.read(1 << 22):
@@ -181,5 +181,5 @@ def digest_of(path: str) -> str:
 
 
 def digest(*parts: Any) -> str:
-    """A short fingerprint of plain values."""
+    """Return a short fingerprint of plain values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

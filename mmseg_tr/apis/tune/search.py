@@ -1,4 +1,4 @@
-"""Which points tune measures: bisection along ladders, and the best of the measured points."""
+"""Choose the points that tune measures: bisection along ladders, and the best of the measured points."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Point:
     time: float | None = None
 
     def speed_up(self, by: str) -> float:
-        """By 'time' or by 'work'."""
+        """Return the speed-up by 'time' or by 'work'."""
         return self.work if by == 'work' or self.time is None else self.time
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a setting may cost, or has to bring: loss, points of quality, or speed_up, a ratio `by` time or work."""
+    """The allowed loss in points of quality, or the required speed_up, a ratio `by` time or work."""
 
     loss: float | None = None
     speed_up: float | None = None
@@ -52,29 +52,29 @@ class Budget:
             raise ConfigError(f'by must be time or work, got {self.by!r}.', parameters=['by'])
 
     def holds(self, point: Point, margin: float = 0.0) -> bool:
-        """Whether a point keeps to the budget, or to one that is stricter by `margin`."""
+        """Return whether a point meets the budget tightened by `margin`."""
         if self.loss is not None:
             return point.loss <= self.loss - margin
         return point.speed_up(self.by) >= self.speed_up + margin
 
     def missed_by(self, point: Point) -> float:
-        """How far a point is outside the budget; 0 or less inside."""
+        """Return how far a point is outside the budget; 0 or less inside."""
         if self.loss is not None:
             return point.loss - self.loss
         return self.speed_up - point.speed_up(self.by)
 
     def merit(self, point: Point) -> tuple[float, float]:
-        """What is wanted within the budget: the more the better; the second number decides between equals."""
+        """Return a point's rank within the budget: more is better; the second number breaks ties."""
         if self.loss is not None:
             return point.speed_up(self.by), -point.loss
         return -point.loss, point.speed_up(self.by)
 
     def best(self, points: Iterable[Point], margin: float = 0.0) -> Point | None:
-        """The best point within the budget, or None."""
+        """Return the best point within the budget, or None."""
         return max((point for point in points if self.holds(point, margin)), key=self.merit, default=None)
 
     def closest(self, points: Iterable[Point]) -> Point:
-        """The point that misses the budget by least."""
+        """Return the point that misses the budget by least."""
         return min(points, key=self.missed_by)
 
     def __str__(self) -> str:
@@ -84,11 +84,11 @@ class Budget:
 
 
 Measure = Callable[[str, Settings], Point]
-CONFIRMATIONS = 5  # settings that are tried on the full set before the search gives up
+CONFIRMATIONS = 5  # most settings tried on the full set
 
 
 def search(ladders: Sequence[Ladder], budget: Budget, measure: Measure, margin: float = 0.0) -> list[Point]:
-    """Bisect every ladder for the rung where the budget turns; returns the points, in the order they were measured.
+    """Bisect every ladder for the rung at the budget's limit; returns the points, in the order they were measured.
 
     For a budget of loss that is the strongest rung within it, for a speed-up the mildest that reaches it. Where a
     quantity does not move in one direction along a ladder, what is found is a turn, not always the last one.
@@ -100,7 +100,7 @@ def search(ladders: Sequence[Ladder], budget: Budget, measure: Measure, margin: 
 
 
 def bisect(ladder: Ladder, budget: Budget, measure: Measure, margin: float = 0.0) -> list[Point]:
-    """The rungs of one ladder that were measured on the way; both ends only where the way leads there."""
+    """Yield the measured rungs of one ladder; the ends only if the bisection reaches them."""
     points = []
     low, high = -1, len(ladder.rungs)  # within (loss) or short of (speed-up) the budget, and the opposite
     while high - low > 1:
@@ -116,7 +116,7 @@ def bisect(ladder: Ladder, budget: Budget, measure: Measure, margin: float = 0.0
 def find(
     ladders: Sequence[Ladder], budget: Budget, subset: Measure, full: Measure
 ) -> tuple[tuple[Point, ...], tuple[Point, ...], Point | None]:
-    """Points of the subset and of the full set, and the one that meets the budget on the full set, or None.
+    """Return the points of the subset and of the full set, and the one that meets the budget on the full set.
 
     When a setting fails on the full set, the search continues with the budget tightened by the gap between subset and
     full set. When nothing is left, the setting farthest inside the budget is tried last.

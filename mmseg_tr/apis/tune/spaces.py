@@ -1,4 +1,4 @@
-"""Which settings of a method tools/tune.py looks through: ladders that reduce more from step to step."""
+"""The settings that tools/tune.py searches: ladders that reduce more with every step."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mmseg_tr.reduction.ladder import Grid, Ladder, Settings
 
 
 def space(own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-    """The ladders of a method. The first holds the layers (or form) that `own` names.
+    """Return the ladders of a method. The first holds the layers (or form) that `own` names.
 
-    own: settings of the method, type included; what is not looked through is kept. depth: layers of the backbone.
-    grid: its patches, (h, w). Raises ConfigError for a method or settings that have nothing to look through.
+    own: settings of the method, type included; what is not searched is kept. depth: layers of the backbone.
+    grid: its patches, (h, w). Raises ConfigError for a method or settings without anything to search.
     """
     method = find_method(own.get('type'))
     found = [ladder for ladder in method.ladder(dict(own), depth, grid) if ladder.rungs]
@@ -25,5 +25,5 @@ def space(own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
 
 
 def identity(settings: Settings | None) -> str:
-    """Text that is the same for equal settings, tuples being lists."""
+    """Return a key that is the same for equal settings; tuples count as lists."""
     return json.dumps(settings, sort_keys=True)

@@ -1,4 +1,4 @@
-"""What a search tried, as a table on the terminal and a plot of quality against speed-up."""
+"""Show a search as a table on the terminal and a plot of quality against speed-up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLOT = 'tune.png'
 
 
 def table(tuned: Tuned) -> Table:
-    """Every point, ladder by ladder from mild to strong, then those of the full set."""
+    """Return a table of every point, by ladder from mild to strong, then those of the full set."""
     out = Table('images', 'setting', tuned.measure, 'loss', 'GMACs', 'work', 'time', 'budget')
     for column in out.columns[2:7]:
         column.justify = 'right'
@@ -43,7 +43,7 @@ def table(tuned: Tuned) -> Table:
 
 
 def describe(ladder: str, settings: Settings) -> str:
-    """One line for a setting: its ladder, and what the ladder does not say."""
+    """Describe a setting in one line: its ladder, and the settings that the ladder does not name."""
     if isinstance(settings, str):
         return ladder
     if isinstance(settings, Sequence):
@@ -89,13 +89,13 @@ def plot(tuned: Tuned) -> Path:
 
 
 def draw(axis, points: Sequence[Point], by: str, **look) -> None:
-    """Points on an axis; without any, nothing, not even an entry of the legend."""
+    """Draw points on an axis; without points, also no legend entry."""
     if points:
         axis.plot([point.speed_up(by) for point in points], [point.quality for point in points], **look)
 
 
 def verdict(tuned: Tuned) -> str:
-    """One sentence: what was found, or by how much every setting missed."""
+    """Summarise in one sentence: the setting found, or by how much every setting missed."""
     if tuned.chosen is not None:
         point, plain = tuned.chosen, tuned.plain_quality[1]
         return (

@@ -1,4 +1,4 @@
-"""The config that tune writes: it inherits from the user's and sets the method that was found."""
+"""Write tune's config, which inherits from the user's and sets the method that was found."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_out(path: Path) -> None:
 
 
 def default_name(config: Config, method: str, budget: Budget, measure: str) -> str:
-    """'<config>_algm_miou-0.5.py'."""
+    """Return '<config>_algm_miou-0.5.py'."""
     wanted = (
         f'{budget.by}-{budget.speed_up:g}'
         if budget.loss is None
@@ -34,7 +34,7 @@ def default_name(config: Config, method: str, budget: Budget, measure: str) -> s
 
 
 def nested_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """{'a.b': 1} as {'a': {'b': 1}}, so that a config can say it. Raises ConfigError for an entry of a list."""
+    """Return {'a.b': 1} as {'a': {'b': 1}}, for a config file. Raises ConfigError for an entry of a list."""
     found: dict[str, Any] = {}
     for name, value in options.items():
         *path, last = name.split('.')
@@ -52,7 +52,7 @@ def nested_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_text(path: Path, base: Config, settings: Settings, options: Mapping[str, Any], about: str) -> str:
-    """A config at `path` that inherits from `base`, with settings of its backbone's reduction.
+    """Return the text of a config at `path` that inherits from `base` and sets its backbone's reduction.
 
     options: further settings, as nested_options() gives them. about: comment at the head.
     """
@@ -67,7 +67,7 @@ def config_text(path: Path, base: Config, settings: Settings, options: Mapping[s
 
 
 def as_code(value: Any) -> str:
-    """Plain values as configs write them: dict(a=1)."""
+    """Return plain values in the style of configs: dict(a=1)."""
     if isinstance(value, Mapping):
         if all(isinstance(key, str) and key.isidentifier() for key in value):
             return f'dict({", ".join(f"{key}={as_code(part)}" for key, part in value.items())})'

@@ -1,1 +1,1 @@
-"""Joints, pairs, skeletons and tolerances, a file a dataset: what mmpose's `metainfo=dict(from_file=...)` takes."""
+"""Joints, pairs, skeletons and tolerances, one file per dataset, for mmpose's `metainfo=dict(from_file=...)`."""
