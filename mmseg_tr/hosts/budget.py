@@ -50,7 +50,7 @@ class Target:
 
 
 def on_meta(network: nn.Module) -> nn.Module:
-    """The plain network without data, on which shapes and multiply-adds are computed without running it."""
+    """The plain network without data, on which shapes and multiply-adds are computed at almost no cost."""
     empty = {id(tensor): tensor.to('meta') for tensor in network.buffers()}
     empty |= {id(weight): nn.Parameter(weight.to('meta'), requires_grad=False) for weight in network.parameters()}
     copied = copy.deepcopy(network, empty)

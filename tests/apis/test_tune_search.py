@@ -141,7 +141,7 @@ def test_every_merging_of_a_mit_is_one_that_it_takes():
     [
         (dict(type='Other'), "got 'Other'"),
         (dict(type='ToMe', r=[8, 4]), 'such as r=8, got [8, 4]'),
-        (dict(type='CTS', policy='none'), "policy='none' shares nothing"),
+        (dict(type='CTS', policy='none'), "got 'none'"),
         (dict(type='Expedite', k=999), 'Expedite has no setting to try'),
     ],
 )

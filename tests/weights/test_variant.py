@@ -49,7 +49,7 @@ def test_other_loaders_are_left_as_they_are(written):
 
 
 def test_missing_file_says_where_to_put_it(tmp_path):
-    with pytest.raises(CheckpointError, match='beside the checkpoint'):
+    with pytest.raises(CheckpointError, match='variant=FILE'):
         read_variant(tmp_path / 'variant.yml')
 
 
