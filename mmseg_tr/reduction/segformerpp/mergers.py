@@ -47,6 +47,18 @@ def partition_places(grid: Grid, stride: Grid, which: int) -> Tensor:
     return of_one_shape(torch.tensor(grid_partition(grid, stride)[which]))
 
 
+def computed_partition(grid: Grid, stride: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+    """grid_partition() in operators, for compiled programs whose grid is a symbol."""
+    rows, columns = grid[0] // stride[0], grid[1] // stride[1]
+    place = torch.arange(grid[0] * grid[1], device=device)
+    row, column = place // grid[1], place % grid[1]
+    corner = (row % stride[0] == 0) & (column % stride[1] == 0)
+    destination = corner & (row < rows * stride[0]) & (column < columns * stride[1])
+    sources_first = torch.argsort(destination.long(), stable=True)
+    count = grid[0] * grid[1] - rows * columns
+    return sources_first[count:], sources_first[:count]
+
+
 def shifted_partition(grid: Grid, stride: Grid, offset: Tensor) -> tuple[Tensor, Tensor]:
     """As grid_partition(), with a separate offset for the destination of each block.
 
@@ -71,13 +83,15 @@ def grid_matching(metric: Tensor, grid: Grid, stride: Grid, r: int, offset: Tens
     """
     batch, num_tokens = metric.shape[:2]
     stride = min(stride[0], grid[0]), min(stride[1], grid[1])
-    if offset is None:
+    if offset is None and torch.compiler.is_dynamo_compiling():
+        dst, src = computed_partition(grid, stride, metric.device)
+    elif offset is None:
         # does not wait for the device, unlike torch.tensor(device=)
         places = [partition_places(tuple(grid), stride, which) for which in (0, 1)]
         dst, src = (place.to(metric.device, non_blocking=True) for place in places)
     else:
         dst, src = shifted_partition(grid, stride, offset)
-    r = min(r, len(src))
+    r = min(r, src.shape[0])
     if r <= 0:
         return identity(metric)
     score, partner = most_similar(metric.index_select(1, src), metric.index_select(1, dst))  # (B, sources)
