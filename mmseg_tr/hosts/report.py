@@ -58,7 +58,7 @@ class Summary:
         elif self.plain_tokens < 256:
             reason = f'there are too few tokens, {self.plain_tokens}: take larger images'
         else:
-            reason = 'finding what to merge takes longer than it saves: take fewer layers, a stronger setting or EViT'
+            reason = 'finding what to merge takes longer than it saves: take fewer layers or a stronger setting'
         return f'leave it plain: {self.time:.2f}x, {reason}.'
 
     def __str__(self) -> str:
@@ -75,10 +75,15 @@ class Summary:
 
 @dataclass
 class Counting(Observer):
-    """Wrap a method and record how many tokens left each layer."""
+    """Wrap a method and record how many tokens enter the first layer and leave each layer."""
 
     def __post_init__(self) -> None:
+        self.entered: tuple[int, ...] = ()
         self.counts: list[tuple[int, ...]] = []
+
+    def before_block(self, tokens: Tokens, layer: int) -> Tokens:
+        self.entered = self.entered or tokens.counts
+        return super().before_block(tokens, layer)
 
     def after_block(self, tokens: Tokens, layer: int) -> Tokens:
         tokens = super().after_block(tokens, layer)
@@ -86,17 +91,17 @@ class Counting(Observer):
         return tokens
 
 
-def summary(model: nn.Module, image: Tensor | None = None, *, repeats: int = 10, seconds: float = 10.0) -> Summary:
+def summary(model: nn.Module, image: Tensor, *, repeats: int = 10, seconds: float = 10.0) -> Summary:
     """Measure a network with a method applied and the plain one, in turn, on the network's device.
 
-    image: (B, C, H, W) as the network takes it; None: a photograph of scikit-image. repeats: rounds of timing; seconds:
-    no new round begins later. The network itself is not changed. Raises ConfigError where nothing was applied.
+    image: (B, C, H, W) as the network takes it. repeats: rounds of timing; seconds: no new round begins later.
+    The network itself is not changed. Raises ConfigError where nothing was applied.
     """
     applied = applied_to(model)
     if applied is None:
         raise ConfigError('no method was applied to this network: mmseg_tr.apply(model, ...) first.')
     weight = next(model.parameters())
-    image = (photograph(model) if image is None else image).to(weight.device, weight.dtype)
+    image = image.to(weight.device, weight.dtype)
     reduced, plain = same_weights(model), same_weights(model)
     restore_modules(plain)
     with evaluating(reduced, plain), torch.inference_mode():
@@ -108,22 +113,14 @@ def summary(model: nn.Module, image: Tensor | None = None, *, repeats: int = 10,
         contestants = dict(reduced=Contestant.of(reduced), plain=Contestant.of(plain))
         times = time_models(contestants, [image], MeasureOptions(repeats=repeats, seconds=seconds, least=3))
     tokens = tuple(sum(counts) / len(counts) for counts in counting.counts)
-    with torch.device('meta'):
-        grid = applied.grid or ()
-    patches = grid[0] * grid[1] if grid else None
     return Summary(
         method=applied.method.name,
         settings=applied.method.settings(),
         tokens=tokens,
-        plain_tokens=applied.num_prefix + patches if patches else int(tokens[0]),
+        plain_tokens=counting.entered[0],
         gmacs=work[0],
         plain_gmacs=work[1],
         seconds=times['reduced'].scores,
         plain_seconds=times['plain'].scores,
         device=str(image.device),
     )
-
-
-def photograph(model: nn.Module) -> Tensor:
-    """A photograph of scikit-image. Raises ConfigError where that is not installed."""
-    raise ConfigError('image must be given: a batch (B, C, H, W) as the network takes it.')
