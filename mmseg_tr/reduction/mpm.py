@@ -143,6 +143,28 @@ class MPM(Reduction):
             every = {f'{cls.name}, layers {listed(own["layers"])}': [tuple(own['layers'])]} | every
         return [Ladder(name, rungs(own, 'layers', distinct(steps))) for name, steps in every.items()]
 
+    @classmethod
+    def fixed_ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
+        """The share of possible pairs that merge, the same before every chosen block; then earlier and more blocks."""
+        if own.get('pairs') is not None:
+            return cls.ladder(own, depth, grid)
+        chosen = tuple(own.get('layers') or cls.defaults(0, depth, grid)['layers'])
+        early = [] if 'layers' in own else [tuple(range(1, last + 1)) for last in (2, 3, 4) if last <= depth]
+        ladders = []
+        for layers in distinct([chosen, *early]):
+            steps = []
+            for step in range(1, 65):
+                left, pairs = math.prod(grid), []
+                for _ in layers:
+                    pairs.append(left // 2 * step // 64)
+                    left -= pairs[-1]
+                steps.append(tuple(pairs))
+            name = f'{cls.name}, layers {listed(layers)}'
+            ladders.append(
+                Ladder(name, rungs(own, 'pairs', [step for step in distinct(steps) if any(step)], layers=layers))
+            )
+        return ladders
+
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
         check_layers(self.layers, depth)
         left = math.prod(grid)

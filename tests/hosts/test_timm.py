@@ -34,6 +34,9 @@ METHODS = {
     'EViT': dict(layers=(2,), keep_rate=0.6),
     'Expedite': dict(layer=2, clusters=(3, 4), k=4),
     'ACT': dict(q_hashes=2),
+    'MPM': dict(layers=(1, 3)),
+    'CubistMerge': dict(layer=2),
+    'PiToMe': dict(ratio=0.9),
 }
 NEUTRAL = {'ALGM': dict(layers=(2,), threshold=2.0), 'ToMe': dict(r=0)}
 
@@ -268,4 +271,4 @@ def test_a_network_that_other_code_patched_is_recognised():
         apply(model, 'ALGM')
     for verb in (mmseg_tr.remove, mmseg_tr.disabled, mmseg_tr.summary):
         with pytest.raises(ConfigError, match='no method was applied'):
-            verb(network())
+            verb(network(), *([torch.rand(1, 3, *SIZE)] if verb is mmseg_tr.summary else []))
