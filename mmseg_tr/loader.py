@@ -1,6 +1,6 @@
-"""What mmengine calls to read a checkpoint: `weights.io.read_file` for every path, URL and hub name.
+"""Checkpoint loaders for mmengine: `weights.io.read_file` for every path, URL and hub name.
 
-mmengine's own loaders unpickle what a URL sends, refuse its own training curves, and end in tracebacks. Registered by
+mmengine's own loaders unpickle downloads, refuse mmengine's own training curves, and end in tracebacks. Registered by
 `mmseg_tr.registry`, ours serves load_from, resume, init_cfg, hooks and inferencers alike.
 """
 

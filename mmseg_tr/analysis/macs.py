@@ -81,7 +81,7 @@ def track_parts(model: nn.Module) -> Iterator[PartTracker]:
 
 @dataclass(frozen=True)
 class MacCount:
-    """Work of one forward, or the mean of several, before a rule weighs it.
+    """Work of one forward, or the mean of several, before a rule is applied.
 
     units: (part, kind) -> units of work; parts are those of PARTS, kinds those of mac_rules.
     unknown: operators that ran and whose cost no rule defines.
@@ -202,7 +202,7 @@ def closed_forms(model: nn.Module, image: Tensor) -> dict[tuple[str, str], int]:
 
 @contextmanager
 def fusing_late(model: nn.Module) -> Iterator[None]:
-    """SegFormer's heads enlarge their levels before they fuse them, as published."""
+    """Let SegFormer's heads enlarge their levels before they fuse them, as published."""
     heads = [module for module in model.modules() if getattr(module, 'fuses_early', False)]
     for head in heads:
         head.fuses_early = False

@@ -1,4 +1,4 @@
-"""Official file formats to this package's own: one file a source format, and the table of them.
+"""Convert official file formats to this package's own: one module per source format, and their table.
 
 Own checkpoints have mmengine's layout, ``dict(meta=..., state_dict=...)``, keys backbone.* and decode_head.*, and load
 with ``torch.load(path, weights_only=True)``.

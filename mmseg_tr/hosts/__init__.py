@@ -1,4 +1,4 @@
-"""Token reduction in networks of other libraries, which keep their class, forward, outputs, hooks and weights.
+"""Apply token reduction to networks of other libraries, which keep class, forward, outputs, hooks and weights.
 
 mmseg_tr.apply(model, 'ALGM', budget=0.6)
 print(mmseg_tr.summary(model, image))
@@ -86,13 +86,13 @@ def check_fits(method: type[Reduction] | Reduction, host: Host) -> None:
 
 
 def counted_grid(host: Host) -> tuple[int, int]:
-    """The grid that defaults and budgets are made for, of networks that take images of any size."""
+    """Return the grid for defaults and budgets of networks that take images of any size."""
     size = host.image_size or tuple(32 * side for side in host.patch_size)
     return tuple(side // patch for side, patch in zip(size, host.patch_size))
 
 
 def find_host(model: nn.Module, host: Host | None) -> tuple[nn.Module, Host]:
-    """The vision transformer in a network, and how it is laid out. Raises ConfigError unless there is exactly one."""
+    """Return the vision transformer in a network and its layout. Raises ConfigError unless there is exactly one."""
     if host is not None:
         host.check(model)
         return model, host

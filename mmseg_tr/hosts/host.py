@@ -27,7 +27,7 @@ class Host:
     parts: names in a block, for those that are not called as in timm: norm1, attn, ls1 and drop_path1 (on the branch of
     attention), norm2, mlp, ls2 and drop_path2; None for what a block does not have.
     attention: from the attention module to its pieces, as nn.attention.SelfAttention, which takes modules laid out as
-    timm's Attention. class_token: whether the first prefix token is one. image_size: (H, W) that a budget counts at.
+    timm's Attention. class_token: the first prefix token is one. image_size: (H, W) that a budget counts at.
     """
 
     blocks: str

@@ -1,4 +1,4 @@
-"""How a method enters a network that keeps its own forward.
+"""Patch a network so that a method runs inside its own forward.
 
 Blocks, their attention and the final norm get an instance attribute `forward`, and a forward pre-hook that hands them
 their module, so that copies (DataParallel, deepcopy) run with their own weights. Between blocks the reduced tokens
@@ -76,7 +76,7 @@ def _thread() -> int:
 
 @dataclass
 class Call:
-    """What a method does in the attention of one block. seen: what it remembers of it for after_attention()."""
+    """A method's attention in one block. seen: its second result, for after_attention()."""
 
     method: Reduction
     attend: Any

@@ -63,7 +63,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def watch(self, image: Tensor) -> list[Merged]:
-        """What merges in every layer in a forward of one image, (1, C, H, W), in the order of the layers.
+        """Return what merges in each layer in a forward of one image, (1, C, H, W).
 
         Raises ValueError for a batch of several images.
         """
@@ -85,7 +85,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def with_reduction(self: Network, reduction: dict | str | Reduction | None) -> Network:
-        """The same network under another method: new modules around the same weights, which are not copied."""
+        """Return the network with another method: new modules that share the same weights."""
         other = same_weights(self, {id(self.reduction): None} if isinstance(self.reduction, nn.Module) else {})
         del other.reduction  # a method that is a module has its place among the modules
         other.reduction = self.fitted(reduction)
@@ -94,7 +94,7 @@ class Backbone(nn.Module):
         return other
 
     def plain(self: Network) -> Network:
-        """The plain network around the same weights."""
+        """Return the plain network with the same weights."""
         return self.with_reduction(None)
 
     def extra_repr(self) -> str:

@@ -27,7 +27,7 @@ def conv_norm_relu(inside: int, outside: int, norm: Callable[[int], nn.Module] |
 def early_fusion(
     levels: Sequence[Tensor], conv: nn.Conv2d, enlarge: Callable[[Tensor, tuple[int, int]], Tensor]
 ) -> Tensor:
-    """conv(concatenation of the enlarged levels), for a 1x1 convolution, without enlarging or concatenating them.
+    """Return conv(concatenation of the enlarged levels) for a 1x1 convolution, without enlarging all levels first.
 
     Convolution and enlargement are linear and commute, up to rounding: every level goes through its own part of the
     weight first, at its own size. For SegFormer's four levels that is a third of the work and of the memory.

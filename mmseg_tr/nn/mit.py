@@ -145,7 +145,7 @@ class MixVisionTransformer(Backbone):
         return step, step
 
     def fitted(self, reduction: dict | str | Sequence[dict | None] | Reduction | None) -> Reduction | None:
-        """A method fitted to this network, None where it reduces nothing.
+        """Return a method fitted to this network; None if it reduces nothing.
 
         reduction: as build_reduction() takes it, or a preset's name, or one dict per stage. Raises ConfigError.
         """
@@ -230,7 +230,7 @@ def arch_settings(arch: str | dict) -> dict:
 
 
 def set_eps(model: MixVisionTransformer, norm_eps: float, embed_eps: float) -> None:
-    """Give every LayerNorm its eps: embed_eps in patch embeddings and key reduction, norm_eps elsewhere."""
+    """Set the eps of every LayerNorm: embed_eps in patch embeddings and key reduction, norm_eps elsewhere."""
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = norm_eps
@@ -240,7 +240,7 @@ def set_eps(model: MixVisionTransformer, norm_eps: float, embed_eps: float) -> N
 
 
 def init_module(module: nn.Module) -> None:
-    """Start weights, as mmseg's."""
+    """Initialize the weights as mmseg does."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
     elif isinstance(module, nn.Conv2d):

@@ -25,14 +25,14 @@ class SegformerHead(MultiScaleFusion):
         self.convs = self.levels(in_channels, channels)
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = nn.Conv2d(channels, num_classes, 1)
-        for conv in self.modules():  # start weights, as mmseg's
+        for conv in self.modules():  # initialized as in mmseg
             if isinstance(conv, nn.Conv2d):
                 nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu')
         nn.init.normal_(self.conv_seg.weight, std=0.01)
         nn.init.zeros_(self.conv_seg.bias)
 
     def levels(self, in_channels: Sequence[int], channels: int) -> nn.ModuleList:
-        """What each level goes through before it is enlarged."""
+        """Layers that each level passes before it is enlarged."""
         return self.convs
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:

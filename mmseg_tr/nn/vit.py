@@ -112,7 +112,7 @@ class ViT(Backbone):
 
     @torch.no_grad()
     def watch(self, image: Tensor) -> list[Merged]:
-        """What merges in a forward of one image, (1, C, H, W), layer by layer; without a method a group per patch."""
+        """Return what merges in each layer for one image, (1, C, H, W); one group per patch without a method."""
         check_single(image)
         watcher = Watcher(self.reduction or PLAIN)
         self.forward_tokens(image, reduction=watcher)
@@ -150,7 +150,7 @@ class ViT(Backbone):
     def init_weights(self) -> None:
         """Load the weights named by `pretrained`, once, and those of a method that has some.
 
-        Raises CheckpointError when that cannot be done.
+        Raises CheckpointError when they cannot be loaded.
         """
         if isinstance(self.reduction, nn.Module):
             self.reduction.init_weights()
@@ -162,7 +162,7 @@ class ViT(Backbone):
             self.pretrained = None
 
     def fit_positions(self, state: dict[str, Tensor], prefix: str) -> str | None:
-        """Resize the position embedding in a state dict to this image size, in place; return what was done, in words.
+        """Resize the position embedding in a state dict to this image size, in place; describe the change.
 
         prefix: of this module's keys. Raises CheckpointError for an embedding whose grid is not square.
         """
@@ -200,7 +200,7 @@ class ViT(Backbone):
         return tuple(found[index] for index in self.out_indices)
 
     def method(self, reduction: dict | str | Reduction | None = None) -> Reduction:
-        """The method of a forward: the one given for it, else the network's own, else none."""
+        """The method of a forward: the given one, else the network's own, else None."""
         return (self.reduction if reduction is None else self.fitted(reduction)) or PLAIN
 
     def embed(self, image: Tensor, method: Reduction | None = None) -> Tokens:

@@ -30,7 +30,7 @@ def lost(side: int, ratio: float) -> int:
 
 @dataclass(frozen=True)
 class LineMatch:
-    """What merges in lines of n tokens: from each line r tokens at odd places leave, k for the token at 2k + 1.
+    """A matching in lines of n tokens: from each line r tokens at odd places leave, k for the token at 2k + 1.
 
     goes: (L, n // 2) bool. right: (L, n // 2) bool, into its right neighbour instead of its left one. score:
     (L, n // 2), its similarity with that one. rank: (L, n // 2) int64, the order in which tokens go.

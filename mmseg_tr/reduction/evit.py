@@ -28,7 +28,7 @@ from mmseg_tr.reduction.tokens import Tokens
 
 
 def class_attention(q: Tensor, k: Tensor, scale: float, num_prefix: int = 1) -> Tensor:
-    """What the class token attends to, mean over heads, prefix left out; only its own row of attention is computed.
+    """Attention of the class token, mean over heads, prefix left out; only its own row is computed.
 
     q, k: (B, H, E + n, d), class token first. Returns (B, n) in float32 at least.
     """
@@ -157,7 +157,7 @@ class EViT(Reduction):
         return fitted
 
     def drops(self, num_tokens: int) -> Iterator[tuple[int, int, int]]:
-        """How many tokens each layer that drops some drops and keeps, prefix left out, and which layer it is."""
+        """Numbers of tokens that each dropping layer drops and keeps, prefix left out, and the layer's number."""
         for layer in self.layers:
             kept = self.kept(num_tokens, layer)
             if kept < num_tokens:

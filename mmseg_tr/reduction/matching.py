@@ -22,7 +22,7 @@ from mmseg_tr.reduction.ops import (
 
 @dataclass(frozen=True)
 class Merge:
-    """Which tokens join: the place of every input token in the merged order of its image.
+    """A matching: the place of every input token in the merged order of its image.
 
     index: (B, T) int64, or (1, sum of T) when images differ in length; places count from 0 in each image, prefix
         included.

@@ -1,4 +1,4 @@
-"""Which published layout a file of weights has, recognised by its keys. checkpoints/ converts them."""
+"""Recognise the published layout of a file of weights by its keys. checkpoints/ converts them."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ SEGFORMER = {
     'segformer_mit-b5_cityscapes-1024x1024': ('8x1_1024x1024_160k_cityscapes', '20211206_072934-87a052ec'),
 }
 # Those of SegFormer++, trained with the setting in the name. The publication gives one link, K0IGkx4O2s, for ADE20K
-# fast and for a pose network: whichever of them it holds, loading it into the other network is refused.
+# fast and for a pose network: it holds one of them, and loading it into the other network is refused.
 SEGFORMERPP = {
     'segformerpp_mit-b5_cityscapes-1024x1024_original': 'yzE65lzm6N',
     'segformerpp_mit-b5_cityscapes-1024x1024_bsm-hq': 'i8fY8uXJrV',
