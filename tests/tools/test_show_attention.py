@@ -98,7 +98,7 @@ def test_superpatches_of_cts_share_their_attention(checkpoint, image):
 @pytest.mark.parametrize('config', [ACT, EVIT, EXPEDITE, DENSE])
 def test_methods_without_an_index_are_refused(config, checkpoint, image, tmp_path, capsys):
     said = mistake(capsys, 'show_attention', config, checkpoint, image, tmp_path)
-    assert 'keeps no index of the patches that a token stands for' in said
+    assert 'keeps no index of the patches' in said
 
 
 @pytest.mark.parametrize(
