@@ -1,4 +1,4 @@
-"""Benchmark suites, in a checkout only: every method and published row beside the plain network and its ideal."""
+"""Benchmark suites, in a checkout only: every method and published row against the plain network and its ideal."""
 
 import argparse
 import sys

@@ -14,7 +14,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        'configs', nargs='+', metavar='CONFIG', help='config files, one a method; the plain one may miss'
+        'configs', nargs='+', metavar='CONFIG', help='config files, one a method; the plain one may be left out'
     )
     parser.add_argument(
         '--methods',
@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--checkpoint', required=True, metavar='FILE', help='weights of the plain model')
     parser.add_argument(
-        '--out', default='work_dirs/compare', metavar='DIR', help='for the files (default: %(default)s)'
+        '--out', default='work_dirs/compare', metavar='DIR', help='folder of the files (default: %(default)s)'
     )
     parser.add_argument('--force', action='store_true', help='replace the files of an earlier comparison in DIR')
     parser.add_argument('--frac-dataset', type=float, default=1.0, metavar='F', help='share of the images to test on')

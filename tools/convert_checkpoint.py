@@ -1,4 +1,4 @@
-"""Turn a published checkpoint into one of this package, or either into mmsegmentation's, with its config."""
+"""Convert a published checkpoint to this package's format, or either to mmsegmentation's, with its config."""
 
 import argparse
 import sys
@@ -17,11 +17,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     known = ', '.join(form.name for form in FORMATS)
     parser = argparse.ArgumentParser(description=__doc__, epilog=f'Known formats: {known}.')
     parser.add_argument('src', help='checkpoint file, or the folder of an official release')
-    parser.add_argument('dst', help='checkpoint to write, such as model.pth; its config goes beside it as model.py')
+    parser.add_argument('dst', help='checkpoint to write, such as model.pth; its config is written next to it')
     parser.add_argument(
         '--to', choices=TARGETS, default='mmseg_tr', help="whose layout is written: mmseg for mmsegmentation 1.x's own"
     )
-    parser.add_argument('--variant', help='description of an official release (default: variant.yml beside SRC)')
+    parser.add_argument('--variant', help='description of an official release (default: variant.yml next to SRC)')
     parser.add_argument(
         '--trust', action='store_true', help='read files that are not plain data, which runs code from them'
     )

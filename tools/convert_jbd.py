@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmseg_tr.datasets.jump_csv import annotation_path, convert_table, read_boxes, write_split
 
     if not Path(args.frames).is_dir():
-        raise DatasetError(f'there is no folder {args.frames}: --frames takes the folder of the frames.')
+        raise DatasetError(f'there is no folder {args.frames}: --frames must be the folder of the frames.')
     splits = {'train': args.train, 'val': args.val}
     there = [path for path in (annotation_path(args.out, split) for split in splits) if path.exists()]
     if there and not (args.force or args.check):

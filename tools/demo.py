@@ -14,7 +14,7 @@ from mmseg_tr.errors import require_extra
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--work-dir', default='work_dirs/demo', help='where everything goes (default: %(default)s)')
+    parser.add_argument('--work-dir', default='work_dirs/demo', help='folder of all results (default: %(default)s)')
     parser.add_argument('--max-iters', type=int, help='updates (default: those of the config)')
     parser.add_argument('--scenes', type=int, help='validation scenes (default: those of the config)')
     return parser.parse_args(argv)

@@ -19,11 +19,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('config', metavar='CONFIG')
     parser.add_argument('checkpoint', metavar='CKPT')
     parser.add_argument('out', metavar='OUT', help='file to write, named .onnx or .pt2')
-    parser.add_argument('--format', choices=('onnx', 'torch'), help='default: what the name of OUT says')
+    parser.add_argument('--format', choices=('onnx', 'torch'), help='default: from the suffix of OUT')
     parser.add_argument('--output', choices=('logits', 'labels'), default='logits', help='(default: logits)')
     parser.add_argument('--shape', metavar='HxW', help="size of the images (default: the config's window)")
     parser.add_argument(
-        '--batch-size', type=int, nargs='+', default=[1, 3], metavar='B', help='checked; the file takes any'
+        '--batch-size', type=int, nargs='+', default=[1, 3], metavar='B', help='sizes to check; the file accepts any'
     )
     parser.add_argument('--images', metavar='DIR', help='pictures to check with (default: bundled photographs)')
     reduction_argument(parser)
@@ -39,13 +39,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.shape is not None:
         height, _, width = args.shape.partition('x')
         if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-            parser.error(f'--shape {args.shape} is no size: write 512x512')
+            parser.error(f'--shape {args.shape} is not a size: write 512x512')
         args.shape = (int(height), int(width))
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write, and say how well it agrees."""
+    """Export, and print the difference to the network."""
     require_openmmlab('to export a network')
     args = parse_args(argv)
     from mmseg_tr.apis.export import ExportOptions, export

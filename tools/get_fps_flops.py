@@ -1,4 +1,4 @@
-"""Parameters, multiply-adds and speed of a config's network, beside the same network without token reduction."""
+"""Parameters, multiply-adds and speed of a config's network, compared with the same network without token reduction."""
 
 import argparse
 import json
@@ -42,7 +42,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--seconds', type=float, default=30, metavar='S', help='no new round after this time (default: 30)'
     )
     parser.add_argument('--threads', type=int, metavar='N', help='threads of the CPU (default: as torch chooses)')
-    parser.add_argument('--no-published', action='store_true', help='do not time attention as it was published')
+    parser.add_argument('--no-published', action='store_true', help='do not time the published form of attention')
     parser.add_argument('--json', metavar='FILE', help='write all numbers there')
     parser.add_argument('--force', action='store_true', help='replace FILE of --json if it exists')
     reduction_argument(parser)

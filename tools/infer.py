@@ -13,7 +13,7 @@ from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_to
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog='Exit status: 1 when a file, or a part of one, had to be left out.'
+        description=__doc__, epilog='Exit status: 1 when a file, or a part of one, was skipped.'
     )
     parser.add_argument('config', metavar='CONFIG')
     parser.add_argument('checkpoint', metavar='CKPT')
@@ -47,7 +47,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Segment, write, report what was skipped. Exits with 1 where something was."""
+    """Segment, write, report what was skipped. Exits with 1 if any was."""
     require_openmmlab('to segment pictures')
     args = parse_args(argv)
     from rich.console import Console

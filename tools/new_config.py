@@ -17,7 +17,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog='A label has the name of its picture and holds one class number per pixel, from 0 in the order of '
-        '--classes. Exit status: 1 when the data has a fault, which is named; the config is written all the same.',
+        '--classes. Exit status: 1 when the data has a fault, which is named; the config is written anyway.',
     )
     parser.add_argument('--images', required=True, metavar='DIR', help='folder of pictures, of any size and format')
     parser.add_argument('--labels', required=True, metavar='DIR', help='folder of label PNGs')
@@ -35,7 +35,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--ignore', type=int, metavar='N', help='number of pixels without a class')
     parser.add_argument('--policy', action='store_true', help="write OUT_policy.py too, which trains CTS's policy")
     parser.add_argument('--out', default='my_config.py', metavar='FILE', help='the config (default: %(default)s)')
-    parser.add_argument('--force', action='store_true', help='replace it')
+    parser.add_argument('--force', action='store_true', help='replace FILE if it exists')
     return parser.parse_args(argv)
 
 

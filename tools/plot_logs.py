@@ -1,4 +1,4 @@
-"""Training curves of several runs, from mmengine's logs and from published log.txt files, in one picture."""
+"""Draw training curves of several runs, from mmengine's logs and published log.txt files, in one picture."""
 
 import argparse
 import sys
@@ -22,15 +22,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--x-key', metavar='KEY', help='default: epoch, or else the iteration')
     parser.add_argument(
-        '--y-key', metavar='KEY', help='default: validation mIoU, or else the loss; a/b for a key inside another'
+        '--y-key', metavar='KEY', help='default: validation mIoU, or else the loss; a/b for a nested key'
     )
     parser.add_argument('-s', '--size', choices=('large', 'tight'), default='large', help='of the picture')
-    parser.add_argument(
-        '-ep', '--epochs', type=int, metavar='N', help='leave out what comes after this epoch (default: -1, nothing)'
-    )
+    parser.add_argument('-ep', '--epochs', type=int, metavar='N', help='last epoch to draw (default: -1, all)')
     parser.add_argument('--plot', action=argparse.BooleanOptionalAction, default=True, help='draw, or only print')
     parser.add_argument('-o', '--out', default='plot.png', metavar='PNG', help='the picture (default: %(default)s)')
-    parser.add_argument('--force', action='store_true', help='replace the picture where there is one')
+    parser.add_argument('--force', action='store_true', help='replace the picture if it exists')
     return parser.parse_args(argv)
 
 

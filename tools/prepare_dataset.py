@@ -1,4 +1,4 @@
-"""Download, verify, unpack and convert a public dataset into the folder that DATASET names. What is there is kept."""
+"""Download, verify, unpack and convert a public dataset into the folder that DATASET names. Existing files are kept."""
 
 import argparse
 import sys
@@ -16,19 +16,19 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog='An interrupted command continues when it is given again. Cityscapes reads your account from the '
+        epilog='An interrupted command continues when it is run again. Cityscapes reads your account from the '
         'environment variables CITYSCAPES_USERNAME and CITYSCAPES_PASSWORD. Archives stay in DIR/archives.',
     )
     parser.add_argument('name', choices=NAMES, metavar='NAME', help=', '.join(NAMES))
-    parser.add_argument('folder', nargs='?', metavar='DIR', help='folder of all datasets (default: what DATASET names)')
-    parser.add_argument('--check', action='store_true', help='only say what is missing, and what to do')
+    parser.add_argument('folder', nargs='?', metavar='DIR', help='folder of all datasets (default: that of DATASET)')
+    parser.add_argument('--check', action='store_true', help='only list what is missing, and what to do')
     parser.add_argument('--part', nargs='+', metavar='PART', help='of coco_stuff: 10k, 164k (default: both)')
     parser.add_argument('--mirror', metavar='URL', help='take the archives from here, under their own names')
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prepare or check. Exits with 1 where a check finds something missing."""
+    """Prepare or check. Exits with 1 if a check finds something missing."""
     args = parse_args(argv)
     require_openmmlab('to prepare a dataset')
     from mmseg_tr.datasets.prepare import advice, check, dataset_folder, prepare, recipes_of
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _prepared(prepare, recipe, folder: Path, mirror: str | None) -> list[str]:
-    """prepare() under a bar for every step."""
+    """Run prepare() with a progress bar for every step."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 

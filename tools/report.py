@@ -1,4 +1,4 @@
-"""One HTML file that needs nothing else: choose a picture, a method and a layer; see what merges and what changes.
+"""Write one self-contained HTML file: choose a picture, a method and a layer; see what merges and what changes.
 
 Give tools/compare.py's compare.json for the plot of quality against speed.
 """
@@ -15,7 +15,7 @@ from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_to
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog='Exit status: 1 when a picture had to be skipped.')
+    parser = argparse.ArgumentParser(description=__doc__, epilog='Exit status: 1 when a picture was skipped.')
     parser.add_argument(
         'configs',
         nargs='+',
@@ -45,7 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Look, write. Exits with 1 where a picture was skipped."""
+    """Run and write. Exits with 1 if a picture was skipped."""
     require_openmmlab('to make a report')
     args = parse_args(argv)
     from rich.console import Console

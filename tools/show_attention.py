@@ -51,7 +51,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Look, then write."""
+    """Compute, then write."""
     args = parse_args(argv)
     require_openmmlab('to draw attention maps')
     import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)

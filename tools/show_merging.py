@@ -16,7 +16,7 @@ from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_to
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog='Exit status: 1 when an input had to be skipped.')
+    parser = argparse.ArgumentParser(description=__doc__, epilog='Exit status: 1 when an input was skipped.')
     parser.add_argument('config', metavar='CONFIG')
     parser.add_argument('checkpoint', metavar='CKPT', help="weights, or 'none' for random ones")
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image and video files, and folders of them')
@@ -45,7 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Look, draw, report. Exits with 1 where an input was skipped."""
+    """Draw and report. Exits with 1 if an input was skipped."""
     require_openmmlab('to draw what merges')
     args = parse_args(argv)
     from rich.console import Console

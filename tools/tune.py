@@ -1,4 +1,4 @@
-"""Find the setting of a method that keeps to a budget of quality, or reaches a speed-up, and write its config."""
+"""Find the setting of a method that meets a budget of quality or reaches a speed-up, and write its config."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog='Interrupted? The same command goes on. Exit status: 1 when no setting keeps to the budget.',
+        epilog='An interrupted search continues when run again. Exit status: 1 when no setting meets the budget.',
     )
     parser.add_argument('config', metavar='CONFIG', help='of a method, or of the plain model with --reduction')
     parser.add_argument('checkpoint', metavar='CKPT', help='weights of the plain model')
@@ -42,7 +42,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Search, print, draw. Exits with 1 where nothing keeps to the budget."""
+    """Search, print, draw. Exits with 1 when no setting meets the budget."""
     require_openmmlab('to tune a method')
     args = parse_args(argv)
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""Check values of a config before anything is built, where the error would otherwise come late, unclear, or never."""
+"""Check values of a config before anything is built, whose errors would otherwise be late, unclear or missing."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ ABSENT = object()
 
 
 def check_settings(config: Config) -> None:
-    """Raise ConfigError for a value that cannot be right, by its name in the config; MissingExtraError without mmpose.
+    """Raise ConfigError for an invalid value, by its name in the config; MissingExtraError without mmpose.
 
-    Only what a config has is looked at. Types that do not exist and arguments that a type refuses are found later, when
+    Only existing values are checked. Unknown types and arguments that a type does not accept are found later, when
     the parts are built.
     """
     check_scope(config)
@@ -77,7 +77,7 @@ def check_normalisation(config: Config) -> None:
 
 
 def _channels(config: Config) -> int | None:
-    """Channels of the images that a backbone of this package takes; None for others."""
+    """Return the input channels of a backbone of this package; None for others."""
     if not str(_value(config, 'model.backbone.type')).startswith('mmseg_tr.'):
         return None
     found = [_value(config, f'model.backbone.{key}') for key in ('in_chans', 'in_channels')]
@@ -86,7 +86,7 @@ def _channels(config: Config) -> int | None:
 
 
 def _value(config: Config, name: str) -> Any:
-    """The value under a dotted name; ABSENT where the config has none."""
+    """Return the value under a dotted name; ABSENT without one."""
     node: Any = config._cfg_dict
     for key in name.split('.'):
         if not isinstance(node, Mapping) or key not in node:
@@ -107,7 +107,7 @@ def _check_section(name: str, value: Any) -> None:
 
 
 def _check_loss_weights(name: str, node: Any) -> None:
-    """Weights of losses, wherever they stand in the model: they are used in the first update only."""
+    """Check the loss weights everywhere in the model, which are otherwise first read in the first update."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             if key == 'loss_weight' and not isinstance(value, list | tuple):
@@ -119,7 +119,7 @@ def _check_loss_weights(name: str, node: Any) -> None:
 
 
 def _check_typed(name: str, value: Any) -> None:
-    """A dict with a type, or a list of them, as cascades have."""
+    """Check a dict with a type, or a list of them, as in cascades."""
     parts = value if isinstance(value, list | tuple) and value else [value]
     if not all(isinstance(part, Mapping) and part.get('type') is not None for part in parts):
         shown = repr(value) if len(repr(value)) < 80 else f'a {type(value).__name__} without it'
@@ -127,5 +127,5 @@ def _check_typed(name: str, value: Any) -> None:
 
 
 def _check_count(name: str, value: Any) -> None:
-    """A positive integer, which mmengine also takes as 1e5."""
+    """Check a positive integer, which mmengine also accepts as 1e5."""
     check_integer(name, int(value) if isinstance(value, float) and value.is_integer() else value, 1)

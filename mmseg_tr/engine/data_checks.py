@@ -21,13 +21,13 @@ from mmseg_tr.datasets.label_report import LabelReport
 from mmseg_tr.engine.runner import bare_model
 from mmseg_tr.errors import ConfigError, DatasetError
 
-TRIED = 4  # pictures that go through the whole pipeline, of different sizes if there are any
+TRIED = 4  # pictures that go through the whole pipeline, of different sizes if possible
 IGNORE = 255
 
 
 @dataclass(frozen=True)
 class DataPart:
-    """The data of one loop: its name in the config ('train', 'val', 'test'), its loader and what labels ignore."""
+    """The data of one loop: its name in the config ('train', 'val', 'test'), its loader and ignored label."""
 
     name: str
     loader: DataLoader
@@ -37,8 +37,8 @@ class DataPart:
 def check_run_data(runner: Runner, *loops: str) -> None:
     """Check the segmentation datasets of a run's loops ('train', 'val', 'test') on the main process.
 
-    Raises DatasetError, with the first fault in one sentence, for labels that cannot be right, and ConfigError for
-    heads that do not predict the dataset's classes; on every process, so that none waits for another.
+    Raises DatasetError, with the first fault in one sentence, for invalid labels, and ConfigError for
+    heads that do not predict the dataset's classes; on every process, so that no process waits for another.
     """
     failure: list[Exception | None] = [None]
     if is_main_process():
@@ -53,7 +53,7 @@ def check_run_data(runner: Runner, *loops: str) -> None:
 
 
 def _parts(runner: Runner, model: nn.Module, loops: Sequence[str]) -> list[DataPart]:
-    """The data of the loops. A test ignores what its metric ignores."""
+    """Return the data of the loops. A test ignores the label that its metric ignores."""
     trained = next((head.ignore_index for head in heads_of(model) if hasattr(head, 'ignore_index')), IGNORE)
     parts = []
     for name in loops:
@@ -83,19 +83,19 @@ def check_parts(model: nn.Module, parts: Sequence[DataPart], logger: Logger) -> 
 
 
 def _sentence(report: LabelReport) -> str:
-    """The first fault, and how many more there are."""
+    """Return the first fault, and how many more there are."""
     more = len(report.faults) - 1
     others = f' {more} more: mmseg-tr check-dataset CONFIG lists all.' if more else ''
     return f'{report.faults[0].text}{others}'
 
 
 def is_segmentation(dataset: Any) -> bool:
-    """Whether a dataset has label maps."""
+    """Return whether a dataset has label maps."""
     return hasattr(dataset, 'get_data_info') and len(dataset) > 0 and has_labels(dataset.get_data_info(0))
 
 
 def heads_of(model: nn.Module) -> list[nn.Module]:
-    """The heads of a segmentor that predict its classes, auxiliary ones included."""
+    """Return the heads of a segmentor that predict its classes, auxiliary ones included."""
     found = [getattr(model, name, None) for name in ('decode_head', 'auxiliary_head')]
     heads = [one for head in found for one in (head if isinstance(head, nn.ModuleList) else [head])]
     return [head for head in heads if isinstance(getattr(head, 'num_classes', None), int)]
@@ -116,9 +116,9 @@ def check_classes_of_heads(heads: Iterable[nn.Module], dataset: Any) -> None:
 
 
 def check_sizes(part: DataPart, model: nn.Module, examples: Sequence[int]) -> None:
-    """Raise DatasetError when a picture reaches a model in a size that it cannot take.
+    """Raise DatasetError when a picture has a size that the model does not accept.
 
-    A model says so by `size_step`: images and label maps are multiples of it. examples: as of check_batch.
+    A model states this by `size_step`: images and label maps must be multiples of it. examples: as of check_batch.
     """
     step, dataset = getattr(model, 'size_step', None), part.loader.dataset
     if step is None:
@@ -136,7 +136,7 @@ def check_sizes(part: DataPart, model: nn.Module, examples: Sequence[int]) -> No
 
 
 def check_batch(part: DataPart, preprocessor: BaseDataPreprocessor, examples: Sequence[int]) -> None:
-    """Raise DatasetError when pictures leave the pipeline in sizes that cannot make a batch.
+    """Raise DatasetError when the pipeline returns pictures of sizes that cannot form a batch.
 
     examples: indices of pictures of different sizes, ordered by size.
     """
@@ -165,5 +165,5 @@ def check_batch(part: DataPart, preprocessor: BaseDataPreprocessor, examples: Se
 
 
 def _extremes(examples: Sequence[int]) -> list[int]:
-    """The first, the last and two between of the examples."""
+    """Return the first, the last and two between of the examples."""
     return [examples[place * (len(examples) - 1) // (TRIED - 1)] for place in range(TRIED)] if examples else []

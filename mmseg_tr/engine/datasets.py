@@ -1,4 +1,4 @@
-"""Build the datasets of a config; what is missing, empty or damaged is reported in one sentence."""
+"""Build the datasets of a config; missing, empty or damaged files are reported in one sentence."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mmseg_tr.datasets.empty import why_empty
 from mmseg_tr.datasets.metainfo_checks import check_metainfo
 from mmseg_tr.errors import ConfigError, DatasetError
 
-UNSET = re.compile(r'unset:(\w+)')  # what our configs say for {{$DATASET}} where the variable is not set
+UNSET = re.compile(r'unset:(\w+)')  # the value of {{$DATASET}} in our configs when the variable is not set
 
 
 def build_dataset(config: Mapping[str, Any], fraction: float = 1.0) -> Any:
-    """The dataset of a dataloader's config, fully read.
+    """Build the dataset of a dataloader's config, fully read.
 
     fraction: the share of it to keep, evenly spread over its order.
     Raises DatasetError when a folder is missing or no image is found, and later, when an image is asked for that
@@ -40,9 +40,9 @@ def build_dataset(config: Mapping[str, Any], fraction: float = 1.0) -> Any:
         where = os.path.join(config.get('data_root') or '', config.get('ann_file') or '')
         raise DatasetError(f'{kind}: {where} is not a valid JSON annotation file ({error})') from error
     except ValueError as error:
-        if 'is not a subset of classes' in str(error):  # how mmseg refuses names that METAINFO lacks
+        if 'is not a subset of classes' in str(error):  # mmseg's error for names that METAINFO lacks
             raise ConfigError(f'{kind}: metainfo.classes must be names of its own classes: {error}') from error
-        if 'need at least one array' not in str(error):  # how mmengine ends where nothing is found
+        if 'need at least one array' not in str(error):  # mmengine's error for an empty dataset
             raise
         raise DatasetError(why_empty(config)) from error
     if len(dataset) == 0:
@@ -54,7 +54,7 @@ def build_dataset(config: Mapping[str, Any], fraction: float = 1.0) -> Any:
 
 
 def check_folders(config: Mapping[str, Any]) -> None:
-    """Raise DatasetError when a folder is not there that a dataset, or one in it, names. Remote ones are trusted."""
+    """Raise DatasetError when a folder of a dataset, or of one in it, does not exist. Remote ones are not checked."""
     for inner in [config.get('dataset'), *(config.get('datasets') or ())]:
         if isinstance(inner, Mapping):
             check_folders(inner)
@@ -80,14 +80,14 @@ def _keep_fraction(dataset: Any, fraction: float, kind: str) -> None:
     total = len(dataset)
     kept = max(1, round(fraction * total))
     try:
-        # In place: mmengine's copy remembers objects that are gone, and may put one of them where a transform was.
+        # In place: mmengine's copy caches ids of freed objects, and may put a wrong object in place of a transform.
         dataset.get_subset_([index * total // kept for index in range(kept)])
     except (AttributeError, NotImplementedError) as error:
         raise ConfigError(f'a fraction of a {kind} cannot be taken: give its parts indices in the config') from error
 
 
 def _watch(dataset: Any) -> None:
-    """Have every pipeline, those of the datasets inside a wrapper too, name the file that it cannot read."""
+    """Make every pipeline, also those of datasets inside a wrapper, name the file that it cannot read."""
     for inner in [getattr(dataset, 'dataset', None), *getattr(dataset, 'datasets', ())]:
         if inner is not None:
             _watch(inner)
@@ -98,7 +98,7 @@ def _watch(dataset: Any) -> None:
 class WatchedPipeline(Compose):
     """A pipeline that raises a DatasetError with the path of an image or label file that cannot be read.
 
-    Files that are cut off are refused too, although OpenCV would fill the rest of a JPEG with grey.
+    Truncated files are refused too, although OpenCV would fill the rest of a JPEG with grey.
     """
 
     def __init__(self, pipeline: Compose):
@@ -119,13 +119,13 @@ class WatchedPipeline(Compose):
 
 
 def may_be_cut_off(path: str) -> bool:
-    """Whether the end mark of a local PNG or JPEG is not where it nearly always is. Reads its first and last bytes."""
+    """Return whether a local PNG or JPEG lacks the end mark in its last bytes. Reads its first and last bytes."""
     try:
         with open(path, 'rb') as file:
             start = file.read(8)
             file.seek(max(0, os.path.getsize(path) - 4096))
             end = file.read()
-    except OSError:  # missing, or remote: opening it in earnest will tell
+    except OSError:  # missing or remote: the loader will report it
         return False
     if start.startswith(b'\x89PNG'):
         return b'IEND' not in end
@@ -139,6 +139,6 @@ def _refuse_damaged(path: str, cause: Exception | None = None) -> None:
     try:
         with Image.open(path) as image:
             image.load()
-    except Exception as error:  # Pillow raises nearly anything on damaged data
+    except Exception as error:  # Pillow may raise almost anything on damaged data
         reason = 'it is empty' if os.path.getsize(path) == 0 else 'it is damaged or no image'
         raise DatasetError(f'the file {path} of the dataset cannot be read: {reason}') from error

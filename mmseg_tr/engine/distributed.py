@@ -1,4 +1,4 @@
-"""One process per device: what the launchers say, and process groups where mmengine does not make them."""
+"""One process per device: read the launchers' variables, and make process groups where mmengine does not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from mmseg_tr.errors import ConfigError, DeviceError
 
-# what starts the processes, and where it says rank, number of processes, and both on this machine
+# command of each launcher, and its variables for rank, number of processes, and both on this machine
 LAUNCHERS = {
     'pytorch': (
         'tools/dist_train.sh or tools/dist_test.sh',
@@ -35,13 +35,13 @@ LAUNCHERS = {
     ),
 }
 
-# Every gloo group that was made, so that none is ever destroyed: see `end_process`.
+# Keeps every gloo group alive, so that none is ever destroyed: see `end_process`.
 _gloo_groups: list[dist.ProcessGroup] = []
 
 
 @dataclass(frozen=True)
 class Place:
-    """Number of a process and of all processes, everywhere and on this machine."""
+    """Rank and number of processes, globally and on this machine."""
 
     rank: int
     world_size: int
@@ -50,7 +50,7 @@ class Place:
 
 
 def read_place(launcher: str) -> Place:
-    """What the environment of `launcher` ('pytorch', 'slurm' or 'mpi') says.
+    """Read the place from the environment of `launcher` ('pytorch', 'slurm' or 'mpi').
 
     Raises ConfigError when the processes were not started by it.
     """
@@ -61,13 +61,13 @@ def read_place(launcher: str) -> Place:
                 f'launcher {launcher} needs processes started with {how}: {name} is not set.', parameters=['launcher']
             )
     rank, world_size, local_rank = (int(os.environ[name]) for name in names[:3])
-    # Slurm writes 4(x2),1 for two nodes of four tasks and one of one; without a number, at least those seen
+    # Slurm writes 4(x2),1 for two nodes of four tasks and one of one; without a number, at least the known ones
     counts = [int(count) for count in re.findall(r'(?<!x)\d+', os.environ.get(names[3], ''))]
     return Place(rank, world_size, local_rank, max(counts, default=local_rank + 1))
 
 
 def check_devices(place: Place) -> None:
-    """Raise DeviceError when this machine runs more processes than it has GPUs. Without any GPU the CPU serves."""
+    """Raise DeviceError when this machine runs more processes than it has GPUs. Without any GPU the CPU is used."""
     present = torch.cuda.device_count()
     if 0 < present < place.local_size:
         raise DeviceError(
@@ -95,24 +95,24 @@ def process_group(launcher: str) -> Iterator[None]:
         dist.init_process_group('gloo')
         _gloo_groups.append(dist.group.WORLD)
     yield
-    # Not when the work failed: its neighbours may still wait in a collective, and the launcher ends them.
+    # Not when the work failed: other processes may still wait in a collective, and the launcher ends them.
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def _end_with(launcher: int) -> None:
-    """Kill this process when the launcher is gone, which without a signal (kill -9) leaves its processes running."""
+    """Kill this process when the launcher is gone: one killed by kill -9 leaves its processes running."""
 
     def watch() -> None:
         while os.getppid() == launcher:
             time.sleep(1)
-        os.kill(os.getpid(), signal.SIGKILL)  # the main thread may wait in a collective for ever
+        os.kill(os.getpid(), signal.SIGKILL)  # the main thread may wait in a collective forever
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def end_process(status: int) -> None:
-    """Run the exit handlers and end a process that has joined a gloo group; return where it has joined none.
+    """Run the exit handlers and end a process that has joined a gloo group; otherwise return.
 
     Flush and leave with os._exit: finalizing the interpreter while a gloo thread still holds a tensor can abort, and
     destroying the group meanwhile can block (torch 2.13).
@@ -126,7 +126,7 @@ def end_process(status: int) -> None:
 
 
 def _export(launcher: str, place: Place) -> None:
-    """Say what torch asks for in the words of torchrun; Slurm and MPI use their own."""
+    """Set torchrun's variables, which torch reads; Slurm and MPI use their own."""
     os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.world_size), LOCAL_RANK=str(place.local_rank))
     os.environ.setdefault('MASTER_PORT', '29500')
     if 'MASTER_ADDR' in os.environ:

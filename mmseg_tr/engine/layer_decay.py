@@ -15,7 +15,7 @@ from mmseg_tr.nn.backbone import Backbone
 from mmseg_tr.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 OURS = 'mmseg_tr.LayerDecayOptimWrapperConstructor'
-# of mmpose and of mmseg, which know the names of their own networks' blocks only
+# of mmpose and of mmseg, which only know the blocks of their own networks
 THEIRS = (
     'LayerDecayOptimWrapperConstructor',
     'LearningRateDecayOptimizerConstructor',
@@ -66,14 +66,14 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         params.extend(groups[key] for key in sorted(groups))
 
     def custom(self, name: str) -> Mapping[str, float]:
-        """The custom settings of a parameter."""
+        """Return the custom settings of a parameter."""
         keys = self.paramwise_cfg.get('custom_keys', {})
         found = [key for key in keys if key in name]
         return keys[max(found, key=len)] if found else {}
 
 
 def decay_rate(settings: Mapping[str, Any], backbone: Backbone) -> float:
-    """The factor that paramwise_cfg gives. Raises ConfigError for settings that do not exist or do not fit."""
+    """Return the factor in paramwise_cfg. Raises ConfigError for settings that do not exist or do not fit."""
     unknown = [key for key in settings if key not in SETTINGS]
     if unknown:
         raise ConfigError(f'paramwise_cfg has no setting {unknown[0]!r} here: its settings are {", ".join(SETTINGS)}.')
@@ -91,7 +91,7 @@ def decay_rate(settings: Mapping[str, Any], backbone: Backbone) -> float:
 
 
 def recognised(optim_wrapper: Any, model: nn.Module) -> bool:
-    """Whether a config of an optimizer asks for mmpose's or mmseg's layer decay on a network of this package."""
+    """Return whether an optimizer's config uses mmpose's or mmseg's layer decay on a network of this package."""
     kind = optim_wrapper.get('constructor') if isinstance(optim_wrapper, Mapping) else None
     theirs = isinstance(kind, str) and kind != OURS and kind.rpartition('.')[2] in THEIRS
     return theirs and find_backbone(model) is not None

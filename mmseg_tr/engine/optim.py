@@ -1,4 +1,4 @@
-"""Mixed-precision training where mmengine's AmpOptimWrapper does not go: bfloat16 needs no loss scaling, nor a GPU."""
+"""Mixed-precision training in bfloat16, without loss scaling, on a CPU too, unlike mmengine's AmpOptimWrapper."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ class BFloat16OptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """The forward's context: mmengine's own, and autocast."""
+        """Return the forward's context: mmengine's own, and autocast."""
         with super().optim_context(model), autocast(dtype=torch.bfloat16):
             yield

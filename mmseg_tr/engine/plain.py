@@ -1,4 +1,4 @@
-"""Turning what mmengine puts into a checkpoint into values that ``torch.load(weights_only=True)`` reads."""
+"""Convert mmengine's checkpoint contents to values that ``torch.load(weights_only=True)`` reads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 _PLAIN = (bool, int, float, complex, str, bytes, torch.Tensor, torch.Size, torch.dtype, torch.device, type(None))
-_NOTHING = object()  # marks what is left out, since None is a value
+_NOTHING = object()  # marks dropped values, since None is a value
 _HISTORY, _COUNTS, _LIMIT = 'log_history', 'count_history', 'max_length'
 
 
 def to_plain(value: Any, dropped: list[str], name: str = '') -> Any:
-    """`value` with every container in it rebuilt from plain Python and every NumPy number turned into Python's own.
+    """Rebuild `value` from plain Python containers and numbers.
 
     A HistoryBuffer becomes a dict of two tensors and its length limit. What has no plain form is left out, and its
     dotted name appended to `dropped`.
@@ -48,8 +48,8 @@ def to_plain(value: Any, dropped: list[str], name: str = '') -> Any:
 
 
 def history_from_plain(value: Any) -> Any:
-    """The HistoryBuffer that `to_plain` took apart; any other value unchanged."""
+    """Rebuild a HistoryBuffer from `to_plain`; any other value is unchanged."""
     if not (isinstance(value, Mapping) and set(value) == {_HISTORY, _COUNTS, _LIMIT}):
         return value
-    # NumPy arrays straight from the tensors: Python lists of a long training's numbers would take minutes
+    # NumPy arrays straight from the tensors: Python lists of a long training would take minutes
     return HistoryBuffer(value[_HISTORY].cpu().numpy(), value[_COUNTS].cpu().numpy(), value[_LIMIT])

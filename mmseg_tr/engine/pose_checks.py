@@ -1,4 +1,4 @@
-"""What the parts of a pose config have to agree on, asked when a run is built. Nothing of mmpose is imported."""
+"""Check that the parts of a pose config agree when a run is built. mmpose is not imported."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mmseg_tr.errors import ConfigError
 
 
 def is_pose_config(config: Config) -> bool:
-    """Whether a config runs under mmpose's scope."""
+    """Return whether a config runs under mmpose's scope."""
     return config.get('default_scope') == 'mmpose'
 
 
 def keypoint_count(model: nn.Module) -> int | None:
-    """Keypoints that the head of a pose estimator predicts; None for a head that does not say."""
+    """Return the number of keypoints of a pose estimator's head; None if unknown."""
     head = getattr(model, 'head', None)
     for name in ('num_keypoints', 'num_joints', 'out_channels'):
         count = getattr(head, name, None)
@@ -28,7 +28,7 @@ def keypoint_count(model: nn.Module) -> int | None:
 
 
 def check_pose_network(model: nn.Module) -> None:
-    """Raise ConfigError where the backbone of a pose estimator does not give what its head takes."""
+    """Raise ConfigError when the backbone's outputs do not fit the head of a pose estimator."""
     if not is_pose(model):
         return
     backbone, head = model.backbone, getattr(model, 'head', None)
@@ -77,7 +77,7 @@ def _transforms(pipeline: Any) -> Iterable[tuple[str, Any]]:
 
 
 def _check_codecs(name: str, encoder: Any, decoder: Any) -> None:
-    """Training targets and predictions have to mean the same."""
+    """Check that training targets and predictions have the same meaning."""
     if encoder is None or decoder is None or isinstance(encoder, list):
         return
     for key in ('input_size', 'heatmap_size'):
@@ -90,9 +90,9 @@ def _check_codecs(name: str, encoder: Any, decoder: Any) -> None:
 
 
 def _check_annotations(dataset: Any, name: str) -> None:
-    """The first labelled item has as many keypoints as the dataset's description."""
+    """Check that the first labelled item has as many keypoints as the dataset's description."""
     described = dataset.metainfo.get('num_keypoints')
-    if described is None or not hasattr(dataset, 'data_mode') or len(dataset) == 0:  # no dataset in COCO's style
+    if described is None or not hasattr(dataset, 'data_mode') or len(dataset) == 0:  # not a dataset in COCO's style
         return
     keypoints = dataset.get_data_info(0).get('keypoints')
     if keypoints is not None and keypoints.shape[-2] != described:

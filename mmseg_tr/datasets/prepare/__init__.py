@@ -1,4 +1,4 @@
-"""Preparing the public datasets in the layout that the configs read: what tools/prepare_dataset.py does."""
+"""Prepare the public datasets in the layout of the configs: the verb of tools/prepare_dataset.py."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODULES: dict[str, ModuleType] = dict(
     coco=coco,
     jbd=jbd,
 )
-ARCHIVES = 'archives'  # folder of what was downloaded, shared by the datasets; may be removed in the end
+ARCHIVES = 'archives'  # folder of downloads, shared by the datasets; may be removed in the end
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Missing:
 
 
 def recipes_of(name: str, parts: tuple[str, ...] | None = None) -> tuple[Recipe, ...]:
-    """How to prepare a dataset. parts: of COCO-Stuff, '10k', '164k' or both. Raises DatasetError for unknown names."""
+    """Return a dataset's recipes. parts: of COCO-Stuff, '10k', '164k' or both. Raises DatasetError for other names."""
     if name not in MODULES:
         raise DatasetError(f'the dataset {name!r} is unknown: it is one of {", ".join(MODULES)}.')
     recipes = MODULES[name].RECIPES
@@ -52,7 +52,7 @@ def recipes_of(name: str, parts: tuple[str, ...] | None = None) -> tuple[Recipe,
 
 
 def dataset_folder(folder: str | os.PathLike | None) -> Path:
-    """The folder that holds all datasets: the one given, or what DATASET names. Raises DatasetError without either."""
+    """Return the folder of all datasets: the given one, or DATASET's. Raises DatasetError without either."""
     folder = folder or os.environ.get('DATASET')
     if not folder:
         raise DatasetError(
@@ -62,14 +62,14 @@ def dataset_folder(folder: str | os.PathLike | None) -> Path:
 
 
 def check(recipe: Recipe, folder: Path) -> list[Missing]:
-    """What a dataset lacks below `folder`, in the order of the recipe."""
+    """Return what a dataset lacks below `folder`, in the order of the recipe."""
     root = folder / recipe.root
     found = ((wanted, wanted.found(root)) for wanted in recipe.wanted)
     return [Missing(wanted, count) for wanted, count in found if count < wanted.count]
 
 
 def advice(recipe: Recipe, missing: list[Missing]) -> list[str]:
-    """What to do about it: one line a step."""
+    """Return what to do about it, one line per step."""
     lacking = {entry.wanted.source for entry in missing}
     lines = []
     for archive in recipe.archives:
@@ -90,9 +90,9 @@ def prepare(
 ) -> list[str]:
     """Download, unpack and convert what a dataset lacks below `folder`; returns remarks for the user.
 
-    mirror: address of a folder with the archives, in place of their own addresses. Archives that lie in
-    folder/archives already are not downloaded. Raises DatasetError where a step cannot be done; done steps are kept,
-    and another call continues after them.
+    mirror: address of a folder with the archives, in place of their own addresses. Archives already in folder/archives
+    are not downloaded. Raises DatasetError when a step fails; finished steps are kept, and another call continues
+    after them.
     """
     missing, root, remarks = check(recipe, folder), folder / recipe.root, []
     if not missing:
@@ -101,7 +101,7 @@ def prepare(
         raise DatasetError(f'{recipe.name}: {recipe.by_hand}.')
     lacking = {entry.wanted.source for entry in missing}
     for archive in recipe.archives:
-        # what is converted may be read from an archive that is not unpacked, such as one JSON file
+        # conversion may read an archive that is not unpacked, such as a JSON file
         if archive.name in lacking or (CONVERTED in lacking and not _unpacked(archive)):
             remarks += _bring(archive, recipe, folder, mirror, progress)
     recipe.convert(root, folder / ARCHIVES, progress)

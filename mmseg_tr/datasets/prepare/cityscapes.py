@@ -1,4 +1,4 @@
-"""Cityscapes: street scenes, 19 classes of its labels in the numbers that networks are trained with."""
+"""Cityscapes: street scenes, 19 classes in training numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmseg_tr.datasets.prepare.labels import convert_labels, read_numbers, table
 from mmseg_tr.datasets.prepare.login import CITYSCAPES
 from mmseg_tr.datasets.prepare.recipe import CONVERTED, Recipe, Wanted
 
-# classes that count, by the id of the label files, in the order of the benchmark; all others are ignored
+# evaluated classes, by their id in the label files, in the benchmark's order; all others are ignored
 IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 TRAIN_IDS = table({old: new for new, old in enumerate(IDS)}, others=255)
 SPLITS = {'train': 2975, 'val': 500, 'test': 1525}
@@ -28,12 +28,12 @@ IMAGES = Archive(
 
 
 def place(archive: str, member: PurePosixPath) -> PurePosixPath | None:
-    """Both archives have a README and a licence of the same name on top: only their folders are taken."""
+    """Extract the folders only: both archives have a README and a licence of the same name at the top."""
     return member if len(member.parts) > 1 else None
 
 
 def convert(root: Path, archives: Path, progress: Progress) -> None:
-    """gtFine/SPLIT/CITY/*_labelTrainIds.png of *_labelIds.png."""
+    """Write gtFine/SPLIT/CITY/*_labelTrainIds.png from *_labelIds.png."""
     sources = sorted((root / 'gtFine').glob('*/*/*_labelIds.png'))
     jobs = [(path, path.with_name(path.name.replace('_labelIds', '_labelTrainIds'))) for path in sources]
     convert_labels(jobs, lambda path: TRAIN_IDS[read_numbers(path)], progress, 'labels of Cityscapes')

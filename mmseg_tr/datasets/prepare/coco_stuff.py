@@ -14,7 +14,7 @@ from mmseg_tr.datasets.prepare.labels import convert_labels, read_numbers, table
 from mmseg_tr.datasets.prepare.recipe import CONVERTED, Recipe, Wanted
 from mmseg_tr.errors import DatasetError, require_extra
 
-# of the 182 labels of COCO and COCO-Stuff, from 1, these were never drawn
+# unused numbers among the 182 labels of COCO and COCO-Stuff, which count from 1
 UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 USED = tuple(label for label in range(1, 183) if label not in UNUSED)
 # 10k: 0 is unlabelled and stays 0, classes count from 1 (reduce_zero_label=True in the configs)
@@ -31,14 +31,14 @@ SPLITS_164K = {'train2017': 118287, 'val2017': 5000}
 
 
 def read_mat(path: Path) -> np.ndarray:
-    """Labels of a MATLAB file of the 10k set, (H, W) uint8, in training numbers."""
+    """Read the labels of a MATLAB file of the 10k set, (H, W) uint8, in training numbers."""
     from scipy.io import loadmat
 
     return TABLE_10K[loadmat(path)['S']]
 
 
 def convert_10k(root: Path, archives: Path, progress: Progress) -> None:
-    """images/SPLIT2014/*.jpg and annotations/SPLIT2014/*_labelTrainIds.png, as imageLists/SPLIT.txt says."""
+    """Write images/SPLIT2014/*.jpg and annotations/SPLIT2014/*_labelTrainIds.png as in imageLists/SPLIT.txt."""
     require_extra('data', 'scipy', 'to read the labels of COCO-Stuff 10k')
     for split in SPLITS_10K:
         listed = root / 'imageLists' / f'{split}.txt'
@@ -65,7 +65,7 @@ def place_164k(archive: str, member: PurePosixPath) -> PurePosixPath | None:
 
 
 def convert_164k(root: Path, archives: Path, progress: Progress) -> None:
-    """annotations/SPLIT2017/*_labelTrainIds.png of the published *.png."""
+    """Write annotations/SPLIT2017/*_labelTrainIds.png from the published *.png."""
     for split in SPLITS_164K:
         sources = sorted((root / 'annotations' / split).glob('*.png'))
         sources = [path for path in sources if not path.stem.endswith('_labelTrainIds')]
@@ -76,7 +76,7 @@ def convert_164k(root: Path, archives: Path, progress: Progress) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under another name; a copy where the disk knows no links."""
+    """Link a file under another name; copy it if the disk does not support links."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)

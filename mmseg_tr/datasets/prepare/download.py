@@ -1,4 +1,4 @@
-"""Archives of datasets: downloaded or continued, checked by their hash; no file is ever replaced."""
+"""Download or continue archives of datasets and check their hashes; no file is ever replaced."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ['CHUNK', 'Archive', 'Progress', 'disk_error', 'fetch']
 class Archive:
     """A file to download.
 
-    digest: 'md5:...', 'sha1:...' or 'sha256:...', None where nobody states one. login: who may download it, None for
+    digest: 'md5:...', 'sha1:...' or 'sha256:...', None if none is published. login: who may download it, None for
     everybody; see login.py. by_hand: what to do where it cannot be downloaded by a program.
     """
 
@@ -56,7 +56,7 @@ def fetch(
     progress: Progress = lambda *_: None,
     mirror: str | None = None,
 ) -> Path:
-    """The archive as a checked file of `folder`; downloaded, or continued from NAME.part, unless it exists.
+    """Return the archive as a checked file of `folder`; download it, or continue NAME.part, unless it exists.
 
     mirror: address of a folder that holds the archive under its own name, in place of its own address.
     Raises DatasetError for what the server refuses, a connection that breaks off again and again, a full disk, and a
@@ -76,7 +76,7 @@ def fetch(
         _check(archive, part, progress)
         os.replace(part, path)
         remove_tag(part)
-    elif not _is_checked(archive, path):  # put there by hand, or changed since
+    elif not _is_checked(archive, path):  # put there by the user, or changed since
         _check(archive, path, progress)
     if archive.digest:
         write_atomically(_mark(archive, path), _checked(path))
@@ -101,7 +101,7 @@ def _check(archive: Archive, path: Path, progress: Progress) -> None:
 
 
 def _wrong_content(archive: Archive, path: Path) -> str | None:
-    """What is wrong with a file whose hash nobody states, as far as its content shows."""
+    """Return what is wrong with the content of a file without a published hash."""
     try:
         check_content(path)
     except DownloadError as error:
@@ -114,13 +114,13 @@ def _wrong_content(archive: Archive, path: Path) -> str | None:
 
 
 def _free(path: Path) -> Path:
-    """`path`, or with a number where that exists."""
+    """Return `path`, or with a number if it exists."""
     names = (path.with_name(f'{path.name}{number}') for number in count(2))
     return path if not path.exists() else next(other for other in names if not other.exists())
 
 
 def disk_error(error: OSError, path: Path) -> OSError | DatasetError:
-    """What to report about an OSError while `path` was written."""
+    """Return the error for an OSError while `path` was written."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return error
     return DatasetError(
@@ -129,12 +129,12 @@ def disk_error(error: OSError, path: Path) -> OSError | DatasetError:
 
 
 def _checked(path: Path) -> Path:
-    """A mark beside a file whose hash was right, so that many gigabytes are not read at every call."""
+    """Return the marker file of a verified file, so that many gigabytes are not read at every call."""
     return path.with_name(f'{path.name}.checked')
 
 
 def _mark(archive: Archive, path: Path) -> str:
-    """What the mark holds: the hash, and which file it was."""
+    """Return the marker's content: the hash, and which file it was."""
     status = path.stat()
     return f'{archive.digest} {status.st_size} {status.st_mtime_ns}\n'
 

@@ -19,13 +19,13 @@ BY_HAND = (
 
 
 def ready(root: Path) -> bool:
-    """Whether all that the conversion reads is there."""
+    """Return whether all inputs of the conversion exist."""
     source = root / SOURCE
     return (source / 'frames').is_dir() and all((source / f'{name}.csv').is_file() for name in (*SPLITS, 'boxes'))
 
 
 def convert(root: Path, archives: Path, progress: Progress) -> None:
-    """annotations/*_jump.json of the tables, and images/SPLIT as links to the frames, as tools/convert_jbd.py does."""
+    """Write annotations/*_jump.json from the tables, and link images/SPLIT to the frames, like tools/convert_jbd.py."""
     source = root / SOURCE
     frames, boxes = source / 'frames', read_boxes(source / 'boxes.csv')
     for number, split in enumerate(SPLITS, 1):

@@ -1,4 +1,4 @@
-"""Label images in the numbers that networks are trained with."""
+"""Convert label images to training numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Job = tuple[Path, Path]  # what is read, what is written
 
 
 def table(mapping: Mapping[int, int], others: int, size: int = 256) -> np.ndarray:
-    """Lookup table (size,) uint8 from old label numbers to new ones; `others` for those not in `mapping`."""
+    """Return the lookup table (size,) uint8 from old label numbers to new ones; `others` for those not in `mapping`."""
     found = np.full(size, others, np.uint8)
     for old, new in mapping.items():
         found[old] = new
@@ -41,13 +41,13 @@ def convert_labels(
             pixels = read(source)
         except DatasetError:
             raise
-        except Exception as error:  # Pillow and scipy raise nearly anything on damaged files
+        except Exception as error:  # Pillow and scipy may raise almost anything on damaged files
             raise DatasetError(f'the label {source} cannot be read ({error}): remove it, and run again.') from error
         save_png(pixels, target)
 
     workers = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(jobs), 64):  # in portions, so that a failure ends the work
+        for start in range(0, len(jobs), 64):  # in batches, so that a failure stops the work
             for number, _ in enumerate(pool.map(one, islice(jobs, start, start + 64)), start + 1):
                 progress(f'convert {what}', number, len(jobs))
     return len(jobs)
@@ -63,7 +63,7 @@ def save_png(pixels: np.ndarray, path: Path) -> None:
 
 
 def read_numbers(path: Path) -> np.ndarray:
-    """The numbers of a label image of one channel, (H, W) uint8. Raises DatasetError for one with colours."""
+    """Read a label image of one channel, (H, W) uint8. Raises DatasetError for one with colours."""
     with Image.open(path) as image:
         pixels = np.asarray(image)
     if pixels.ndim != 2:

@@ -1,4 +1,4 @@
-"""Logging in where a dataset is for registered users only."""
+"""Log in to the site of a dataset that is for registered users only."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ USER, PASSWORD = 'CITYSCAPES_USERNAME', 'CITYSCAPES_PASSWORD'
 
 
 def log_in(site: str = CITYSCAPES) -> urllib.request.OpenerDirector:
-    """An opener that is logged in to the site of Cityscapes, by the user's own credentials.
+    """Return an opener that is logged in to the site of Cityscapes with the user's own credentials.
 
-    They come from the environment variables CITYSCAPES_USERNAME and CITYSCAPES_PASSWORD, travel in the body of one
-    request, and are written nowhere. Raises DatasetError when one is not set, or the site refuses them.
+    They come from the environment variables CITYSCAPES_USERNAME and CITYSCAPES_PASSWORD, are sent in the body of one
+    request, and are never written to disk. Raises DatasetError when one is not set, or the site refuses them.
     """
     missing = [name for name in (USER, PASSWORD) if not os.environ.get(name)]
     if missing:
@@ -31,10 +31,10 @@ def log_in(site: str = CITYSCAPES) -> urllib.request.OpenerDirector:
     body = urllib.parse.urlencode(form).encode()
     try:
         urllib.request.build_opener(cookies, _Stay).open(f'{site}/login/', data=body, timeout=60).close()
-        refused = True  # the site answers a wrong password with its form once more
+        refused = True  # the site answers a wrong password with its form again
     except urllib.error.HTTPError as error:
         if error.code not in (302, 303, 401, 403):
-            raise DatasetError(f'{site} cannot be logged in to: it says {error.code} {error.reason}.') from None
+            raise DatasetError(f'{site} cannot be logged in to: it answers {error.code} {error.reason}.') from None
         refused = error.code > 400  # a right one is redirected
     except urllib.error.URLError as error:
         raise DatasetError(f'{site} cannot be reached: {error.reason}.') from None
@@ -44,7 +44,7 @@ def log_in(site: str = CITYSCAPES) -> urllib.request.OpenerDirector:
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirection, so that it can be seen."""
+    """Do not follow redirections, so that they can be inspected."""
 
     def redirect_request(self, *_):
         return None

@@ -16,7 +16,7 @@ from mmseg_tr.datasets.prepare.unpack import unpack
 from mmseg_tr.errors import DatasetError, require_extra
 from mmseg_tr.files import write_atomically
 
-# The 59 frequent of the 459 annotated categories, ascending: the order of the labels that published weights know.
+# The 59 frequent of the 459 annotated categories, ascending: the label order of the published weights.
 CATEGORIES = (
     *(2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144, 158, 159),
     *(162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354, 355, 360, 366, 368),
@@ -39,12 +39,12 @@ SPLITS = {'train': 4998, 'val': 5105}
 
 
 def place(archive: str, member: PurePosixPath) -> PurePosixPath | None:
-    """Of VOC 2010 only the pictures and the lists are needed."""
+    """Extract only the pictures and the lists of VOC 2010."""
     return member if {'JPEGImages', 'ImageSets'} & set(member.parts) else None
 
 
 def convert(root: Path, archives: Path, progress: Progress) -> None:
-    """SegmentationClassContext/*.png and ImageSets/SegmentationContext/{train,val}.txt."""
+    """Write SegmentationClassContext/*.png and ImageSets/SegmentationContext/{train,val}.txt."""
     voc = root / VOC2010
     if (archives / CONTEXT.name).exists():
         names = _convert_json(voc, archives / CONTEXT.name, progress)
@@ -59,7 +59,7 @@ def convert(root: Path, archives: Path, progress: Progress) -> None:
 
 
 def _convert_json(voc: Path, source: Path, progress: Progress) -> dict[str, list[str]]:
-    """Labels from the merged annotations; returns the names of each split."""
+    """Convert the merged annotations; returns the names of each split."""
     require_extra('data', 'pycocotools', 'to read the labels of Pascal Context')
     from pycocotools import mask
 
@@ -77,7 +77,7 @@ def _convert_json(voc: Path, source: Path, progress: Progress) -> dict[str, list
     def drawn(path: Path) -> np.ndarray:
         picture = of_file[path]
         categories = np.zeros((picture['height'], picture['width']), np.uint16)
-        for region in regions[picture['image_id']]:  # later ones lie on top
+        for region in regions[picture['image_id']]:  # later ones are on top
             size = region['segmentation'].get('size')
             if size != list(categories.shape):  # pycocotools would write beyond its memory
                 raise DatasetError(f'{source} is damaged: a mask of {size} over an image of {categories.shape} pixels.')
@@ -89,7 +89,7 @@ def _convert_json(voc: Path, source: Path, progress: Progress) -> dict[str, list
 
 
 def _check_picture(picture: Mapping[str, Any]) -> Path:
-    """The file name of a picture. Raises ValueError for one that cannot be of VOC 2010."""
+    """Return the file name of a picture. Raises ValueError for one that cannot be of VOC 2010."""
     name, sides = picture['file_name'], (picture['height'], picture['width'])
     if not isinstance(name, str) or Path(name).name != name:
         raise ValueError(f'file_name {name!r}')
@@ -99,7 +99,7 @@ def _check_picture(picture: Mapping[str, Any]) -> Path:
 
 
 def _convert_mat(voc: Path, source: Path, progress: Progress) -> dict[str, list[str]]:
-    """Labels from one MATLAB file per picture; the splits are those of VOC."""
+    """Convert one MATLAB file per picture; the splits are those of VOC."""
     require_extra('data', 'scipy', 'to read the labels of Pascal Context')
     from scipy.io import loadmat
 

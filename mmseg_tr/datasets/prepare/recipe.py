@@ -1,4 +1,4 @@
-"""What a dataset is made of: where its parts come from, what is made of them, and what must be there in the end."""
+"""The recipe of a dataset: the sources of its parts, their conversion, and the files of the result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from mmseg_tr.datasets.prepare.download import Archive, Progress
 
-CONVERTED = 'conversion'  # the source of files that convert() makes
+CONVERTED = 'conversion'  # the source of files that convert() writes
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Wanted:
     source: str
 
     def found(self, root: Path) -> int:
-        """How many are there; files still being written do not count."""
+        """Return how many exist; files still being written do not count."""
         return sum(1 for path in root.glob(self.pattern) if not path.name.startswith('.'))
 
 
@@ -34,7 +34,7 @@ class Recipe:
     root: its folder below the one that DATASET names. terms: what its publishers ask for, in a sentence.
     place: (archive's name, member) -> the member's place below root, or None for what is not needed.
     convert: (root, folder of the archives, progress) makes the rest; it skips what is there.
-    by_hand: what the user has to do where nothing may be downloaded; ready: whether it is done, given root.
+    by_hand: what the user must do when nothing may be downloaded; ready: whether that is done, given root.
     """
 
     name: str

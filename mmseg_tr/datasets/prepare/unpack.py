@@ -22,7 +22,7 @@ from mmseg_tr.errors import DatasetError
 from mmseg_tr.files import open_atomically
 
 DEEPEST = 64  # parts of a member's path
-HEADER = 1 << 26  # bytes that a single header of a tar archive may take
+HEADER = 1 << 26  # most bytes of a single header of a tar archive
 DENSEST, SMALL = 300, 1 << 30  # an archive may unpack to this many times its size, or to this many bytes
 COMPRESSION = {
     zipfile.ZIP_STORED: 'stored',
@@ -85,7 +85,7 @@ def _damaged(archive: Path, error: Exception) -> DatasetError:
 
 
 def _checked_members(archive: Path) -> Iterator[ArchiveMember]:
-    """All members; a compressed tar is read to its end, where its checksum is."""
+    """Return all members; a compressed tar is read to its end, where its checksum is."""
     yield from _members(archive)
     if not zipfile.is_zipfile(archive):
         with _tar_stream(archive) as stream:
@@ -125,7 +125,7 @@ def _tar_members(archive: Path) -> Iterator[ArchiveMember]:
 
 @contextmanager
 def _tar_stream(archive: Path) -> Iterator[BinaryIO]:
-    """The bytes of a tar archive, decompressed."""
+    """Return the decompressed bytes of a tar archive."""
     with open(archive, 'rb') as file:
         start = file.read(6)
     openers = {b'\x1f\x8b': gzip.open, b'BZh': bz2.open, b'\xfd7zXZ\x00': lzma.open}
@@ -135,7 +135,7 @@ def _tar_stream(archive: Path) -> Iterator[BinaryIO]:
 
 
 class _Bounded:
-    """A stream that refuses to return a huge block at once, which a header can ask for."""
+    """A stream that refuses to return a huge block at once, as a crafted header may request."""
 
     def __init__(self, stream: BinaryIO):
         self.stream, self.seek, self.tell = stream, stream.seek, stream.tell
@@ -151,7 +151,7 @@ def _refused(archive: Path, what: str) -> DatasetError:
 
 
 def _target(archive: Path, name: str, place: Place) -> PurePosixPath | None:
-    """Where a member goes, relative to the folder. Raises DatasetError for a place outside."""
+    """Return the place of a member, relative to the folder. Raises DatasetError for a place outside."""
     path = PurePosixPath(name)
     if path.is_absolute() or '..' in path.parts or '\\' in name or (path.parts and ':' in path.parts[0]):
         raise _refused(archive, f'{name!r}, which points outside of its folder')
@@ -161,7 +161,7 @@ def _target(archive: Path, name: str, place: Place) -> PurePosixPath | None:
 
 
 def _check_room(archive: Path, folder: Path, plan: Sequence[tuple[PurePosixPath | None, int]]) -> None:
-    """Raise DatasetError when what is to be written, places and sizes, cannot be right or does not fit the disk."""
+    """Raise DatasetError when the members' places or sizes are invalid or do not fit the disk."""
     wanted = [(target, size) for target, size in plan if target is not None]
     total, size = sum(length for _, length in wanted), archive.stat().st_size
     if any(length < 0 for _, length in wanted) or total > max(SMALL, DENSEST * size):

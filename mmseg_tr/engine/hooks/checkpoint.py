@@ -21,16 +21,16 @@ from mmseg_tr.files import remove_unfinished, write_atomically
 from mmseg_tr.registry import HOOKS
 from mmseg_tr.weights.fit import resize_positions
 
-WEIGHTS = ('state_dict', 'ema_state_dict')  # tensors already, and their dict carries the versions of the modules
+WEIGHTS = ('state_dict', 'ema_state_dict')  # tensors already, and their dict holds the versions of the modules
 
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
     """mmengine's CheckpointHook, made safe. It takes the same arguments; put it in ``default_hooks.checkpoint``.
 
-    - A checkpoint, and the file `last_checkpoint` that names it, is written beside its place and then moved there.
+    - A checkpoint, and the file `last_checkpoint` that names it, is written to a temporary file and then renamed.
     - A superseded checkpoint, the best one included, is removed only once its successor is complete; a kill between
-      the two may leave a best checkpoint too many, never one too few.
+      the two may leave one extra best checkpoint, but never loses one.
     - Only files of its own folder, under names that it writes itself, are ever removed.
     - Everything but weights is plain numbers, text and tensors: the files load, and resume, with
       ``torch.load(weights_only=True)``, which is torch's default.
@@ -45,7 +45,7 @@ class SafeCheckpointHook(CheckpointHook):
         self.after_start: dict[str, Any] | None = None
 
     def before_train(self, runner) -> None:
-        """Choose the atomic backend for local folders, and clear away what a killed process left half written."""
+        """Choose the atomic backend for local folders, and remove unfinished files of a killed process."""
         local = '://' not in str(self.out_dir or runner.work_dir)
         if local and self.backend_args is None and self.file_client_args is None:
             self.backend_args = {'backend': BACKEND}
@@ -65,7 +65,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._restore_random_state(runner)
 
     def _kept_ids(self, info: MutableMapping[str, Any]) -> list[int]:
-        """Numbers of old checkpoints that are one too many; those that stay are left in `info`."""
+        """Return the numbers of superfluous old checkpoints; the kept ones stay in `info`."""
         ids = [step for step in info.get('keep_ckpt_ids', ()) if is_count(step)]
         kept = ids[-self.max_keep_ckpts :] if self.max_keep_ckpts > 0 else ids
         if 'keep_ckpt_ids' in info:
@@ -73,13 +73,13 @@ class SafeCheckpointHook(CheckpointHook):
         return ids[: len(ids) - len(kept)]
 
     def _own(self, path: str | None) -> str | None:
-        """The best checkpoint in this run's own folder that a path names; None where there is none."""
+        """Return the best checkpoint of a path in this run's own folder; None if it does not exist."""
         name = own_name(path)
         mine = name and self.file_backend.join_path(self.out_dir, name)
         return mine if mine and self.file_backend.isfile(mine) else None
 
     def _restore_random_state(self, runner) -> None:
-        """Set the random state of the training that is resumed, where its processes were as many."""
+        """Restore the random state of the resumed training, if the number of processes is the same."""
         states, self.states = self.states, []
         if not states or runner.iter == 0:
             return
@@ -98,23 +98,23 @@ class SafeCheckpointHook(CheckpointHook):
                 self.after_start = state
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Set the state once more, since starting persistent workers draws a number that the training had drawn."""
+        """Restore the state again, since starting persistent workers draws a random number."""
         if self.after_start is not None:
             set_random_state(self.after_start)
         self.after_start = None
 
     def before_val(self, runner) -> None:
-        """Remember the random state of the training."""
+        """Save the random state of the training."""
         self.before_validation = random_state()
 
     def after_val(self, runner) -> None:
-        """Put the random state of the training back."""
+        """Restore the random state of the training."""
         if self.before_validation is not None:
             set_random_state(self.before_validation)
         self.before_validation = None
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Turn everything but the weights into plain values."""
+        """Convert everything except the weights to plain values."""
         dropped: list[str] = []
         if 'optimizer' in checkpoint:
             checkpoint['random_states'] = self.states
@@ -124,18 +124,18 @@ class SafeCheckpointHook(CheckpointHook):
             runner.logger.warning(f'Not saved in the checkpoint, having no plain form: {", ".join(dropped)}.')
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Take up what resuming needs; fit positions of another image size where a training starts anew."""
+        """Restore what resuming needs; resize position embeddings when a new training starts from weights."""
         keep_training_state(checkpoint)
         self.states = checkpoint.pop('random_states', []) if runner._resume else []
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         resize_positions(model, checkpoint.get('state_dict', checkpoint))
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
-        """Save, then say that it is the last one, then remove what is too many: mmengine removes first."""
+        """Save, then record it as the last one, then remove superfluous ones: mmengine removes first."""
         limit = self.max_keep_ckpts
         if limit > 0:
             kept = [*(old for old in self.keep_ckpt_ids if old != step), step]
-            # One too many on purpose: a run that resumes from this file after a kill finds what was left to remove.
+            # One extra on purpose: a run that resumes from this file after a kill finds what is left to remove.
             runner.message_hub.update_info('keep_ckpt_ids', kept)
         workers = worker_states(runner.train_dataloader)
         self.states = all_gather_object({**(self.before_validation or random_state()), 'workers': workers})
@@ -170,7 +170,7 @@ class SafeCheckpointHook(CheckpointHook):
             raise ConfigError(
                 f'save_best must name metrics of the evaluation ({", ".join(metrics)}), got {unknown[0]!r}.'
             )
-        # mmengine removes the best checkpoint that it knows before it saves a better one: none is shown to it.
+        # mmengine removes the known best checkpoint before it saves a better one, so it is hidden from it.
         before = self._best
         self._best = dict.fromkeys(before)
         super()._save_best_checkpoint(runner, to_plain(metrics, []))
@@ -182,7 +182,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     @property
     def _best(self) -> dict[str, str | None]:
-        """Path of the best checkpoint by metric; mmengine keeps a single one in another attribute."""
+        """Return the best checkpoint's path by metric; mmengine stores a single one in another attribute."""
         if len(self.key_indicators) == 1:
             return {'': self.best_ckpt_path}
         return dict(self.best_ckpt_path_dict)

@@ -1,7 +1,7 @@
-"""What merges during training and testing, in the places where mmengine's Visualizer writes: TensorBoard, WandB, files.
+"""Log what merges during training and testing to mmengine's Visualizer: TensorBoard, WandB, files.
 
 Both hooks run the backbone once more on the first image of a batch, every so many batches, in eval mode and without
-gradients, in the main process alone. The run itself does not notice: its random numbers, modes and modules stay.
+gradients, in the main process alone. The run is unaffected: its random numbers, modes and modules stay unchanged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DataBatch = Mapping[str, Any] | None
 
 
 class MergingHook(Hook):
-    """What both hooks share. interval: batches of training from one look to the next; test_interval: of the others."""
+    """Base of both hooks. interval: training batches between records; test_interval: the same for the others."""
 
     priority = 'BELOW_NORMAL'  # after the hooks of the run itself
 
@@ -43,17 +43,17 @@ class MergingHook(Hook):
         self.interval, self.test_interval = interval, test_interval
 
     def before_run(self, runner) -> None:
-        """Raises ConfigError for a model whose merging cannot be watched."""
+        """Raise ConfigError for a model whose merging cannot be watched."""
         if find_backbone(runner.model) is None:
             raise ConfigError(
                 f'{type(self).__name__} watches mmseg_tr.ViT and mmseg_tr.MiT, and the model has neither: remove it.'
             )
 
     def look(self, runner, batch: DataBatch, mode: str) -> tuple[np.ndarray, list[Merged]] | None:
-        """The first picture of a batch, (H, W, 3) uint8 RGB as the network sees it, and what merges in it."""
+        """Return the first picture of a batch, (H, W, 3) uint8 RGB as the network sees it, and what merges in it."""
         inputs = (batch or {}).get('inputs')
         if not is_main_process() or inputs is None or not isinstance(inputs[0], Tensor) or inputs[0].dim() != 3:
-            return None  # another process, or test-time augmentation, whose pictures come in several sizes
+            return None  # another process, or test-time augmentation, whose pictures have several sizes
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         with evaluating(model), torch.no_grad(), same_random_numbers(), precision(runner, mode):
             image = prepared(model, batch)
@@ -67,7 +67,7 @@ class MergingHook(Hook):
 
 @HOOKS.register_module()
 class TokenCountHook(MergingHook):
-    """Tokens that are left after each layer, and the share that merged, as scalars.
+    """Log the tokens left after each layer, and the share that merged, as scalars.
 
     custom_hooks = [dict(type='mmseg_tr.TokenCountHook', interval=50)]
 
@@ -103,7 +103,7 @@ class TokenCountHook(MergingHook):
 
 @HOOKS.register_module()
 class MergingVisualizationHook(MergingHook):
-    """Pictures of what merged, in the Visualizer's image panel: the picture, and beside it the groups of the layers.
+    """Show merged groups in the Visualizer's image panel: the picture, and next to it the groups of the layers.
 
     custom_hooks = [dict(type='mmseg_tr.MergingVisualizationHook', interval=500)]
 
@@ -142,7 +142,7 @@ class MergingVisualizationHook(MergingHook):
 
 
 def write_scalars(runner, prefix: str, seen: Sequence[Sequence[Merged]], step: int) -> None:
-    """Means over several looks, by name; without anything that merges, nothing."""
+    """Return means over several records, by name; empty if nothing merges."""
     values: dict[str, list[float]] = defaultdict(list)
     for found in seen:
         for entry in found:
@@ -154,7 +154,7 @@ def write_scalars(runner, prefix: str, seen: Sequence[Sequence[Merged]], step: i
 
 
 def scalar_name(entry: Merged) -> str:
-    """'tokens/layer_03', 'tokens/layer_03/mlp', 'tokens/stage_1_block_02/keys'; heads share one name."""
+    """Return 'tokens/layer_03', 'tokens/layer_03/mlp', 'tokens/stage_1_block_02/keys'; heads share one name."""
     *where, number = entry.name.replace(',', '').split()
     part = 'heads' if entry.part.startswith('head ') else entry.part
     return '/'.join(filter(None, ['tokens', f'{"_".join(where)}_{int(number):02d}', part]))
@@ -162,14 +162,14 @@ def scalar_name(entry: Merged) -> str:
 
 @contextmanager
 def same_random_numbers() -> Iterator[None]:
-    """Leave the generators of the run where they are: methods may draw."""
+    """Restore the run's random generators: methods may draw numbers."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         yield
 
 
 def precision(runner, mode: str) -> Any:
-    """Autocast as the run has it: rounding may decide what merges."""
+    """Use the run's autocast: rounding may decide what merges."""
     if mode == 'train':
         return runner.optim_wrapper.optim_context(runner.model)
     loop = runner.val_loop if mode == 'val' else runner.test_loop
@@ -177,35 +177,35 @@ def precision(runner, mode: str) -> Any:
 
 
 def prepared(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """The first image of a batch as the network takes it, (1, 3, H, W). The batch is unchanged."""
+    """Return the first image of a batch as the network's input, (1, 3, H, W). The batch is unchanged."""
     first = dict(inputs=[batch['inputs'][0].clone()], data_samples=[batch['data_samples'][0].clone()])
     inputs = model.data_preprocessor(first, False)['inputs']
     return inputs[0][None] if isinstance(inputs, list) else inputs
 
 
 def raw_picture(image: Tensor) -> np.ndarray:
-    """What a pipeline of OpenMMLab packs, (3, H, W) BGR, as (H, W, 3) uint8 RGB."""
+    """Convert a packed image of OpenMMLab, (3, H, W) BGR, to (H, W, 3) uint8 RGB."""
     return image.flip(0).permute(1, 2, 0).clamp(0, 255).byte().cpu().numpy()
 
 
 def padded(picture: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Black below and to the right, where the preprocessor fills up to `size`."""
+    """Pad with black below and to the right up to `size`, like the preprocessor."""
     more = [max(wanted - have, 0) for wanted, have in zip(size, picture.shape)]
     return np.pad(picture, ((0, more[0]), (0, more[1]), (0, 0)))[: size[0], : size[1]]
 
 
 def middle(size: Sequence[int], window: Sequence[int]) -> tuple[slice, slice]:
-    """The middle of a picture of `size`, as large as a window, or all of a smaller one."""
+    """Crop the middle of a picture to a window; a smaller picture stays whole."""
     return tuple(slice(max(side - wide, 0) // 2, max(side - wide, 0) // 2 + wide) for side, wide in zip(size, window))
 
 
 def fitted(picture: np.ndarray, grid: Sequence[int]) -> np.ndarray:
-    """The picture at the nearest size that the grid divides."""
+    """Resize the picture to the nearest size that the grid divides."""
     return resized(picture, [max(round(side / cells), 1) * cells for side, cells in zip(picture.shape, grid)])
 
 
 def resized(picture: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """(H, W, 3) uint8 at another (H, W)."""
+    """Resize (H, W, 3) uint8 to another (H, W)."""
     if tuple(size) == picture.shape[:2]:
         return picture.copy()
     return np.array(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BILINEAR))
