@@ -1,6 +1,6 @@
-"""How a picture reaches a network: read by the config's own test pipeline, normalised by the model itself.
+"""Prepare pictures for a network: read by the config's own test pipeline, normalised by the model itself.
 
-Every tool that shows a network a picture uses these functions, so that all of them see what test sees.
+Every tool that runs a network on a picture uses these functions, so that all have the inputs of test.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class PictureReader:
 
     @classmethod
     def of(cls, config: Config) -> PictureReader:
-        """Raises ConfigError where a step of the pipeline cannot be built."""
+        """Raise ConfigError when a step of the pipeline cannot be built."""
         scope = config.get('default_scope') or 'mmseg'
         init_default_scope(scope)
         pose = scope == 'mmpose'
@@ -68,7 +68,7 @@ class PictureReader:
             raise ConfigError(f'the test pipeline of {config.filename} cannot be built: {error}') from error
 
     def load(self, picture: Picturelike) -> dict[str, Any]:
-        """What the config's loader makes of a picture: 'img' and its size, as the steps after it need them.
+        """Load a picture with the config's loader: 'img' and its size, for the steps after it.
 
         picture: a file, a PIL image, or an array: (H, W, 3) RGB, or (H, W) or (H, W, C) as the loader would give it.
         Raises DatasetError for a file that cannot be read.
@@ -89,14 +89,14 @@ class PictureReader:
             check_whole(path)
         try:
             loaded = self.loader(dict(img_path=path))
-        except Exception as error:  # a loader may raise anything on a damaged file
+        except Exception as error:  # a loader may raise any error on a damaged file
             raise DatasetError(f'the image {path} cannot be read ({_reason(error)}).') from error
         if not isinstance(loaded, dict) or not isinstance(loaded.get('img'), np.ndarray) or not loaded['img'].size:
             raise DatasetError(f'the image {path} cannot be read (its loader returns no picture).')
         return self._loaded(loaded['img'], path, loaded)
 
     def _as_loaded(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels at hand, as the loader would give them from a file."""
+        """Return pixels in memory in the form of the loader's output."""
         color = getattr(self.loader, 'color_type', 'color')
         if pixels.ndim == 3 and pixels.shape[2] == 3:
             pixels = np.ascontiguousarray(pixels[..., ::-1])  # OpenCV's order
@@ -112,10 +112,10 @@ class PictureReader:
         return dict(img_path=path, ori_shape=size, seg_fields=[]) | dict(more or {}) | dict(img=img, img_shape=size)
 
     def pack(self, loaded: Mapping[str, Any], *, native: bool = False, box: Sequence[float] | None = None) -> dict:
-        """What the rest of the pipeline hands to a batch: dict(inputs=(C, H, W), data_samples=...).
+        """Run the rest of the pipeline; returns dict(inputs=(C, H, W), data_samples=...).
 
         native: leave out the steps that resize, pad or crop. box: (x1, y1, x2, y2) of a person, by default the picture.
-        Raises DatasetError where a step cannot take the picture.
+        Raises DatasetError when a step does not accept the picture.
         """
         data = dict(loaded)
         if self.pose:
@@ -124,7 +124,7 @@ class PictureReader:
             data['bbox_score'] = np.ones(1, np.float32)
         try:
             packed = (self.still if native else self.steps)(data)
-        except Exception as error:  # of a transform, on a picture that it cannot take
+        except Exception as error:  # of a transform, on a picture that it does not accept
             name = loaded.get('img_path') or f'of shape {loaded["img"].shape}'
             raise DatasetError(f'the test pipeline cannot take the image {name} ({_reason(error)}).') from error
         if not isinstance(packed, dict) or not isinstance(packed.get('inputs'), Tensor):
@@ -134,12 +134,12 @@ class PictureReader:
         return packed
 
     def read(self, picture: Picturelike, *, native: bool = False) -> dict:
-        """load(), then pack()."""
+        """Call load(), then pack()."""
         return self.pack(self.load(picture), native=native)
 
 
 class BlankLabel:
-    """Stands in for a step that loads the label, for steps after it that transform one. The reader drops the label."""
+    """Placeholder for a step that loads the label, for later steps that transform one. The reader drops the label."""
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         results['gt_seg_map'] = np.zeros(results['img'].shape[:2], np.uint8)
@@ -148,7 +148,7 @@ class BlankLabel:
 
 
 def transform_type(step: Any) -> type:
-    """The class of a step of a pipeline. Raises KeyError for a name that is not registered."""
+    """Return the class of a pipeline step. Raises KeyError for a name that is not registered."""
     kind = step['type'] if isinstance(step, Mapping) else type(step)
     if not isinstance(kind, str):
         return kind
@@ -165,7 +165,7 @@ def _reason(error: Exception) -> str:
 
 
 def shown(img: np.ndarray) -> np.ndarray:
-    """An image as OpenMMLab's loaders return it, for people: (H, W, 3) uint8 RGB.
+    """Convert a loaded image of OpenMMLab for display: (H, W, 3) uint8 RGB.
 
     Grey becomes three equal channels, of more than three the first three are taken, 16 bits keep their high byte, and
     other numbers outside 0 to 255 are stretched.
@@ -188,12 +188,12 @@ def check_whole(path: str) -> None:
     try:
         with Image.open(path) as image:
             image.load()
-    except Exception as error:  # Pillow raises nearly anything on damaged data
+    except Exception as error:  # Pillow may raise almost anything on damaged data
         raise DatasetError(f'the image {path} cannot be read ({_reason(error)}).') from error
 
 
 def dataset_configs(config: Config) -> list[Mapping[str, Any]]:
-    """The dataset of each of the config's loaders, test first; of a wrapper or a concatenation its first part."""
+    """Yield the dataset of each of the config's loaders, test first; of a wrapper or a concatenation its first part."""
     found = []
     for name in LOADERS:
         dataset = (config.get(name) or {}).get('dataset')
@@ -207,7 +207,7 @@ def dataset_configs(config: Config) -> list[Mapping[str, Any]]:
 
 
 def test_pipeline(config: Config) -> list | None:
-    """The pipeline that test reads pictures with; validation's where there is no test; None where neither is set."""
+    """Return the test pipeline, or else that of validation; None if neither is set."""
     for name in LOADERS[:2]:
         for dataset in dataset_configs(Config({name: config.get(name)})):
             if dataset.get('pipeline'):
@@ -216,7 +216,7 @@ def test_pipeline(config: Config) -> list | None:
 
 
 def default_pipeline(pose: bool = False) -> list[dict[str, str]]:
-    """What OpenMMLab reads a picture with where a config has no pipeline."""
+    """Return OpenMMLab's default loader, for configs without a pipeline."""
     load, pack = ('LoadImage', 'PackPoseInputs') if pose else ('LoadImageFromFile', 'PackSegInputs')
     return [dict(type=load), dict(type=pack)]
 
@@ -226,7 +226,7 @@ def preprocess(model: nn.Module, items: Sequence[Mapping[str, Any]]) -> dict[str
     """dict(inputs=(B, C, H, W) float32, data_samples=...) as test hands them to the model's predict().
 
     items: pictures of one size, as PictureReader.pack() returns them.
-    Raises DatasetError for pictures whose channels the network does not take.
+    Raises DatasetError for pictures whose channels the network does not accept.
     """
     try:
         data = model.data_preprocessor(pseudo_collate([dict(item) for item in items]), False)
@@ -241,13 +241,13 @@ def preprocess(model: nn.Module, items: Sequence[Mapping[str, Any]]) -> dict[str
 
 
 def input_channels(model: nn.Module) -> int | None:
-    """Channels of the pictures that a model takes; None where no convolution says so."""
+    """Return the input channels of a model; None without a convolution that determines them."""
     network = getattr(model, 'backbone', model)
     return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), None)
 
 
 def check_channels(model: nn.Module, channels: int) -> None:
-    """Raise DatasetError unless the model takes pictures of so many channels."""
+    """Raise DatasetError unless the model accepts pictures with this number of channels."""
     wanted = input_channels(model)
     if wanted is not None and channels != wanted:
         raise DatasetError(

@@ -1,4 +1,4 @@
-"""States of the random number generators of a process, as plain values that a checkpoint can hold."""
+"""Save and restore a process's random number generators as plain values for a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """The states of Python's, NumPy's, torch's and the GPUs' generators."""
+    """Return the states of Python's, NumPy's, torch's and the GPUs' generators."""
     version, words, gauss = random.getstate()
     name, keys, place, has_gauss, cached = np.random.get_state()
     return {
@@ -22,7 +22,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put the generators into states that random_state() returned. GPUs that are not here are left out."""
+    """Restore the states that random_state() returned. GPUs that are missing here are skipped."""
     version, words, gauss = state['python']
     random.setstate((version, tuple(words.tolist()), gauss))
     name, keys, *rest = state['numpy']
@@ -33,10 +33,10 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 class RestoredIterator:
-    """Batches of a loop that first passes over what has been trained, then sets the random state of the training.
+    """Batches of a resumed loop: skip the trained ones, then restore the random state of the training.
 
-    A resumed IterBasedTrainLoop loads every batch again up to where it stopped; this draws random numbers in this
-    process, which the training that is continued did not draw.
+    A resumed IterBasedTrainLoop loads every batch again up to where it stopped; this draws random numbers that the
+    original training did not draw.
     """
 
     def __init__(self, batches: Any, passed_over: int, state: dict[str, Any]) -> None:

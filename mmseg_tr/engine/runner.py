@@ -40,7 +40,7 @@ class ToolRunner(Runner):
     def build_dataloader(
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """As mmengine's, with our own way of building the dataset."""
+        """Build a dataloader as mmengine does, with our checked datasets."""
         if isinstance(dataloader, DataLoader):
             return dataloader
         config = copy.deepcopy(dataloader)
@@ -59,7 +59,7 @@ class ToolRunner(Runner):
         return loader
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
-        """As mmengine's; layer decay of mmpose or mmseg becomes ours on our networks. Raises ConfigError."""
+        """Build the optimizer; mmpose's or mmseg's layer decay becomes ours on our networks. Raises ConfigError."""
         if recognised(optim_wrapper, bare_model(self)):
             self.logger.info(f'{optim_wrapper["constructor"]} does not know this network: {OURS} takes its place.')
             optim_wrapper = {**optim_wrapper, 'constructor': OURS}
@@ -72,9 +72,9 @@ class ToolRunner(Runner):
             return super().build_param_scheduler(scheduler)
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Continue a training; settings of the config that it does not take up are logged.
+        """Continue a training; settings of the config that have no effect are logged.
 
-        Raises CheckpointError where the training does not fit the config.
+        Raises CheckpointError when the training does not fit the config.
         """
         asked = settings_in_force(self)
         try:
@@ -90,14 +90,14 @@ class ToolRunner(Runner):
 
 
 def start_worker(then: Callable[[int], None] | None, worker_id: int) -> None:
-    """Set up a process that loads data: Ctrl-C is the main process' to handle, which ends its workers."""
+    """Set up a data-loading process: the main process handles Ctrl-C and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if then is not None:
         then(worker_id)
 
 
 def build_runner(config: Config, loop: str) -> Runner:
-    """The runner of a config, with its model and the datasets of `loop` ('train' or 'test') built.
+    """Build the runner of a config, with its model and the datasets of `loop` ('train' or 'test').
 
     Raises ConfigError when the config names a type that does not exist, or settings that the type does not take, or
     when network and datasets of a pose config do not fit together, and DatasetError as `build_dataset` does.
@@ -117,7 +117,7 @@ def build_runner(config: Config, loop: str) -> Runner:
 
 
 def _check_optimizer(config: Config) -> None:
-    """Raise ConfigError for an optimizer that does not exist, which mmengine would call as None."""
+    """Raise ConfigError for an unknown optimizer, which mmengine would call as None."""
     kind = (config.optim_wrapper.get('optimizer') or {}).get('type')
     if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
         raise ConfigError(f'the config {config.filename} names an unknown type: {kind} is not an optimizer.')
@@ -125,7 +125,7 @@ def _check_optimizer(config: Config) -> None:
 
 @contextmanager
 def config_mistakes(config: Config) -> Iterator[None]:
-    """Turn what the parts of a config raise while they are built into a ConfigError of one sentence."""
+    """Convert errors raised while a config's parts are built to a ConfigError of one sentence."""
     try:
         yield
     except (InputError, OSError, ImportError, MemoryError):
@@ -139,13 +139,13 @@ def config_mistakes(config: Config) -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """Type and message of an error in one line; an assertion without a message is told by its place."""
+    """Return type and message of an error in one line; for an assertion without a message, its place."""
     text = ' '.join(str(error).split())
     return f'{type(error).__name__}: {text}' if text else f'{type(error).__name__} without a message'
 
 
 def bare_model(runner: Runner) -> nn.Module:
-    """The model itself, without what wraps it for several processes or for test-time augmentation."""
+    """Return the model without wrappers for several processes or test-time augmentation."""
     model = runner.model
     if is_model_wrapper(model):
         model = model.module

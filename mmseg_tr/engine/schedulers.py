@@ -21,7 +21,7 @@ def polynomial_lr(
     step_size: int = 1,
     published_start: bool = False,
 ) -> float:
-    """The learning rate in force for update `t`, counted from 0.
+    """Return the learning rate of update `t`, counted from 0.
 
     (base_lr - min_lr) * (1 - t / iter_max) ** power + min_lr, and constant after `iter_max`. During a warm-up
     t / iter_warmup * (1 - iter_warmup / iter_max) ** power replaces the power term, so that both meet at its end, and
@@ -73,21 +73,21 @@ class SegmenterPolyLR(_ParamScheduler):
         self.published_start = published_start
         self.length = end - begin
         self._check(end)
-        # mmengine leaves the last update out; the published schedule still moves there, to eta_min
+        # mmengine omits the last update; the published schedule still changes there, to eta_min
         super().__init__(optimizer, 'lr', begin, end + 1, last_step, by_epoch, verbose)
 
     @classmethod
     def build_iter_from_epoch(
         cls, *args, begin: int = 0, end: int = INF, warmup: int = 0, by_epoch: bool = True, epoch_length: int, **kwargs
     ) -> SegmenterPolyLR:
-        """What mmengine calls for ``convert_to_iter_based=True``: the same schedule, its epochs turned into updates."""
+        """Build the schedule with epochs converted to updates, for ``convert_to_iter_based=True``."""
         if not by_epoch:
             raise ConfigError('SegmenterPolyLR: convert_to_iter_based needs by_epoch=True, got by_epoch=False')
         end = end if end == INF else end * epoch_length
         return cls(*args, begin=begin * epoch_length, end=end, warmup=warmup * epoch_length, by_epoch=False, **kwargs)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take up the position in the schedule, not its settings: a longer schedule in the config counts on resume."""
+        """Restore the position in the schedule, not its settings: on resume, the config's schedule applies."""
         for key in ('base_values', 'last_step', '_global_step'):
             setattr(self, key, state_dict[key])
         if self.begin <= self._global_step < self.end:
@@ -117,7 +117,7 @@ class SegmenterPolyLR(_ParamScheduler):
             raise ConfigError(f'SegmenterPolyLR: end={end} must be above begin={end - self.length}')
         if not 0 <= self.warmup <= self.length:
             raise ConfigError(
-                f'SegmenterPolyLR: warmup={self.warmup} must lie between 0 and the schedule length {self.length}'
+                f'SegmenterPolyLR: warmup={self.warmup} must be between 0 and the schedule length {self.length}'
             )
         if self.step_size < 1:
             raise ConfigError(f'SegmenterPolyLR: step_size={self.step_size} must be 1 or more')

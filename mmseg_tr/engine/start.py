@@ -18,9 +18,9 @@ NUMBERED = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
 
 
 def find_checkpoint(work_dir: str, named: str | None = None) -> str:
-    """The checkpoint to resume from: `named`, or the last one that was completed in `work_dir`.
+    """Return the checkpoint to resume from: `named`, or the last complete one in `work_dir`.
 
-    The file last_checkpoint names it; a file of that name beside it comes first, since a folder may have been copied.
+    The file last_checkpoint names it; one of that name in the same folder comes first, since folders may be copied.
     Raises CheckpointError when there is none.
     """
     if named is not None:
@@ -37,7 +37,7 @@ def find_checkpoint(work_dir: str, named: str | None = None) -> str:
 
 
 def last_checkpoint(work_dir: str) -> str | None:
-    """The last checkpoint that was completed in a folder; None without any."""
+    """Return the last complete checkpoint in a folder; None without any."""
     folder = Path(work_dir)
     record = folder / 'last_checkpoint'
     if record.is_file():
@@ -50,7 +50,7 @@ def last_checkpoint(work_dir: str) -> str | None:
 
 
 def refuse_used_folder(folder: str) -> None:
-    """Raise ConfigError where a folder holds checkpoints of an earlier training, which a new one would replace."""
+    """Raise ConfigError when a folder holds checkpoints of an earlier training, which a new one would replace."""
     names = [path.name for path in Path(folder).glob('*.pth')]
     left = sorted(name for name in names if NUMBERED.fullmatch(name) or BEST.fullmatch(name))
     if left:
@@ -62,7 +62,7 @@ def refuse_used_folder(folder: str) -> None:
 
 
 def read(path: str) -> Any:
-    """The content of a checkpoint file. Raises CheckpointError with the command that reads a trusted file."""
+    """Read a checkpoint file. Raises CheckpointError with the command that reads a trusted file."""
     try:
         return read_file(path)
     except CheckpointError as error:
@@ -78,7 +78,7 @@ def load_strictly(model: nn.Module, path: str) -> dict[str, Any]:
 
 
 def read_training(path: str, max_iters: int | None = None) -> dict[str, Any]:
-    """The content of a checkpoint that holds a training, as check_training_state says. Raises CheckpointError."""
+    """Read a checkpoint that holds a training, see check_training_state. Raises CheckpointError."""
     content = read(path)
     check_training_state(content, path, max_iters)
     return content
@@ -116,7 +116,7 @@ def check_start(model: nn.Module, path: str) -> list[str]:
 
 
 def _with_way_out(error: CheckpointError, path: str) -> CheckpointError:
-    """The same error with the command that reads a trusted file."""
+    """Return the same error with the command that reads a trusted file."""
     text = str(error)
     if '--trust' in text:
         convert = f'mmseg-tr convert-checkpoint {path} model.pth --trust'

@@ -1,4 +1,4 @@
-"""The file backend of mmengine that writes every file whole or not at all."""
+"""A file backend of mmengine that writes every file atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a training inside a checkpoint: what is taken up on resuming, and whether it can be."""
+"""The training state inside a checkpoint: what is restored on resuming, and the check that it can be."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mmengine.runner import Runner
 from mmseg_tr.engine.plain import history_from_plain
 from mmseg_tr.errors import CheckpointError
 
-BEST = re.compile(r'best_[^/\\]+\.\w+')  # what mmengine's CheckpointHook calls its best checkpoints
+BEST = re.compile(r'best_[^/\\]+\.\w+')  # names that mmengine's CheckpointHook gives its best checkpoints
 _META = ('epoch', 'iter', 'seed', 'dataset_meta')
 _POSITION = ('base_values', 'last_step')  # of a scheduler; its other public attributes are settings
 _GROUP = ('initial_lr', 'lr', 'weight_decay', 'momentum', 'betas', 'nesterov', 'eps')
 
 
 def keep_training_state(checkpoint: dict[str, Any]) -> None:
-    """Leave in a checkpoint only what resuming needs, in place.
+    """Keep in a checkpoint only what resuming needs, in place.
 
-    mmengine would run the text under meta['config'] and remove the files that message_hub names. What is kept are
+    mmengine would execute the text under meta['config'] and remove the files that message_hub names. What is kept are
     counters, the seed, the description of the classes, curves, the best score, and the best checkpoint's bare name.
     """
     meta, hub = checkpoint.get('meta'), checkpoint.get('message_hub')
@@ -50,13 +50,13 @@ def keep_training_state(checkpoint: dict[str, Any]) -> None:
 
 
 def own_name(path: Any) -> str | None:
-    """The bare name of a best checkpoint that a run could have written; None for any other value."""
+    """Return the bare name of a best checkpoint that a run could have written; None for any other value."""
     name = ntpath.basename(path) if isinstance(path, str) else ''  # splits at both kinds of slash
     return name if BEST.fullmatch(name) else None
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is a non-negative integer."""
+    """Return whether a value is a non-negative integer."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
@@ -94,10 +94,10 @@ def check_training_state(content: Any, path: str, max_iters: int | None = None) 
 
 
 def settings_in_force(runner: Runner) -> dict[str, Any]:
-    """Settings of the optimizer and the schedule of a runner, by their names in a config."""
+    """Return settings of a runner's optimizer and schedule, by their names in a config."""
     found: dict[str, Any] = {}
     if isinstance(runner.optim_wrapper, OptimWrapper):
-        for group in reversed(runner.optim_wrapper.param_groups):  # the first group speaks for all
+        for group in reversed(runner.optim_wrapper.param_groups):  # the first group represents all
             for key in _GROUP:
                 if key in group and not (key == 'lr' and 'initial_lr' in group):
                     found[f'optim_wrapper.optimizer.{"lr" if key == "initial_lr" else key}'] = group[key]
@@ -114,7 +114,7 @@ def _settings(scheduler: Any) -> Iterator[tuple[str, Any]]:
 
 
 def overruled(asked: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
-    """What a config asks for and the resumed training does otherwise, a sentence each."""
+    """Return the settings of a config that the resumed training does not use, one sentence each."""
     return [
         f'{name}={value} of the config is not in force: the resumed training continues with {kept[name]}'
         for name, value in asked.items()

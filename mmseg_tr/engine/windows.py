@@ -1,4 +1,4 @@
-"""The windows that test cuts a picture into."""
+"""The test windows of a picture."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from mmseg_tr.nn.inference import enlarge_to_window, window_anchors
 
 @dataclass(frozen=True)
 class Windows:
-    """How test cuts a picture. image: (B, C, H, W), enlarged where test enlarges it. anchors: (y, x) of each window."""
+    """The windows of a picture in a test. image: (B, C, H, W), as test enlarges it. anchors: (y, x) of each window."""
 
     image: Tensor
     size: tuple[int, int]
     anchors: tuple[tuple[int, int], ...]
 
     def crop(self, number: int) -> Tensor:
-        """One window, (B, C, h, w)."""
+        """Return one window, (B, C, h, w)."""
         y, x = self.anchors[number]
         return self.image[..., y : y + self.size[0], x : x + self.size[1]].contiguous()
 
     def middle(self) -> Tensor:
-        """The window in the middle of the list."""
+        """Return the window in the middle of the list."""
         return self.crop(len(self.anchors) // 2)
 
 
 def windows_of(model: nn.Module, inputs: Tensor) -> Windows:
-    """The windows that a segmentor's test cuts its inputs (B, C, H, W) into; the whole for other models and modes."""
+    """Return the test windows of inputs (B, C, H, W); the whole for other models than segmentors and other modes."""
     settings = getattr(model, 'test_cfg', None) or {}
     if settings.get('mode') != 'slide':
         return Windows(inputs, tuple(inputs.shape[-2:]), ((0, 0),))
@@ -46,7 +46,7 @@ def windows_of(model: nn.Module, inputs: Tensor) -> Windows:
 
 
 def entry_sentence(model: nn.Module, size: tuple[int, int], item: Mapping[str, Any]) -> str:
-    """How a picture of this size (h, w) enters: '480x360 pixels enter as 240x180, in 6 windows of 128x128'."""
+    """Describe how a picture of this size (h, w) enters: '480x360 pixels enter as 240x180, in 6 windows of 128x128'."""
     with torch.no_grad():
         windows = windows_of(model, preprocess(model, [item])['inputs'])
     height, width = windows.image.shape[-2:]
@@ -55,5 +55,5 @@ def entry_sentence(model: nn.Module, size: tuple[int, int], item: Mapping[str, A
 
 
 def by(size: tuple[int, int]) -> str:
-    """(h, w) as people write it, width first."""
+    """Format (h, w) as text, width first."""
     return f'{size[1]}x{size[0]}'

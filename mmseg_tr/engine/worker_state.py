@@ -1,4 +1,4 @@
-"""Random states of the processes that load data, for trainings by epochs whose workers live on from epoch to epoch."""
+"""Random states of data-loading processes, for trainings by epochs with persistent workers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from mmseg_tr.engine.random_state import random_state, set_random_state
 
-SIZE = 64 << 10  # bytes that a state takes at most: some 20 kB
+SIZE = 64 << 10  # most bytes of a state, about 20 kB
 
 
 class RecordingCollate:
-    """A collate function that leaves the random state of its worker in memory shared with the main process."""
+    """A collate function that writes its worker's random state to memory shared with the main process."""
 
     def __init__(self, collate: Callable[[Sequence[Any]], Any], workers: int) -> None:
         self.collate = collate
@@ -34,12 +34,12 @@ class RecordingCollate:
         self.lengths[worker] = len(content)
 
     def get(self, worker: int) -> dict[str, Any] | None:
-        """The last state of a worker; None before its first batch. The bytes are this program's own."""
+        """Return the last state of a worker; None before its first batch. The bytes are from this program."""
         length = int(self.lengths[worker])
         return pickle.loads(self.cells[worker, :length].numpy().tobytes()) if length else None
 
     def start(self, then: Callable[[int], None] | None, worker: int) -> None:
-        """Set up a worker: with the state that was put here for it, if any."""
+        """Set up a worker, with the state stored here for it, if any."""
         if then is not None:
             then(worker)
         state = self.get(worker)
@@ -48,13 +48,13 @@ class RecordingCollate:
 
 
 def worker_states(loader: DataLoader) -> list[dict[str, Any] | None]:
-    """The random states of a loader's workers; empty where they are not recorded."""
+    """Return the random states of a loader's workers; empty if they are not recorded."""
     record = loader.collate_fn
     return [record.get(worker) for worker in range(loader.num_workers)] if isinstance(record, RecordingCollate) else []
 
 
 def set_worker_states(loader: DataLoader, states: Sequence[dict[str, Any] | None]) -> None:
-    """Have the workers of a loader, which have not started yet, begin with these states."""
+    """Let the workers of a loader, which have not started yet, begin with these states."""
     record = loader.collate_fn
     if isinstance(record, RecordingCollate) and len(states) == loader.num_workers:
         for worker, state in enumerate(states):

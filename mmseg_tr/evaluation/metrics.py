@@ -21,7 +21,7 @@ SCORES = ('mIoU', 'mDice', 'mFscore')
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise ConfigError unless `names` are one or more of the metrics there are."""
+    """Raise ConfigError unless `names` are one or more of the known metrics."""
     unknown = [name for name in names if name not in SCORES]
     if unknown or not names:
         raise ConfigError(f'metric {", ".join(unknown) or "missing"}: choose among {", ".join(SCORES)}')
@@ -49,11 +49,11 @@ class SegmenterIoUMetric(IoUMetric):
         if submission not in FORMATS:
             raise ConfigError(f'submission format {submission!r} is not known: choose one of {", ".join(FORMATS)}')
         super().__init__(iou_metrics=names, **kwargs)
-        if self.output_dir is not None:  # mmseg leaves it to the main process, which may come later
+        if self.output_dir is not None:  # mmseg lets the main process make it, which may be later
             os.makedirs(self.output_dir, exist_ok=True)
         self.submission = submission
-        self._files: dict[str, str] = {}  # where the prediction of each image goes, below output_dir
-        self._owners: dict[str, str] = {}  # whose prediction a file holds
+        self._files: dict[str, str] = {}  # the prediction file of each image, below output_dir
+        self._owners: dict[str, str] = {}  # the image of each prediction file
         self.class_scores: dict[str, np.ndarray] = {}
         self.areas: tuple[Tensor, ...] | None = None  # pixels of each class: in both, in either, predicted, labelled
 
@@ -70,7 +70,7 @@ class SegmenterIoUMetric(IoUMetric):
                 self._write(to_submission(prediction.cpu().numpy(), form), sample['img_path'])
 
     def plan_files(self, paths: Sequence[str], reduce_zero_label: bool = False) -> None:
-        """Give the prediction of every image a file of its own below `output_dir`, before anything is evaluated.
+        """Plan one prediction file per image below `output_dir`, before anything is evaluated.
 
         The file has the image's base name. Where two images share one, class numbers ('index') keep the folders of
         their images; test servers take no folders: then DatasetError is raised.
@@ -79,7 +79,7 @@ class SegmenterIoUMetric(IoUMetric):
         self._files = prediction_files(paths, keep_folders=form == 'index')
 
     def _write(self, pixels: np.ndarray, image: str) -> None:
-        if image not in self._files:  # not planned: a run by mmseg's own tools
+        if image not in self._files:  # not planned in a run by mmseg's own tools
             self._files[image] = prediction_files([image], keep_folders=False)[image]
             prediction_files([self._owners.setdefault(self._files[image], image), image], keep_folders=False)
         with open_atomically(osp.join(self.output_dir, self._files[image]), sync=False) as file:
@@ -89,9 +89,9 @@ class SegmenterIoUMetric(IoUMetric):
     def intersect_and_union(
         pred_label: Tensor, label: Tensor, num_classes: int, ignore_index: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Pixels of each class of one image, int64: in both, in either, predicted, labelled.
+        """Return pixels of each class of one image, int64: in both, in either, predicted, labelled.
 
-        pred_label, label: (H, W) class numbers. Pixels labelled `ignore_index` are left out altogether.
+        pred_label, label: (H, W) class numbers. Pixels labelled `ignore_index` are excluded.
         """
         counted = label != ignore_index
         prediction, label = pred_label[counted].long(), label[counted].long()
@@ -104,12 +104,12 @@ class SegmenterIoUMetric(IoUMetric):
 
     @staticmethod
     def total_area_to_metrics(*areas: Tensor, **kwargs) -> dict[str, np.ndarray]:
-        """mmseg's ratios, in float64."""
+        """Return mmseg's ratios in float64."""
         counts, settings = areas[:4], areas[4:]
         return IoUMetric.total_area_to_metrics(*(area.double() for area in counts), *settings, **kwargs)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Scores over all images in percent with two decimals, as plain floats. Only the main process calls this."""
+        """Return scores in percent with two decimals, as plain floats. Only the main process calls this."""
         metrics = super().compute_metrics(results)
         if not self.format_only:
             self.areas = tuple(sum(parts) for parts in zip(*results))
@@ -119,6 +119,6 @@ class SegmenterIoUMetric(IoUMetric):
 
     @staticmethod
     def percent(ratio: np.ndarray) -> float:
-        """The mean over the classes that occur, in percent with two decimals; NaN when none does."""
+        """Return the mean over the classes that occur, in percent with two decimals; NaN when none does."""
         known = ratio[~np.isnan(ratio)]
         return float(np.round(known.mean() * 100, 2)) if known.size else float('nan')

@@ -13,13 +13,13 @@ from mmseg_tr.registry import METRICS
 
 
 def count_right(prediction: Tensor, labels: Tensor) -> tuple[int, int]:
-    """How many superpatches are right and how many count, those labelled 255 left out. Any shape, both the same."""
+    """Return how many superpatches are right and how many count, without those labelled 255. Any equal shapes."""
     counted = labels != IGNORE
     return int(((prediction == labels) & counted).sum()), int(counted.sum())
 
 
 def superpatch_accuracy(prediction: Tensor, labels: Tensor) -> float:
-    """Superpatches that are right, in percent; NaN when none counts. prediction, labels: 0 or 1; labels may be 255."""
+    """Return the percentage of right superpatches; NaN if none counts. prediction, labels: 0 or 1; labels may be 255."""
     right, total = count_right(prediction, labels)
     return 100 * right / total if total else float('nan')
 
@@ -28,7 +28,7 @@ def superpatch_accuracy(prediction: Tensor, labels: Tensor) -> float:
 class PolicyAccuracy(BaseMetric):
     """Superpatch accuracy in percent over the whole dataset, as `accuracy`, from the samples of a PolicyClassifier.
 
-    Beside it stands `constant`, what predicting the more frequent of the two labels everywhere would reach. Both have
+    `constant` is the accuracy of always predicting the more frequent of the two labels. Both have
     one decimal, as published.
     """
 
@@ -40,7 +40,7 @@ class PolicyAccuracy(BaseMetric):
             self.results.append((*count_right(prediction, labels), ones))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Only the main process calls this."""
+        """Return both scores; only the main process calls this."""
         right, total, ones = (sum(column) for column in zip(*results))
         if not total:
             return dict(accuracy=float('nan'), constant=float('nan'))

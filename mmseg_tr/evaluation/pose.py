@@ -1,4 +1,4 @@
-"""Scores of poses: mmpose's metrics, several thresholds in one pass, and plain numbers out of all of them."""
+"""Pose metrics of mmpose with several thresholds in one pass and plain numbers as results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmseg_tr.registry import METRICS
 class PCKAccuracy(_PCKAccuracy):
     """Percentage of correct keypoints, as a share in [0, 1], at every threshold: 'PCK@0.1', 'PCK@0.05' ...
 
-    A keypoint is correct when it lies nearer to the true one than `thr` times the longer side of the box. The score is
+    A keypoint is correct when it is nearer to the true one than `thr` times the longer side of the box. The score is
     the mean over the joints of their shares among labelled instances, hidden ones too (visibility above 0).
 
     thr: one threshold or several.
@@ -38,7 +38,7 @@ class PCKAccuracy(_PCKAccuracy):
         self.thresholds = thresholds
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Scores over all figures. NaN where nothing is labelled. Only the main process calls this."""
+        """Return scores over all figures; NaN where nothing is labelled. Only the main process calls this."""
         predicted, true, labelled, sides = (
             np.concatenate([result[key] for result in results])
             for key in ('pred_coords', 'gt_coords', 'mask', 'bbox_size')
@@ -69,7 +69,7 @@ class CocoMetric(_CocoMetric):
 
     @property
     def dataset_meta(self) -> dict | None:
-        """What the dataset says about itself. Once it is set, mmpose reads the dataset's annotation file."""
+        """Metainfo of the dataset. Once it is set, mmpose reads the dataset's annotation file."""
         return self._dataset_meta
 
     @dataset_meta.setter
@@ -79,5 +79,5 @@ class CocoMetric(_CocoMetric):
             self.coco = None
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """AP and AR by name. Only the main process calls this."""
+        """Return AP and AR by name. Only the main process calls this."""
         return {name: float(value) for name, value in super().compute_metrics(results).items()}

@@ -1,4 +1,4 @@
-"""Which scores of poses a test computes, by the names that `--eval` takes, and the file of predictions."""
+"""Choose the pose scores of a test, by the names of `--eval`, and the file of predictions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREDICTIONS = 'predictions'  # CocoMetric adds .keypoints.json
 def set_pose_metrics(
     config: Config, names: Sequence[str] | None, out: str | None, format_only: bool, fraction: float
 ) -> None:
-    """Let the test compute `names` (by default the config's) and write predictions into `out`, in place.
+    """Set the test's scores to `names` (by default the config's) and write predictions into `out`, in place.
 
     The file is in COCO's format for keypoint results, as its test server takes it. With a fraction of the dataset the
     scores of COCO are those of the instances that are tested, not of the whole annotation file.
@@ -83,10 +83,10 @@ def _first(items: Sequence[ConfigDict], *kinds: str) -> ConfigDict | None:
 
 
 def draw_poses(config: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    """Have every pose drawn over its picture, in place. The config has mmpose's visualisation hook."""
+    """Draw every pose over its picture; changes the config in place, which has mmpose's visualisation hook."""
     hook = config.default_hooks.visualization
     hook.enable, hook.interval = True, 1
     if show:
         hook.show, hook.wait_time = True, wait_time
     if show_dir:
-        hook.out_dir = os.path.abspath(show_dir)  # mmpose would put a relative one below the work dir, once a batch
+        hook.out_dir = os.path.abspath(show_dir)  # mmpose would put a relative one below the work dir in every batch

@@ -1,4 +1,4 @@
-"""The scores file of an evaluation."""
+"""Write the scores file of an evaluation."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ SUFFIXES = ('.yml', '.yaml', '.json')
 
 
 def check_scores_path(path: str) -> None:
-    """Raise ConfigError unless `path` ends as a YAML or JSON file does."""
+    """Raise ConfigError unless `path` ends in .yml, .yaml or .json."""
     if Path(path).suffix not in SUFFIXES:
         raise ConfigError(f'scores must end in {", ".join(SUFFIXES)}, got {path}.', parameters=['scores'])
 
 
 def collect_scores(metrics: Mapping[str, Any], metric: SegmenterIoUMetric | None) -> dict[str, Any]:
-    """Scores by name, in the words of the published score files first; plain Python numbers only.
+    """Return scores by name, those of the published score files first; plain Python numbers only.
 
     pixel_accuracy, mean_accuracy, mean_iou and cat_iou, the IoU of each class, are percentages with two decimals, as
-    published; NaN for a class without a pixel. After them comes what the evaluation returned, such as mDice.
+    published; NaN for a class without a pixel. After them are the evaluation's own, such as mDice.
 
-    metric: where the counts of the classes are; without it there is only what the evaluation returned.
+    metric: holds the counts of the classes; without it there is only what the evaluation returned.
     """
     scores: dict[str, Any] = {}
     if metric is not None and metric.areas is not None:
@@ -44,7 +44,7 @@ def collect_scores(metrics: Mapping[str, Any], metric: SegmenterIoUMetric | None
 
 
 def write_scores(scores: Mapping[str, Any], path: str) -> None:
-    """Write YAML or, where `path` ends in .json, JSON, which has no NaN and says null instead."""
+    """Write YAML or, where `path` ends in .json, JSON, which has null instead of NaN."""
     if Path(path).suffix == '.json':
         text = json.dumps(_without_nan(scores), indent=2, allow_nan=False) + '\n'
     else:

@@ -1,4 +1,4 @@
-"""The numbers that test servers expect in prediction files."""
+"""Convert predictions to the numbers that test servers expect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from mmseg_tr.errors import ConfigError, DatasetError
 
-# what the Cityscapes server calls labelId, in the order of the 19 trainIds (labels.py of cityscapesScripts)
+# the Cityscapes server's labelId, in the order of the 19 trainIds (labels.py of cityscapesScripts)
 CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 CITYSCAPES_CLASSES = (
     'road',
@@ -37,10 +37,10 @@ FORMATS = ('auto', 'ade20k', 'cityscapes', 'index')
 
 
 def resolve_format(name: str, classes: Sequence[str] | None, reduce_zero_label: bool) -> str:
-    """The format that 'auto' means for a dataset; any other name unchanged.
+    """Return the format that 'auto' means for a dataset; any other name unchanged.
 
     'cityscapes' where the classes are Cityscapes' 19; 'ade20k', numbers from 1, where the dataset leaves the label 0
-    out; else 'index', the class numbers as they are.
+    out; else 'index', the unchanged class numbers.
     Raises ConfigError for an unknown name, and for 'cityscapes' with other classes than its 19.
     """
     if name not in FORMATS:
@@ -56,7 +56,7 @@ def resolve_format(name: str, classes: Sequence[str] | None, reduce_zero_label: 
 
 
 def prediction_files(images: Sequence[str], keep_folders: bool) -> dict[str, str]:
-    """The file of each image's prediction: its base name as a PNG; below its folders where base names are not unique.
+    """Return each image's prediction file: its base name as PNG; with its folders if base names are not unique.
 
     keep_folders: whether folders are allowed. Raises DatasetError, naming two images of one name, where they are not.
     """
@@ -78,7 +78,7 @@ def prediction_files(images: Sequence[str], keep_folders: bool) -> dict[str, str
 
 
 def _distinct(names: dict[str, str]) -> dict[str, str]:
-    """Names of images that differ in their suffix only keep it."""
+    """Keep the suffix of images whose names differ in it only."""
     counts = Counter(names.values())
     suffix = {image: os.path.splitext(image)[1] if counts[name] > 1 else '' for image, name in names.items()}
     return {image: f'{name[:-4]}{suffix[image]}.png' for image, name in names.items()}
@@ -89,7 +89,7 @@ def _stem(image: str) -> str:
 
 
 def to_submission(prediction: np.ndarray, form: str) -> np.ndarray:
-    """Class numbers (H, W) as the numbers of a prediction file, uint8; `form` as `resolve_format` returned it."""
+    """Convert class numbers (H, W) to those of a prediction file, uint8; `form` is from `resolve_format`."""
     if form == 'cityscapes':
         return np.asarray(CITYSCAPES_LABEL_IDS, dtype=np.uint8)[prediction]
     return (prediction + (form == 'ade20k')).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""What OpenMMLab needs around the networks of mmseg_tr.nn. Importing this package fills the MODELS registry.
+"""Wrap the networks of mmseg_tr.nn for OpenMMLab. Importing this package fills the MODELS registry.
 
-Plain networks are registered as they are. `seg` (heads, segmentors) is imported only where mmseg is installed, `pose`
+Plain networks are registered unchanged. `seg` (heads, segmentors) is imported only where mmseg is installed, `pose`
 (heads) only where mmpose is.
 """
 

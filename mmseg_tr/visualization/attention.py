@@ -1,4 +1,4 @@
-"""Attention maps as pictures: a colour map, enlarged patch by patch, and the picture with one patch painted red."""
+"""Draw attention maps in a colour map, enlarged by patch, and the picture with one patch in red."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RED = (255, 0, 0)
 
 
 def check_colormap(name: str) -> str:
-    """A colour map that matplotlib knows. Raises ConfigError, or MissingExtraError without matplotlib."""
+    """Return a colour map of matplotlib. Raises ConfigError, or MissingExtraError without matplotlib."""
     require_extra('seg', 'matplotlib', 'to draw attention maps')
     import matplotlib
 
@@ -25,12 +25,12 @@ def check_colormap(name: str) -> str:
 
 
 def enlarge(values: np.ndarray, patch: tuple[int, int]) -> np.ndarray:
-    """Every value repeated over its patch: (h, w) -> (h*ph, w*pw)."""
+    """Repeat every value over its patch: (h, w) -> (h*ph, w*pw)."""
     return values.repeat(patch[0], axis=0).repeat(patch[1], axis=1)
 
 
 def map_png(values: np.ndarray, patch: tuple[int, int], cmap: str = 'viridis') -> bytes:
-    """A PNG of (h, w) values, the smallest and the largest of them at the ends of the colour map."""
+    """Return a PNG of (h, w) values, scaled to the ends of the colour map."""
     from matplotlib.image import imsave
 
     file = io.BytesIO()
@@ -39,7 +39,7 @@ def map_png(values: np.ndarray, patch: tuple[int, int], cmap: str = 'viridis') -
 
 
 def paint_patch(pixels: np.ndarray, x: int, y: int, patch: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8 pixels, the patch in column x and row y painted red.
+    """Paint the patch in column x and row y of (H, W, 3) uint8 pixels red.
 
     As published, the picture is stretched first, so that its darkest value is 0 and its brightest 255.
     """
@@ -50,7 +50,7 @@ def paint_patch(pixels: np.ndarray, x: int, y: int, patch: tuple[int, int]) -> n
 
 
 def picture_png(pixels: np.ndarray) -> bytes:
-    """A PNG of (H, W, 3) uint8 pixels."""
+    """Return a PNG of (H, W, 3) uint8 pixels."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format='PNG')
     return file.getvalue()

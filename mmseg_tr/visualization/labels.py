@@ -11,7 +11,7 @@ LARGEST = 640  # pixels of the longer side of a drawn picture
 
 
 def draw_label(picture: np.ndarray, label: np.ndarray, palette: Sequence | None) -> np.ndarray:
-    """A picture (h, w[, c]) BGR beside itself with its label over it, (H, W, 3) uint8 RGB; ignored pixels stay grey."""
+    """Draw a BGR picture (h, w[, c]) next to its label overlay, (H, W, 3) uint8 RGB; ignored pixels stay grey."""
     shown = picture if picture.ndim == 3 else picture[..., None]
     shown = shown[..., ::-1] if shown.shape[-1] == 3 else shown[..., :1].repeat(3, -1)
     if shown.dtype != np.uint8:
@@ -30,5 +30,5 @@ def draw_label(picture: np.ndarray, label: np.ndarray, palette: Sequence | None)
 
 
 def _colours(count: int) -> np.ndarray:
-    """Colours for a dataset that names none."""
+    """Return colours for a dataset without a palette."""
     return np.random.default_rng(0).integers(0, 256, (max(count, 1), 3), dtype=np.uint8)

@@ -1,7 +1,7 @@
-"""Pictures of what merged.
+"""Draw merged groups of patches.
 
 The published style of ALGM and ToMe paints every group in its mean colour, with a coloured rim; the plain one leaves
-the picture as it is and draws where groups end.
+the picture unchanged and draws group borders.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def draw_groups(image: np.ndarray, groups: np.ndarray, rim: bool = True) -> np.n
 
 
 def enlarged_groups(image: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """The group of every pixel, (H, W). Raises ValueError when the picture is no multiple of the patch grid."""
+    """Return the group of every pixel, (H, W). Raises ValueError when the picture is no multiple of the patch grid."""
     height, width = image.shape[:2]
     if height % groups.shape[0] or width % groups.shape[1]:
         raise ValueError(f'a picture of {height} x {width} pixels does not hold a patch grid of {groups.shape}.')
@@ -45,13 +45,13 @@ def enlarged_groups(image: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def group_colors(count: int) -> np.ndarray:
-    """Random colours in [0, 1], (count, 3): colour i is always the same, as published."""
+    """Return random colours in [0, 1], (count, 3): colour i is always the same, as published."""
     generator = random.Random(0)
     return np.array([[generator.uniform(0, 1) for _ in range(3)] for _ in range(count)])
 
 
 def inside(pixels: np.ndarray) -> np.ndarray:
-    """Pixels whose four neighbours belong to the same group, (H, W) bool; what lies outside the picture does not."""
+    """Return pixels whose four neighbours belong to the same group, (H, W) bool; outside counts as another group."""
     padded = np.pad(pixels, 1, constant_values=-1)
     centre = padded[1:-1, 1:-1]
     neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
@@ -59,7 +59,7 @@ def inside(pixels: np.ndarray) -> np.ndarray:
 
 
 def outline_groups(image: np.ndarray, groups: np.ndarray, width: int = 1) -> np.ndarray:
-    """The picture with a white line of `width` pixels, edged in black, wherever one group ends and another begins.
+    """Draw a white line of `width` pixels, edged in black, along all borders between groups.
 
     image: (H, W, 3) uint8; groups: (h, w), H and W multiples of h and w, as in draw_groups(). Returns (H, W, 3) uint8.
     """
@@ -75,7 +75,7 @@ def outline_groups(image: np.ndarray, groups: np.ndarray, width: int = 1) -> np.
 
 
 def grown(mask: np.ndarray, by: int) -> np.ndarray:
-    """The mask and everything within `by` pixels of it, along rows and columns."""
+    """Grow the mask by `by` pixels along rows and columns."""
     for _ in range(by):
         padded = np.pad(mask, 1)
         sides = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
@@ -84,7 +84,7 @@ def grown(mask: np.ndarray, by: int) -> np.ndarray:
 
 
 def show_groups(image: np.ndarray, groups: np.ndarray, style: str = 'mean') -> np.ndarray:
-    """The groups over an (H, W, 3) uint8 picture in one of STYLES; patches without a token (-1) are darkened."""
+    """Draw the groups over an (H, W, 3) uint8 picture in one of STYLES; patches without a token (-1) are darkened."""
     painted = draw_groups(image, groups) if style == 'mean' else outline_groups(image, groups, width=2)
     dropped = enlarged_groups(image, groups) < 0
     painted[dropped] = image[dropped] // 4

@@ -1,4 +1,4 @@
-"""Merged groups with their numbers: a contact sheet of all layers, and frames with a caption for animations."""
+"""Draw merged groups with their numbers: a contact sheet of all layers, and captioned frames for animations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PANEL = 320  # pixels
 def contact_sheet(
     image: np.ndarray, panels: Sequence[tuple[str, np.ndarray]], columns: int | None = None, title: str = ''
 ) -> bytes:
-    """A PNG of the picture and of every panel, (caption, (H, W, 3) uint8) in reading order.
+    """Return a PNG of the picture and of every panel, (caption, (H, W, 3) uint8) in reading order.
 
     columns: panels of one layer, which then fill a row, the picture in front of the first; by default COLUMNS.
     """
@@ -44,14 +44,14 @@ def contact_sheet(
 
 
 def small(pixels: np.ndarray) -> np.ndarray:
-    """A picture no larger than a cell of the sheet shows it."""
+    """Shrink a picture to at most a cell of the sheet."""
     picture = Image.fromarray(pixels)
     picture.thumbnail((PANEL, PANEL), Image.Resampling.BOX)
     return np.asarray(picture)
 
 
 def captioned(pixels: np.ndarray, text: str) -> np.ndarray:
-    """The picture with a line of text in a band above it; sides are even, as video codecs want them."""
+    """Add a line of text in a band above the picture; sides are even, as video codecs require."""
     size = max(pixels.shape[1] // 32, 11)
     band = 2 * size
     height, width = (side + side % 2 for side in (pixels.shape[0] + band, pixels.shape[1]))

@@ -1,4 +1,4 @@
-"""Figures that show a prediction beside its picture, and what merged on the way."""
+"""Draw predictions next to their pictures, with merged tokens."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture with all that is shown of it.
+    """One picture with its predictions.
 
     image: (H, W, 3) uint8 RGB. label: (H, W) class numbers, 255 for ignored pixels. predictions: the same per model.
-    groups: (h, w), the token that stands for each patch. tokens: how many are left of how many.
+    groups: (h, w), the token of each patch. tokens: how many are left of how many.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Scene:
 
 
 def colorize(labels: np.ndarray, palette: list, ignored_color: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
-    """Class numbers (H, W) as colours of a dataset's palette, (H, W, 3) uint8."""
+    """Convert class numbers (H, W) to colours of a dataset's palette, (H, W, 3) uint8."""
     table = np.zeros((256, 3), np.uint8)
     table[IGNORED] = ignored_color
     table[: len(palette)] = palette
@@ -39,7 +39,7 @@ def colorize(labels: np.ndarray, palette: list, ignored_color: tuple[int, int, i
 
 
 def scenes_figure(scenes: list[Scene], classes: tuple[str, ...], palette: list, method: str, path: Path) -> None:
-    """A PNG with a row per scene: picture, label, every prediction (share of right pixels), and the merged tokens."""
+    """Return a PNG with a row per scene: picture, label, predictions (share of right pixels), and merged tokens."""
     titles = ['picture', 'label', *scenes[0].predictions, f'tokens after {method}']
     figure = Figure(figsize=(2.3 * len(titles), 2.45 * len(scenes) + 0.9), layout='constrained')
     axes = figure.subplots(len(scenes), len(titles), squeeze=False)

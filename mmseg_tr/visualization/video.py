@@ -1,4 +1,4 @@
-"""Video files: frames in, frames and animations out."""
+"""Read video files; write videos and animations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-# FFmpeg reports every damaged block; this package reports what that leads to in one sentence
+# FFmpeg reports every damaged block; this package reports the result in one sentence
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
 
 import cv2
@@ -26,14 +26,14 @@ CODECS = {'.mp4': 'mp4v', '.avi': 'MJPG'}  # what is written
 
 @dataclass(frozen=True)
 class Video:
-    """A video file that can be read. fps: frames per second; count: frames, as far as the file says, else 0."""
+    """A readable video file. fps: frames per second; count: frames by the header, else 0."""
 
     path: Path
     fps: float
     count: int
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Its frames from the first, (H, W, 3) uint8 RGB; those that cannot be decoded are skipped."""
+        """Yield its frames, (H, W, 3) uint8 RGB; those that cannot be decoded are skipped."""
         capture = cv2.VideoCapture(str(self.path))
         try:
             while True:
@@ -46,12 +46,12 @@ class Video:
 
 
 def is_video(path: str | Path) -> bool:
-    """Whether a file's name ends as that of a video."""
+    """Return whether a file name has the ending of a video."""
     return Path(path).suffix.lower() in VIDEOS
 
 
 def open_video(path: str | Path) -> Video:
-    """A video whose first frame can be read. Raises DatasetError."""
+    """Open a video whose first frame can be read. Raises DatasetError."""
     capture = cv2.VideoCapture(str(path))
     try:
         readable = capture.isOpened() and capture.read()[0]
@@ -64,10 +64,10 @@ def open_video(path: str | Path) -> Video:
 
 
 class VideoWriter:
-    """A video, .mp4 or .avi by its name, that has its name only when it is complete.
+    """Writer of a video, .mp4 or .avi by its name; the file appears under its name only when complete.
 
-    Use it as a context manager; frames are (H, W, 3) uint8 RGB of one size; odd sides grow by one pixel. Raises OSError
-    where OpenCV cannot write one, and WriteError where frames are missing from what it wrote.
+    Use it as a context manager; frames are (H, W, 3) uint8 RGB of one size; odd sides grow by one pixel. Raises
+    OSError when OpenCV cannot write one, and WriteError when frames are missing in the result.
     """
 
     def __init__(self, path: str | Path, fps: float) -> None:
@@ -81,7 +81,7 @@ class VideoWriter:
 
     def add(self, frame: np.ndarray) -> None:
         """Write one more frame."""
-        # codecs take even sides, and OpenCV would cut: the last row and column are repeated instead
+        # codecs need even sides, and OpenCV would crop: the last row and column are repeated instead
         frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode='edge')
         if self.writer is None:
             self.unfinished = self.stack.enter_context(atomic_path(self.path))
@@ -106,7 +106,7 @@ class VideoWriter:
 
 
 def readable_frames(path: str | Path) -> int:
-    """How many frames of a video can be decoded."""
+    """Return how many frames of a video can be decoded."""
     capture, count = cv2.VideoCapture(str(path)), 0
     try:
         while capture.grab():
@@ -117,7 +117,7 @@ def readable_frames(path: str | Path) -> int:
 
 
 def write_gif(frames: Sequence[np.ndarray], path: str | Path, fps: float) -> None:
-    """A GIF that repeats for ever; frames (H, W, 3) uint8 RGB."""
+    """Write a GIF that repeats forever; frames (H, W, 3) uint8 RGB."""
     first, *others = (Image.fromarray(frame) for frame in frames)
     file = io.BytesIO()
     first.save(file, format='GIF', save_all=True, append_images=others, duration=round(1000 / fps), loop=0)

@@ -54,7 +54,7 @@ class SegformerPoseHead(HeatmapHead):
             decoder=decoder,
             init_cfg=init_cfg,
         )
-        # the layers stand under the released names, not inside a module of their own
+        # the layers have the released names, not those of a submodule
         self.convs: nn.ModuleList = fusion.convs
         self.fusion_conv: nn.Module = fusion.fusion_conv
         self.interpolate_mode, self.align_corners = interpolate_mode, align_corners
@@ -62,13 +62,13 @@ class SegformerPoseHead(HeatmapHead):
     fuse, enlarge, fuses_early = MultiScaleFusion.fuse, MultiScaleFusion.enlarge, True
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
-        """Heatmaps (B, K, h_0, w_0) of maps of every level."""
+        """Return heatmaps (B, K, h_0, w_0) from maps of every level."""
         return self.final_layer(self.fuse(feats))
 
     def loss(
         self, feats: Sequence[Tensor], batch_data_samples: list, train_cfg: dict | None = None
     ) -> dict[str, Tensor]:
-        """loss_kpt, and acc_pose unless train_cfg says compute_acc=False. Raises ConfigError for other target sizes."""
+        """Return loss_kpt, and acc_pose unless compute_acc=False in train_cfg. Raises ConfigError on wrong sizes."""
         wanted, given = batch_data_samples[0].gt_fields.heatmaps.shape[-2:], feats[0].shape[-2:]
         if wanted != given:
             raise ConfigError(
@@ -79,7 +79,7 @@ class SegformerPoseHead(HeatmapHead):
 
 
 def keypoint_count(out_channels: int | None, num_keypoints: int | None) -> int:
-    """The number that one of two names gives. Raises ConfigError where none does, or both do and differ."""
+    """Return the number given by one of two names. Raises ConfigError for none, or two that differ."""
     count = num_keypoints if out_channels is None else out_channels
     if count is None:
         raise ConfigError('SegformerPoseHead needs num_keypoints, the number of keypoints.')

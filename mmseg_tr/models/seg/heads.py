@@ -38,21 +38,21 @@ class TokenHead(BaseDecodeHead):
         return features if isinstance(features, Tokens) else Tokens.from_map(features)
 
     def forward(self, inputs: Sequence[Tokens | Tensor]) -> Tensor:
-        """Class scores on the patch grid, (B, K, h, w)."""
+        """Return class scores on the patch grid, (B, K, h, w)."""
         return self.decoder(self.tokens(inputs))
 
     def loss(self, inputs, batch_data_samples, train_cfg) -> dict[str, Tensor]:
         return self.loss_by_feat(self.padding_cut(self.forward(inputs), self.tokens(inputs)), batch_data_samples)
 
     def predict(self, inputs, batch_img_metas: list[dict], test_cfg) -> Tensor:
-        """Logits at the size of the image that entered the backbone, (B, K, H, W)."""
+        """Return logits at the size of the backbone's input, (B, K, H, W)."""
         tokens, scores = self.tokens(inputs), self.forward(inputs)
         if tokens.image_size is None:
             return self.predict_by_feat(scores, batch_img_metas)
         return enlarge_scores(scores, tokens.image_size, tokens.patch_size if self.enlarge == 'padded' else None)
 
     def predict_labels(self, inputs) -> Tensor | None:
-        """predict().argmax(1) without the logits, (B, H, W); None where the size of the image is not known."""
+        """Return predict().argmax(1) without the logits, (B, H, W); None if the size of the image is unknown."""
         tokens = self.tokens(inputs)
         if tokens.image_size is None:
             return None
@@ -60,7 +60,7 @@ class TokenHead(BaseDecodeHead):
         return enlarged_labels(self.forward(inputs), tokens.image_size, patch_size)
 
     def padding_cut(self, scores: Tensor, tokens: Tokens) -> Tensor:
-        """Scores whose extent is that of the image: enlarged and cropped where the backbone padded it."""
+        """Return scores for the extent of the image: enlarged and cropped if the backbone padded it."""
         if self.enlarge == 'straight' or tokens.image_size is None:
             return scores
         covered = tuple(side * patch for side, patch in zip(tokens.grid, tokens.patch_size))

@@ -1,4 +1,4 @@
-"""An ablation of CTS: superpatches share as the labels say, not as a policy network expects."""
+"""An ablation of CTS: superpatches share by the labels instead of a policy network's prediction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmseg_tr.registry import MODELS
 
 @MODELS.register_module()
 class OracleSegmentor(TokenSegmentor):
-    """TokenSegmentor for a backbone with CTS under policy='oracle': labels say which superpatches show one class.
+    """TokenSegmentor for a backbone with CTS under policy='oracle': labels decide which superpatches share.
 
     The label map is appended to the image as one more channel, so that it is cut into the same windows. Use it by
     --cfg-options model.type=mmseg_tr.OracleSegmentor model.backbone.reduction.policy=oracle; the weights are those of
@@ -50,7 +50,7 @@ class OracleSegmentor(TokenSegmentor):
         return super()._forward(with_labels(inputs, data_samples), data_samples)
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        if self.test_cfg.get('small_images', 'enlarge') == 'enlarge':  # here, since labels are not to be blended
+        if self.test_cfg.get('small_images', 'enlarge') == 'enlarge':  # here, since labels must not be interpolated
             image = enlarge_to_window(inputs[:, :-1], max(self.test_cfg.crop_size))
             labels = F.interpolate(inputs[:, -1:], size=image.shape[-2:], mode='nearest')
             inputs = torch.cat([image, labels], 1)
@@ -58,9 +58,9 @@ class OracleSegmentor(TokenSegmentor):
 
 
 def with_labels(inputs: Tensor, data_samples: list[SegDataSample] | None) -> Tensor:
-    """Images (B, 3, H, W) with their label maps as a fourth channel, at the size of each image and 255 in its padding.
+    """Append the label maps to images (B, 3, H, W) as a fourth channel, at each image's size, 255 in its padding.
 
-    Raises ConfigError where a sample has no labels.
+    Raises ConfigError when a sample has no labels.
     """
     if not data_samples or any('gt_sem_seg' not in sample for sample in data_samples):
         raise ConfigError('OracleSegmentor needs the labels of every image: give data samples with gt_sem_seg.')

@@ -1,4 +1,4 @@
-"""Training of CTS's policy network, as a model that mmengine's runner trains and tests."""
+"""A model around CTS's policy network that mmengine's runner trains and tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABEL_RULES = ('zero_is_ignore', 'share_ignored', 'ignore_mixed', 'ignore_mixed_
 
 
 def policy_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy over the superpatches that count; 0 when none does.
+    """Return the mean cross entropy over the superpatches that count; 0 when none does.
 
     logits: (B, 2, h, w); labels: (B, h, w) of 0, 1 and 255, which does not count.
     """
@@ -33,7 +33,7 @@ def policy_loss(logits: Tensor, labels: Tensor) -> Tensor:
 class PolicyClassifier(BaseModel):
     """A PolicyNet that learns from label maps which superpatches of 32 x 32 pixels show a single class.
 
-    pretrained: True for timm's ImageNet weights, or a policy network's file to go on from; loaded by init_weights().
+    pretrained: True for timm's ImageNet weights, or a policy network's file to start from; loaded by init_weights().
     labels: how labels of superpatches are made, options of datasets.policy_labels.
     data_preprocessor: SegDataPreProcessor, to RGB in [-1, 1]. Images are multiples of 32 pixels wide and high.
     Its checkpoints hold policy.*, and a CTS config takes them by name as policy_checkpoint.
@@ -56,7 +56,7 @@ class PolicyClassifier(BaseModel):
         self.policy = PolicyNet(pretrained)
 
     def init_weights(self) -> None:
-        """Load what `pretrained` names. Raises CheckpointError when that cannot be done."""
+        """Load the weights of `pretrained`. Raises CheckpointError when that fails."""
         self.policy.init_weights()
 
     def forward(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None, mode: str = 'tensor'):

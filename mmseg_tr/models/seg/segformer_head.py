@@ -23,7 +23,7 @@ class SegformerHead(decode_heads.SegformerHead):
     fuses_early = True
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Maps of all levels -> class scores (B, K, h, w) at the size of the first."""
+        """Return class scores (B, K, h, w) at the size of the first level."""
         if not self.fuses_early or torch.is_grad_enabled():
             return super().forward(inputs)
         levels = [conv(level) for conv, level in zip(self.convs, self._transform_inputs(inputs))]

@@ -1,4 +1,4 @@
-"""mmseg's EncoderDecoder with Segmenter's inference, and a check that its head can take what its backbone gives."""
+"""mmseg's EncoderDecoder with Segmenter's inference, and a check that its head accepts the backbone's output."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class TokenSegmentor(EncoderDecoder):
 
     def __init__(self, backbone, decode_head, neck=None, auxiliary_head=None, test_cfg=None, **kwargs) -> None:
         test_cfg = check_test_cfg(dict(mode='whole') if test_cfg is None else test_cfg)
-        # mmseg reads attributes, which a plain dict does not have
+        # mmseg reads attributes, which a plain dict lacks
         super().__init__(backbone, decode_head, neck, auxiliary_head, test_cfg=ConfigDict(test_cfg), **kwargs)
         refuse_tokens_in_front_of_maps(self)
 
     def predict(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> list[SegDataSample]:
-        """Predictions at the size that each sample names as its own (ori_shape), by default that of the input."""
-        if data_samples is None:  # mmseg would leave predictions at the size that was cut into windows
+        """Return predictions at each sample's ori_shape, by default the size of the input."""
+        if data_samples is None:  # mmseg would leave predictions at the size of the windowed input
             size = tuple(inputs.shape[2:])
             data_samples = [SegDataSample(metainfo=dict(ori_shape=size, img_shape=size)) for _ in inputs]
         labels = self.predict_labels(inputs, data_samples)
@@ -54,7 +54,7 @@ class TokenSegmentor(EncoderDecoder):
         return data_samples
 
     def predict_labels(self, inputs: Tensor, data_samples: list[SegDataSample]) -> Tensor | None:
-        """Labels (B, H, W) without logits; None where logits are asked for, averaged, resized, turned or cut."""
+        """Return labels (B, H, W) without logits; None if logits are needed, averaged, resized, turned or cut."""
         size, head = tuple(inputs.shape[2:]), self.decode_head
         direct = (
             self.out_channels > 1 and hasattr(head, 'predict_labels') and not self.test_cfg.get('seg_logits', False)
@@ -64,7 +64,7 @@ class TokenSegmentor(EncoderDecoder):
         return head.predict_labels(self.extract_feat(inputs))
 
     def one_window(self, size: tuple[int, int]) -> bool:
-        """Whether an input of this size runs whole and unchanged."""
+        """Return whether an input of this size runs whole and unchanged."""
         if self.test_cfg.mode == 'whole':
             return True
         enlarged = self.test_cfg.get('small_images', 'enlarge') == 'enlarge' and min(size) < max(
@@ -73,7 +73,7 @@ class TokenSegmentor(EncoderDecoder):
         return tuple(self.test_cfg.crop_size) == size and not enlarged
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """Mean logits of overlapping windows (Segmenter, section 4), at the size that was cut into windows."""
+        """Return mean logits of overlapping windows (Segmenter, section 4), at the size of the windowed input."""
         crop_size, stride = tuple(self.test_cfg.crop_size), tuple(self.test_cfg.stride)
         if self.test_cfg.get('small_images', 'enlarge') == 'enlarge':
             inputs = enlarge_to_window(inputs, max(crop_size))
@@ -85,13 +85,13 @@ class TokenSegmentor(EncoderDecoder):
 
 
 def untouched(meta: Mapping[str, Any], size: tuple[int, int]) -> bool:
-    """Whether what is predicted for an input of this size is what the sample wants: not padded, turned or resized."""
+    """Return whether an input of this size needs no postprocessing: not padded, flipped or resized."""
     padding = meta.get('img_padding_size', meta.get('padding_size', ()))
     return not any(padding) and not meta.get('flip') and tuple(meta['ori_shape'][:2]) == size
 
 
 def check_test_cfg(test_cfg: dict) -> dict:
-    """Return a test_cfg that can be followed. Raises ConfigError."""
+    """Return a valid test_cfg. Raises ConfigError."""
     unknown = [key for key in test_cfg if key not in TEST_KEYS]
     if unknown:
         raise ConfigError(f'test_cfg has no setting {unknown[0]!r}: its settings are {", ".join(TEST_KEYS)}.')

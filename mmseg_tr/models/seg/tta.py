@@ -26,12 +26,12 @@ class TokenTTAModel(SegTTAModel):
     """
 
     def test_step(self, data: Any) -> list[SegDataSample]:
-        """Merged predictions of a batch of images, each in several views."""
+        """Return merged predictions of a batch of images, each in several views."""
         with logits_kept(self.module):
             return super().test_step(data)
 
     def merge_preds(self, data_samples_list: Sequence[Sequence[SegDataSample]]) -> list[SegDataSample]:
-        """One sample per image, from its views."""
+        """Return one sample per image, from its views."""
         return [views[0] if len(views) == 1 else self.merge_views(views) for views in data_samples_list]
 
     def merge_views(self, views: Sequence[SegDataSample]) -> SegDataSample:
@@ -51,7 +51,7 @@ class TokenTTAModel(SegTTAModel):
 
 @contextmanager
 def logits_kept(segmentor: nn.Module) -> Iterator[None]:
-    """Have a TokenSegmentor leave logits in its samples; every other segmentor of mmseg does."""
+    """Make a TokenSegmentor keep logits in its samples, as every other segmentor of mmseg does."""
     if not isinstance(segmentor, TokenSegmentor):
         yield
         return
