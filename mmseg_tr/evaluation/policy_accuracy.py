@@ -19,7 +19,7 @@ def count_right(prediction: Tensor, labels: Tensor) -> tuple[int, int]:
 
 
 def superpatch_accuracy(prediction: Tensor, labels: Tensor) -> float:
-    """Return the percentage of right superpatches; NaN if none counts. prediction, labels: 0 or 1; labels may be 255."""
+    """Return the percentage of right superpatches; NaN without any. prediction, labels: 0 or 1; labels may be 255."""
     right, total = count_right(prediction, labels)
     return 100 * right / total if total else float('nan')
 
