@@ -1,7 +1,7 @@
 """Set adaptive methods on random weights so that they save as much work as on trained ones.
 
 What adaptive methods merge depends on trained weights, which are not available here. A setting found on the bundled
-photographs brings the work ratio that is wanted, so that times can be compared with published ones.
+photographs reaches the target work ratio, so that times are comparable with published ones.
 """
 
 from __future__ import annotations

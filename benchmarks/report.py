@@ -65,9 +65,9 @@ SHIPPED: Columns = (
 TABLES: dict[str, tuple[str, str, Columns]] = {
     'reduced': (
         'Methods on plain vision transformers',
-        'Weights are random, which changes no time but what adaptive methods find: a setting marked with * was chosen '
-        'so that the work ratio is the published one. The policy network of CTS is a share of its own, and counts as '
-        'work. Labels: time ratio of the whole path to the class of every pixel.',
+        'Weights are random. This does not affect timing, but it does change what adaptive methods merge: '
+        'settings marked with * were chosen to reach the published work ratio. The policy network of CTS has '
+        'its own share, and counts as work. Labels: time ratio of the whole path to the class of every pixel.',
         (
             ('images', lambda result: f'{result["images"]}'),
             *RATIOS,
@@ -79,8 +79,8 @@ TABLES: dict[str, tuple[str, str, Columns]] = {
     ),
     'improvements': (
         'The plain vision transformer',
-        'Each improvement on its own: time without it over time with it. Labels straight from patch scores save '
-        'the more the larger regions are: once for the scores of random weights, which hardly agree anywhere, and once '
+        'Each improvement on its own: time without it over time with it. Labels directly from patch scores '
+        'save more with larger regions: measured for the scores of random weights, which vary between patches, and '
         'for smooth scores.',
         (
             ('ms to scores', _number('ms', 0)),
@@ -93,25 +93,25 @@ TABLES: dict[str, tuple[str, str, Columns]] = {
         ),
     ),
     'shipped': (
-        "MiT beside mmsegmentation's MixVisionTransformer",
-        'Equal weights and image, memory as the system gives it. Fused attention and channels-last Mix-FFN: time '
+        "MiT against mmsegmentation's MixVisionTransformer",
+        'Equal weights and image, default memory management. Fused attention and channels-last Mix-FFN: time '
         'without each over time with both.',
         SHIPPED,
     ),
     'shipped_kept': (
-        'MiT beside mmsegmentation, memory kept',
-        "The same where both run in a process that keeps freed memory, as this package's tools have it.",
+        'MiT against mmsegmentation, memory kept',
+        "The same with both in a process that keeps freed memory, like this package's tools.",
         SHIPPED,
     ),
     'fusion': (
         'SegFormer with its head',
-        'To class scores. The head brings levels of four sizes together by a 1x1 convolution: behind their '
-        'enlargement, as published, and in front of it, which is the same up to rounding.',
+        'To class scores. The head fuses levels of four sizes by a 1x1 convolution: after upsampling, as published, '
+        'or before it, which is equal up to rounding.',
         (
             ('shape', _shape),
             ('ms, backbone', _number('ms_backbone', 0)),
-            ('ms, fused behind', _number('ms_late', 0)),
-            ('ms, fused in front', _number('ms', 0)),
+            ('ms, fused after', _number('ms_late', 0)),
+            ('ms, fused before', _number('ms', 0)),
             ('speed-up', _number('speed_up', 2, 'x')),
         ),
     ),
@@ -131,8 +131,9 @@ TABLES: dict[str, tuple[str, str, Columns]] = {
     ),
     'copies': (
         'A batch of different images',
-        'Throughput beside as many copies of the image whose number of tokens is nearest to the mean. Work in '
-        'attention grows with the square of the tokens: different numbers of them cost more than their mean.',
+        'Throughput relative to a batch of copies of the image whose number of tokens is nearest to the mean. '
+        'Work in attention grows with the square of the tokens, so different numbers of tokens cost more than '
+        'their mean.',
         (
             ('batch', lambda result: f'{result["batch"]}'),
             ('ms, copies', _number('ms_copies', 0)),
@@ -143,7 +144,7 @@ TABLES: dict[str, tuple[str, str, Columns]] = {
     ),
     'onnx': (
         'Under ONNX Runtime',
-        'Networks exported to class scores, one image at a time, beside torch; ALGM with fixed counts.',
+        'Networks exported to class scores, one image at a time, compared with torch; ALGM with fixed counts.',
         (
             ('ms torch, plain', _number('ms_plain', 0)),
             ('ms torch', _number('ms_model', 0)),

@@ -84,7 +84,7 @@ def require_sections(config: Config, *names: str) -> None:
             raise ConfigError(f'the config {config.filename} has {name}={config[name]!r}: give a dict')
     missing = [name for name in names if config.get(name) is None]
     if missing:
-        raise ConfigError(f'the config {config.filename} says nothing about {", ".join(missing)}: add it')
+        raise ConfigError(f'the config {config.filename} does not set {", ".join(missing)}: add what is missing')
 
 
 def require_checkpoint(path: str | Path) -> None:

@@ -49,7 +49,7 @@ class MosaicBackend(DrawnBackend):
 class LoadMosaic(BaseTransform):
     """Load image and label map of a `PhotoMosaic` scene; replaces LoadImageFromFile and LoadAnnotations.
 
-    Required keys: scene (arguments of make_scene), seg_fields, label_map; optional: drawn (image and label at hand).
+    Required keys: scene (arguments of make_scene), seg_fields, label_map; optional: drawn (image and label in memory).
     Added keys: img (h, w, 3) uint8 BGR, img_shape, ori_shape, gt_seg_map (h, w) uint8; seg_fields grows by gt_seg_map.
     """
 
@@ -79,7 +79,7 @@ def _relabel(label: np.ndarray, label_map: dict[int, int] | None) -> np.ndarray:
 class PhotoMosaic(BaseSegDataset):
     """Scenes cut into regions, each filled with a crop of one of 11 real photographs: the class is the photograph.
 
-    Nothing is stored or downloaded; a scene is drawn when it is asked for (see `make_scene`) and is the same in every
+    Nothing is stored or downloaded; a scene is drawn on request (see `make_scene`) and is the same in every
     process and run.
 
     split: 'train' or 'val'; they show different parts of the photographs.

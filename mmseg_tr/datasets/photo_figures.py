@@ -41,7 +41,7 @@ class FiguresBackend(DrawnBackend):
 class LoadFigures(BaseTransform):
     """Load the picture of a `PhotoFigures` scene; replaces LoadImage.
 
-    Required keys: scene (arguments of draw_figure_scene); optional: drawn (the picture at hand).
+    Required keys: scene (arguments of draw_figure_scene); optional: drawn (the picture in memory).
     Added keys: img (h, w, 3) uint8 BGR, img_shape, ori_shape.
     """
 

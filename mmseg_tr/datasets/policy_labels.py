@@ -20,7 +20,7 @@ def policy_labels(
 ) -> Tensor:
     """Return labels of superpatches of `side` x `side` pixels: 1 may share, 0 may not, 255 is left out of the loss.
 
-    labels: (B, H, W) class numbers at the resolution of the network, 255 where there is none. Returns (B, H/side,
+    labels: (B, H, W) class numbers at the resolution of the network, 255 for none. Returns (B, H/side,
     W/side) int64. A superpatch may share when all of its pixels have one value.
     zero_is_ignore: label 0 counts as 255 (published for ADE20K and Pascal Context as stored on disk).
     share_ignored: superpatches without any class count as one value; otherwise they are left out.

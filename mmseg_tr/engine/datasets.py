@@ -23,8 +23,8 @@ def build_dataset(config: Mapping[str, Any], fraction: float = 1.0) -> Any:
     """Build the dataset of a dataloader's config, fully read.
 
     fraction: the share of it to keep, evenly spread over its order.
-    Raises DatasetError when a folder is missing or no image is found, and later, when an image is asked for that
-    cannot be read; ConfigError when a fraction is asked of a dataset that cannot be cut.
+    Raises DatasetError when a folder is missing or no image is found, and later, when a requested image cannot be
+    read; ConfigError for a fraction of a dataset that cannot be split.
     """
     kind = str(config.get('type'))
     check_folders(config)

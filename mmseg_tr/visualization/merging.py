@@ -18,7 +18,7 @@ def draw_groups(image: np.ndarray, groups: np.ndarray, rim: bool = True) -> np.n
 
     image: (H, W, 3) uint8 RGB; groups: (h, w) whole numbers, equal for patches that share a token, where H and W are
     multiples of h and w. rim=False paints no rims.
-    Returns (H, W, 3) uint8. Raises ValueError when the picture is no multiple of the patch grid.
+    Returns (H, W, 3) uint8. Raises ValueError when the picture is not a multiple of the patch grid.
     """
     ids, numbers = np.unique(groups, return_inverse=True)
     pixels = enlarged_groups(image, numbers.reshape(groups.shape))
@@ -37,7 +37,7 @@ def draw_groups(image: np.ndarray, groups: np.ndarray, rim: bool = True) -> np.n
 
 
 def enlarged_groups(image: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return the group of every pixel, (H, W). Raises ValueError when the picture is no multiple of the patch grid."""
+    """Return the group of every pixel, (H, W). Raises ValueError unless the grid divides the picture."""
     height, width = image.shape[:2]
     if height % groups.shape[0] or width % groups.shape[1]:
         raise ValueError(f'a picture of {height} x {width} pixels does not hold a patch grid of {groups.shape}.')

@@ -18,7 +18,7 @@ def contact_sheet(
 ) -> bytes:
     """Return a PNG of the picture and of every panel, (caption, (H, W, 3) uint8) in reading order.
 
-    columns: panels of one layer, which then fill a row, the picture in front of the first; by default COLUMNS.
+    columns: panels of one layer, which then fill a row, with the picture before the first; by default COLUMNS.
     """
     cells = [('picture', image), *panels]
     if columns and columns > 1:

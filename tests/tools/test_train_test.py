@@ -215,7 +215,7 @@ def test_missing_or_broken_config(place, checkpoint, tmp_path, capsys):
     assert 'nowhere.py' in mistake(capsys, 'train', tmp_path / 'based.py')
     (tmp_path / 'short.py').write_text("default_scope = 'mmseg'\n")
     said = mistake(capsys, 'train', tmp_path / 'short.py')
-    assert 'says nothing about model, train_dataloader, train_cfg, optim_wrapper' in said
+    assert 'model, train_dataloader, train_cfg, optim_wrapper' in said
 
 
 def test_unknown_types_and_settings_in_the_config(place, tmp_path, capsys):

@@ -28,7 +28,7 @@ class Judge:
     measure: str  # the name of a row's `quality`
 
     def __init__(self, names: Iterable[str], metric: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-        # a prefix, which belongs to evaluate() and is not used here, keeps mmengine from warning that there is none
+        # a prefix, which only evaluate() uses, avoids mmengine's warning about a missing one
         self.metrics = {name: METRICS.build({'prefix': name, **metric}) for name in names}
         for built in self.metrics.values():
             built.dataset_meta = dict(meta)

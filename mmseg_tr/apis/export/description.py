@@ -41,8 +41,8 @@ def describe(config: Config, model: nn.Module, checkpoint: str, shape: tuple[int
 def normalisation(config: Config, model: nn.Module) -> dict[str, Any]:
     """Return how pixels become the network's input: dict(channels=3, color_order='RGB', mean=[...], std=[...]).
 
-    Found by showing plain pictures to the config's pipeline and the model's own preprocessing, whatever part of them
-    normalises. mean and std are left out where the input is not (pixel - mean) / std, color_order without three
+    Found by running plain pictures through the config's pipeline and the model's own
+    preprocessing. mean and std are left out where the input is not (pixel - mean) / std, color_order without three
     channels.
     """
     black, grey, white, red = (

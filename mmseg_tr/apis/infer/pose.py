@@ -28,7 +28,7 @@ class Posing:
     """A task of infer: keypoints of the person in each box.
 
     info: the dataset's description, as mmpose parses it. boxes: (x1, y1, x2, y2) in pixels by the name of a picture; a
-    picture that is not there is one box.
+    picture without an entry is one box.
     """
 
     folders: ClassVar[dict[str, str]] = dict(blend='.png', keypoints='.json')

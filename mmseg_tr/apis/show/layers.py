@@ -37,7 +37,7 @@ class MergedLayer:
 def merged_layers(view: View, entered: Entered, limit: int | None = None) -> list[MergedLayer]:
     """Return everything that merges while the network runs on a picture, in the order of the layers.
 
-    limit: the most cells that a map of groups has, which then is coarser than its borders.
+    limit: most cells of a map of groups; a larger map is coarsened.
     """
     windows = entered.windows
     found = [view.network.watch(windows.crop(number)) for number in range(len(windows.anchors))]

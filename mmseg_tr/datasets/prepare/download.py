@@ -59,7 +59,7 @@ def fetch(
     """Return the archive as a checked file of `folder`; download it, or continue NAME.part, unless it exists.
 
     mirror: address of a folder that holds the archive under its own name, in place of its own address.
-    Raises DatasetError for what the server refuses, a connection that breaks off again and again, a full disk, and a
+    Raises DatasetError for what the server refuses, a connection that keeps breaking off, a full disk, and a
     wrong hash or content, whose file is kept aside as NAME.wrong.
     """
     path, part = folder / archive.name, folder / f'{archive.name}.part'

@@ -30,7 +30,7 @@ VOC = Archive(
 CONTEXT = Archive(
     'https://codalabuser.blob.core.windows.net/public/trainval_merged.json',
     'md5:3c2d0c0656b7be9eb61928ffe885d8ce',
-    by_hand='or put the older trainval.tar.gz of https://cs.stanford.edu/~roozbeh/pascal-context/ beside it',
+    by_hand='or put the older trainval.tar.gz of https://cs.stanford.edu/~roozbeh/pascal-context/ next to it',
 )
 MATLAB = 'trainval.tar.gz'  # the same labels as one MATLAB file per picture
 VOC2010 = 'VOCdevkit/VOC2010'

@@ -36,7 +36,7 @@ function tokenChart() {
   }
   const own = [...all[state.method]].map(([layer, share]) => `layer ${layer} ${percent(share)}`).join(', ') || 'nothing merges';
   $('tokens').innerHTML = `<svg role="img" height="${height}" viewBox="0 0 ${width} ${height}" aria-label="Share of tokens per layer, ${escaped(data.methods[state.method].label)}: ${own}">${body}</svg>`;
-  $('tokens-note').textContent = `Tokens in per cent of the patches of this picture; ${data.methods[state.method].label} stands out. Click a layer to see it above.`;
+  $('tokens-note').textContent = `Tokens in per cent of the patches of this picture; ${data.methods[state.method].label} is highlighted. Click a layer to see it above.`;
   const head = `<tr><th>method</th>${Array.from({length: depth}, (_, number) => `<th>${number + 1}</th>`).join('')}</tr>`;
   $('tokens-table').innerHTML = head + data.methods.map((method, number) => `<tr><td>${escaped(method.label)}</td>${Array.from({length: depth}, (_, layer) => `<td>${all[number].has(layer + 1) ? percent(all[number].get(layer + 1)) : ''}</td>`).join('')}</tr>`).join('');
 }

@@ -169,7 +169,7 @@ function point(cursor) {
 
 function sharing(group) {
   if (group === null) return 'nothing merges in this layer.';
-  if (group < 0) return 'dropped, no token stands for this patch here.';
+  if (group < 0) return 'dropped, no token for this patch here.';
   const others = shown.groups.reduce((count, other) => count + (other === group), 0) - 1;
   return others ? `shares its token with ${others} other ${others === 1 ? 'patch' : 'patches'}.` : 'has a token of its own.';
 }
