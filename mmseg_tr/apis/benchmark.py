@@ -175,8 +175,8 @@ def _cautions(model: nn.Module, checkpoint: str | None, runs: Sequence[Run]) -> 
     name = None if reduction is None else method_name(reduction)
     if is_adaptive(model) and checkpoint is None:
         yield (
-            f'{name} is adaptive, and without a checkpoint the weights are random: its savings here do not predict those '
-            'of the trained model.'
+            f'{name} is adaptive, and without a checkpoint the weights are random: its savings here do not predict '
+            'those of the trained model.'
         )
     for run in runs:
         where = f'at {run.shape[0]}x{run.shape[1]}, batch {run.batch_size}'
