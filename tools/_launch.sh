@@ -28,7 +28,7 @@ launch() {
     shift 2
     python=$(find_python)
     [[ $devices =~ ^[1-9][0-9]*$ ]] || fail "the number of devices must be 1 or more, not '$devices'"
-    # No CUDA device at all: processes on the CPU, as many as asked for.
+    # No CUDA device at all: processes on the CPU, as many as requested.
     present=$("$python" -c 'import torch; print(torch.cuda.device_count())') ||
         fail "$python cannot import torch: activate the environment it is in, or name its Python in PYTHON"
     if [ "$present" -gt 0 ] && [ "$devices" -gt "$present" ]; then

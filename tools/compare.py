@@ -39,7 +39,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, default=8, metavar='B', help='batch of the throughput (default: 8)')
     parser.add_argument('--images', type=int, default=32, metavar='N', help='images to time and count (default: 32)')
     parser.add_argument('--repeats', type=int, default=5, metavar='N', help='rounds over these images (default: 5)')
-    parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
+    parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU if available)')
     parser.add_argument('--amp', metavar='TYPE', help='mixed precision: bf16 or fp16')
     cfg_options_argument(parser)
     return parser.parse_args(argv)

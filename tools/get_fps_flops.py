@@ -29,7 +29,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help='image sizes such as 512x512 512x1024, or one as two numbers H W; may be repeated (default: the config)',
     )
     parser.add_argument('--batch-size', type=int, nargs='+', default=[1, 8], metavar='B', help='default: 1 8')
-    parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
+    parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU if available)')
     parser.add_argument('--amp', metavar='TYPE', help='mixed precision: bf16 or fp16')
     parser.add_argument('--compile', action='store_true', help='time the networks under torch.compile')
     parser.add_argument(

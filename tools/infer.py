@@ -34,7 +34,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="pictures enter at their own size, in the config's windows, as published (default: as in a test)",
     )
     parser.add_argument('--batch-size', type=int, default=1, metavar='B', help='pictures of one size together')
-    parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
+    parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU if available)')
     parser.add_argument('--amp', metavar='TYPE', help='mixed precision: bf16 or fp16')
     parser.add_argument('--video-format', default='mp4', metavar='FORMAT', help='of videos: mp4 (default) or avi')
     parser.add_argument('--label-frames', action='store_true', help='of videos, also a label PNG per frame')

@@ -39,7 +39,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--scenes', type=int, default=5, metavar='N', help='pictures of the test set (default: 5)')
     parser.add_argument('--compare', metavar='FILE', help='compare.json of tools/compare.py')
     parser.add_argument('--force', action='store_true', help='replace the page')
-    parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
+    parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU if available)')
     cfg_options_argument(parser)
     return parser.parse_args(argv)
 

@@ -38,7 +38,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--reduction', metavar='METHOD', help="over the config's: a name such as tome, or type=ToMe,r=8"
     )
-    parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
+    parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU if available)')
     parser.add_argument('--force', action='store_true', help='write into folders that hold results')
     cfg_options_argument(parser)
     return parser.parse_args(argv)

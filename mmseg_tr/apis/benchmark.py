@@ -58,7 +58,7 @@ class BenchmarkOptions:
 
     shapes: (H, W) of the images that enter the network; by default the config's own. batch_sizes: those larger than the
     number of images are measured at that number, and reported. images: a folder, by default the bundled photographs;
-    num_images: how many of them. device: 'cpu', 'cuda', 'cuda:1'; by default a GPU where there is one. amp: 'bf16' or
+    num_images: how many of them. device: 'cpu', 'cuda', 'cuda:1'; by default a GPU if available. amp: 'bf16' or
     'fp16'. threads: of the CPU. reduction: a method over the config's
     (config.parse_reduction). rule, repeats, seconds, compiled, published: see analysis.measure.MeasureOptions.
     """

@@ -42,7 +42,7 @@ class Judge:
         self.batch[name] = self.prediction(samples)
 
     def close(self, samples: Sequence[Any]) -> None:
-        """Compare every prediction of the batch with the plain model's where there are labels."""
+        """Compare every prediction of the batch with the plain model's where labels exist."""
         counts = self.labelled(samples)
         self.counted += counts.sum().item()
         plain = next(iter(self.batch.values()))

@@ -33,7 +33,7 @@ class InferOptions:
     reduction: settings over the config's, text as config.parse_reduction reads it, or a dict. native: pictures enter at
     their own size, cut into the config's windows, as published with Segmenter; by default they go through the config's
     test pipeline. batch_size: pictures of one size, or frames, that run together. device: 'cpu', 'cuda', 'cuda:1'; by
-    default a GPU where there is one. amp: 'bf16' or 'fp16'. force: replace results that exist.
+    default a GPU if available. amp: 'bf16' or 'fp16'. force: replace results that exist.
     video_format: 'mp4' or 'avi'. label_frames: of videos, also a PNG of class numbers per frame. boxes: for pose
     configs, a JSON file, see pose.read_boxes; without it the whole picture is one box.
     cfg_options: settings that replace those of the config.

@@ -61,8 +61,8 @@ class ReportOptions:
 
     comparison: a compare.json of tools/compare.py. scenes: how many pictures of the test set, where no inputs are
     named. reductions: further methods over the first config, each text as config.parse_reduction() reads it.
-    device: 'cpu', 'cuda', 'cuda:1'; by default a GPU where there is one. cfg_options: settings over the configs'.
-    progress(text) is called on the way, report(failure) for every picture that is skipped.
+    device: 'cpu', 'cuda', 'cuda:1'; by default a GPU if available. cfg_options: settings over the configs'.
+    progress(text) reports progress, report(failure) for every picture that is skipped.
     """
 
     comparison: str | None = None

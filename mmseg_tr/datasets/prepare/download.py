@@ -105,7 +105,7 @@ def _wrong_content(archive: Archive, path: Path) -> str | None:
     try:
         check_content(path)
     except DownloadError as error:
-        return f'is not what was asked for: {error}'
+        return f'is not the requested archive: {error}'
     if archive.name.endswith('.zip') and not zipfile.is_zipfile(path):
         return 'is not a whole zip archive'
     if archive.name.endswith(('.tar', '.tar.gz', '.tgz')) and not tarfile.is_tarfile(path):
