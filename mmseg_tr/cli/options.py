@@ -99,7 +99,7 @@ def sentence(error: BaseException) -> str:
         marker = f'{type(error).__module__}.{type(error).__qualname__}: '
         text = text.rpartition(marker)[2] or text.splitlines()[-1]
     for name in getattr(error, 'parameters', ()):
-        text = re.sub(rf'(?<![\w.-]){re.escape(name)}(?!\w)', option_name(name), text, count=1)
+        text = re.sub(rf'(?<![\w./-]){re.escape(name)}(?!\w|\.\w)', option_name(name), text, count=1)
     return ' '.join(text.split())
 
 

@@ -36,7 +36,8 @@ def read_variant(path: str | os.PathLike) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(
             f'There is no {path}, which describes the network: put the variant.yml of the release next to the '
-            'checkpoint, or give variant=FILE.'
+            'checkpoint, or give variant=FILE.',
+            parameters=['variant'],
         ) from error
     except OSError as error:
         raise CheckpointError(f'{path} cannot be read: {error.strerror or error}.') from error

@@ -285,7 +285,7 @@ def test_wrong_shapes(tool, capsys, nothing_written, tmp_path):
 def test_missing_variant(tool, capsys, nothing_written, tmp_path):
     source = write_release(tmp_path / 'src')
     (tmp_path / 'src' / 'variant.yml').unlink()
-    refused(tool, capsys, [source, nothing_written], 'variant.yml', 'variant=FILE')
+    refused(tool, capsys, [source, nothing_written], 'variant.yml', '--variant=FILE')
 
 
 def test_malicious_variant(tool, capsys, nothing_written, tmp_path):
