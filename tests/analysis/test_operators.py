@@ -17,7 +17,7 @@ MORE = {
     'ALGM': ('algm', 103),
     'ALGM, fixed': (dict(type='ALGM', layers=(1, 5), counts=(120, 200)), 89),
     'CTS': (dict(type='CTS', share=0.3), 237),
-    'EViT': ('evit', 159),
+    'EViT': ('evit', 160),
     'Expedite': ('expedite', 277),
 }
 

@@ -86,7 +86,9 @@ def test_a_mit_takes_presets_and_stages():
 
 def test_a_method_among_the_options_replaces_another_one_whole(tmp_path):
     path = tmp_path / 'algm.py'
-    path.write_text("model = dict(backbone=dict(reduction=dict(type='ALGM', layers=(1, 5), threshold=0.9)))\n")
+    path.write_text(
+        "model = dict(type='EncoderDecoder', backbone=dict(type='mmseg_tr.ViT', reduction=dict(type='ALGM', layers=(1, 5), threshold=0.9)))\n"
+    )
 
     def over(value):
         return load_config(str(path), {'model.backbone.reduction': value}).model.backbone.reduction
@@ -97,7 +99,7 @@ def test_a_method_among_the_options_replaces_another_one_whole(tmp_path):
     assert over('tome') == 'tome' and over(None) is None
 
 
-BACKBONE = "model = dict(backbone=dict(type='mmseg_tr.MiT', {}))\n"
+BACKBONE = "model = dict(type='EncoderDecoder', backbone=dict(type='mmseg_tr.MiT', {}))\n"
 NEW, OLD = "reduction=dict(type='SegFormerPP', preset='bsm_hq')", "merging=[dict(q_mode='n2d', q_s=(2, 2)), {}]"
 
 

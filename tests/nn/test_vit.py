@@ -158,7 +158,7 @@ def test_other_numbers_of_channels_run_when_asked_for():
 
 @pytest.mark.parametrize('shape', [(1, 1, 16, 16), (1, 4, 16, 16), (3, 16, 16)], ids=str)
 def test_wrong_channels_are_refused(shape):
-    with pytest.raises(ConfigError, match=r'takes \(B, 3, H, W\)'):
+    with pytest.raises(ConfigError, match=r'image .*\(B, 3, H, W\)'):
         ViT(TINY, img_size=16)(torch.zeros(shape))
 
 
