@@ -86,9 +86,8 @@ def test_a_mit_takes_presets_and_stages():
 
 def test_a_method_among_the_options_replaces_another_one_whole(tmp_path):
     path = tmp_path / 'algm.py'
-    path.write_text(
-        "model = dict(type='EncoderDecoder', backbone=dict(type='mmseg_tr.ViT', reduction=dict(type='ALGM', layers=(1, 5), threshold=0.9)))\n"
-    )
+    algm = "reduction=dict(type='ALGM', layers=(1, 5), threshold=0.9)"
+    path.write_text(f"model = dict(type='EncoderDecoder', backbone=dict(type='mmseg_tr.ViT', {algm}))\n")
 
     def over(value):
         return load_config(str(path), {'model.backbone.reduction': value}).model.backbone.reduction

@@ -145,14 +145,15 @@ def test_a_file_that_appears_meanwhile_is_kept_without_force(tmp_path, monkeypat
 
 
 def test_without_the_bundled_photographs_the_sentence_names_the_extra_and_the_folder(tmp_path, monkeypatch, capsys):
-    from mmseg_tr.datasets.photographs import photograph_batch
+    from mmseg_tr.datasets import photographs
     from mmseg_tr.errors import installed
 
     config, checkpoint = made(tmp_path, '')
     monkeypatch.setattr(
         'mmseg_tr.errors.installed', lambda module: module not in ('skimage', 'sklearn') and installed(module)
     )
-    getattr(photograph_batch, 'cache_clear', lambda: None)()
+    photographs._photographs.cache_clear()  # read by an earlier test of this process
+    photographs.photograph_part.cache_clear()
     for arguments in (('export', config, checkpoint, tmp_path / 'a.pt2'), ('get_fps_flops', config)):
         said = mistake(capsys, *arguments)
         assert 'mmseg_tr[demo]' in said and '--images' in said

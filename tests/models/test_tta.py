@@ -103,6 +103,7 @@ def test_a_module_replaced_after_construction_is_asked_for_logits():
 
 
 def test_a_mask_transformer_of_one_class_is_refused():
+    init_default_scope('mmseg')
     with pytest.raises(ConfigError, match='num_classes must be 2 or more.*linear'):
         MaskTransformer(1, 16, num_heads=2)
     for settings in (BINARY, dict(num_classes=1)):

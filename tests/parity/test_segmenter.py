@@ -250,8 +250,11 @@ def cli_inference(case: Case) -> None:
         numbers = [name.removeprefix('im') for name in case.arrays if name.startswith('im')]
         for number in numbers:
             Image.fromarray(case.take(f'im{number}').numpy()).save(pictures / f'{number}.png')
-        batch = ('--cfg-options', f'model.test_cfg.window_batch={case.settings["batch_size"]}', '--device', 'cpu')
-        assert call('infer', weights.with_suffix('.py'), weights, pictures, '-o', out, '--native', *batch) == 0
+        s = case.settings  # the published command takes the windows of the release, not those of its evaluation
+        windows = dict(window_batch=s['batch_size'], crop_size=(s['window'],) * 2, stride=(s['stride'],) * 2)
+        options = ['--cfg-options', *(f'model.test_cfg.{key}={value}' for key, value in windows.items())]
+        call_options = ('-o', out, '--native', '--device', 'cpu', *options)
+        assert call('infer', weights.with_suffix('.py'), weights, pictures, *call_options) == 0
         for number in numbers:
             got, want = np.array(Image.open(out / 'blend' / f'{number}.png')), case.arrays[f'blend{number}']
             # pixels on the border of two classes may tip over
