@@ -136,7 +136,7 @@ def test_networks_that_are_no_segmentors_are_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [
-        (['nowhere.py'], 'there is no config file nowhere.py'),
+        (['nowhere.py'], 'nowhere.py does not exist'),
         ([PLAIN, '--checkpoint', 'nowhere.pth'], 'nowhere.pth'),
         ([PLAIN, ALGM, PLAIN], f'got segmenter_{NAME} twice'),
         ([PLAIN, '--device', 'gpu'], '--device must be cpu, cuda or cuda:1, got gpu'),

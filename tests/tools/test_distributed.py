@@ -89,7 +89,7 @@ def test_scores_are_those_of_one_process(place, tmp_path, monkeypatch):
 def test_a_mistake_ends_without_a_traceback(place, tmp_path):
     done = launch(tmp_path, 'dist_train.sh', tmp_path / 'nowhere.py', 2)
     assert done.returncode == 2
-    assert 'train.py: there is no config file' in done.stderr
+    assert 'train.py: config file' in done.stderr
     assert 'Traceback' not in done.stderr
 
 

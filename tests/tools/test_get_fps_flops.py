@@ -161,7 +161,7 @@ def test_an_existing_file_is_kept_unless_forced(tmp_path, capsys):
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [
-        (['nowhere.py'], 'there is no config file nowhere.py'),
+        (['nowhere.py'], 'config file nowhere.py does not exist'),
         ([PLAIN, '--device', 'gpu'], '--device must be cpu, cuda or cuda:1, got gpu'),
         ([PLAIN, '--device', 'meta'], '--device must be cpu, cuda or cuda:1, got meta'),
         ([PLAIN, '--device', 'cuda:99'], '--device cuda:99 is not available: this machine has'),

@@ -121,7 +121,7 @@ def test_mistakes_are_one_sentence(checkpoint, pictures, tmp_path, capsys):
     text.write_text('no checkpoint')
     a = pictures / 'a.png'
     for arguments, part in (
-        (('gone.py', checkpoint, a), 'there is no config file gone.py'),
+        (('gone.py', checkpoint, a), 'config file gone.py does not exist'),
         ((PLAIN, 'gone.pth', a), 'there is no checkpoint file gone.pth: check the path.'),
         ((PLAIN, other, a), 'other.pth'),
         ((PLAIN, text, a), 'text.pth'),

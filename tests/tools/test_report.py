@@ -290,7 +290,7 @@ def test_mistakes_are_one_sentence(checkpoint, page, comparison, tmp_path, capsy
     broken.write_text('{"rows": [1]}')
     given = ('--checkpoint', checkpoint)
     for arguments, part in (
-        (('gone.py', *given), 'there is no config file gone.py'),
+        (('gone.py', *given), 'config file gone.py does not exist'),
         ((ALGM, '--checkpoint', 'gone.pth'), 'there is no checkpoint file gone.pth'),
         ((ALGM, *given, '--images', tmp_path / 'gone.png'), 'there is no file or folder'),
         ((ALGM, *given, '--images', empty), 'holds no image'),

@@ -147,7 +147,7 @@ def test_mistakes_are_one_sentence(checkpoint, pictures, tmp_path, capsys):
     (tmp_path / 'full' / 'a').mkdir(parents=True)
     (tmp_path / 'full' / 'a' / 'mine.txt').write_text('mine')
     for arguments, part in (
-        (('gone.py', checkpoint, a, out), 'there is no config file gone.py'),
+        (('gone.py', checkpoint, a, out), 'config file gone.py does not exist'),
         ((ALGM, 'gone.pth', a, out), 'there is no checkpoint file gone.pth'),
         ((ALGM, other, a, out), 'other.pth'),
         ((ALGM, checkpoint, empty, out), 'holds no image'),

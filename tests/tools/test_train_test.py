@@ -207,8 +207,8 @@ def test_a_test_set_without_labels_is_only_written(place, tmp_path, more):
 
 
 def test_missing_or_broken_config(place, checkpoint, tmp_path, capsys):
-    assert 'no config file nowhere.py' in mistake(capsys, 'train', 'nowhere.py')
-    assert 'no config file nowhere.py' in mistake(capsys, 'test', 'nowhere.py', checkpoint)
+    assert 'config file nowhere.py does not exist' in mistake(capsys, 'train', 'nowhere.py')
+    assert 'config file nowhere.py does not exist' in mistake(capsys, 'test', 'nowhere.py', checkpoint)
     (tmp_path / 'broken.py').write_text('model = dict(\n')
     assert 'cannot be read: ' in mistake(capsys, 'train', tmp_path / 'broken.py')
     (tmp_path / 'based.py').write_text("_base_ = './nowhere.py'\n")

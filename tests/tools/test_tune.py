@@ -213,7 +213,7 @@ def test_mistakes_are_one_sentence(tiny, tmp_path, capsys, arguments, said):
 
 def test_files_that_cannot_be_used_are_told(tiny, tmp_path, capsys):
     budget = ('--speed-up', 2, '--work-dir', tmp_path / 'w', *SMALL)
-    assert 'there is no config file' in mistake(capsys, 'tune', 'gone.py', tiny[1], *budget)
+    assert 'gone.py does not exist' in mistake(capsys, 'tune', 'gone.py', tiny[1], *budget)
     assert 'there is no checkpoint file gone.pth' in mistake(capsys, 'tune', tiny[0], 'gone.pth', *budget)
     torch.save(dict(state_dict={'backbone.x': torch.zeros(1)}), tmp_path / 'other.pth')
     assert 'other.pth' in mistake(capsys, 'tune', tiny[0], tmp_path / 'other.pth', *budget)
