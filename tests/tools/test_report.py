@@ -297,7 +297,7 @@ def test_mistakes_are_one_sentence(checkpoint, page, comparison, tmp_path, capsy
         ((ALGM, *given, '--scenes', 0), '--scenes must be 1 or more, got 0'),
         ((ALGM, *given, '--compare', 'gone.json'), 'there is no comparison gone.json'),
         ((ALGM, *given, '--compare', broken), 'is not a valid comparison'),
-        ((ALGM, ALGM, *given), 'is named twice'),
+        ((ALGM, ALGM, *given), 'photo-mosaic-128x128 twice'),
     ):
         assert part in mistake(capsys, 'report', *arguments, '--out', out)
     assert call('report', ALGM, *given, '--images', broken, '--out', out) == 2

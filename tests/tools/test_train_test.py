@@ -339,7 +339,7 @@ def test_corrupt_jpeg_is_named_by_a_worker_process(place, checkpoint, tmp_path, 
     DAMAGE['cut'](bad)  # OpenCV would fill the rest with grey
     more = "test_dataloader['dataset']['img_suffix'] = '.jpg'; test_dataloader['num_workers'] = 1"
     config = write_config(tmp_path, tmp_path / 'data', more)
-    said = mistake(capsys, 'test', config, checkpoint, '--work-dir', tmp_path)
+    said = mistake(capsys, 'test', config, checkpoint, '--work-dir', tmp_path, '--no-check-data')
     assert said == f'the file {bad} of the dataset cannot be read: it is damaged or no image'
 
 
