@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -92,8 +93,18 @@ class ToolRunner(Runner):
 def start_worker(then: Callable[[int], None] | None, worker_id: int) -> None:
     """Set up a data-loading process: the main process handles Ctrl-C and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = report_unless_left
     if then is not None:
         then(worker_id)
+
+
+def report_unless_left(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Report an exception of a data-loading process, unless it only says that the main process has ended.
+
+    multiprocessing's thread that passes tensors on prints a traceback when the main process leaves while it connects.
+    """
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def build_runner(config: Config, loop: str) -> Runner:
