@@ -1,6 +1,20 @@
 """The text of a new config, complete for training, test and test-time augmentation."""
 
-TEMPLATE = """# Written by mmseg-tr new-config for your pictures and labels. Change what you like.
+# reads crop, scale and map_labels of the config around it
+_TRAIN_PIPELINE = """train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    *map_labels,
+    dict(type='RandomResize', scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(crop, crop), cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs'),
+]
+"""
+
+TEMPLATE = (
+    """# Written by mmseg-tr new-config for your pictures and labels. Change what you like.
 custom_imports = dict(imports=['mmseg_tr.registry'], allow_failed_imports=False)
 default_scope = 'mmseg'
 
@@ -18,17 +32,9 @@ map_labels = {map_labels}
 common = dict(
     type='mmseg_tr.ImageFolders', metainfo=dict(classes=classes, palette=palette), reduce_zero_label={from_one}
 )
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    *map_labels,
-    dict(type='RandomResize', scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(crop, crop), cat_max_ratio=0.75),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs'),
-]
-# Labels are loaded after the resize: scores are measured at the size of the file.
+"""
+    + _TRAIN_PIPELINE
+    + """# Labels are loaded after the resize: scores are measured at the size of the file.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=scale, keep_ratio=True),
@@ -130,27 +136,22 @@ log_level = 'INFO'
 load_from = None
 resume = False
 """
+)
 
-POLICY = """# Written by mmseg-tr new-config: trains the policy network of CTS on the same pictures and labels.
+POLICY = (
+    """# Written by mmseg-tr new-config: trains the policy network of CTS on the same pictures and labels.
 _base_ = '{base}'
 
 crop = {policy_crop}  # superpatches of 32 pixels must tile it
+scale = (4 * crop, crop)
 map_labels = {map_labels}
-train_pipeline = [
+"""
+    + _TRAIN_PIPELINE
+    + """test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
     *map_labels,
-    dict(type='RandomResize', scale=(4 * crop, crop), ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(crop, crop), cat_max_ratio=0.75),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    *map_labels,
-    dict(type='Resize', scale=(4 * crop, crop), keep_ratio=True),
+    dict(type='Resize', scale=scale, keep_ratio=True),
     dict(
         type='CenterCrop',
         crop_size=(crop, crop),
@@ -185,3 +186,4 @@ optim_wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='Ad
 param_scheduler = []
 default_hooks = dict(checkpoint=dict(save_best='accuracy', rule='greater'))
 """
+)

@@ -32,7 +32,7 @@ Values = dict[str, str]
 
 
 @dataclass
-class Converted:
+class AnnotatedSplit:
     """A split: the content of its annotation file, how many rows had no box, and which frames are missing."""
 
     annotations: dict
@@ -71,14 +71,14 @@ def read_boxes(path: str | Path) -> dict[int, Box]:
     return boxes
 
 
-def convert_table(table: str | Path, boxes: Mapping[int, Box], frames: str | Path) -> Converted:
+def convert_table(table: str | Path, boxes: Mapping[int, Box], frames: str | Path) -> AnnotatedSplit:
     """Read a table of joints as COCO annotations; pictures and athletes both have the published number as their id.
 
     frames: the folder of frames, from which the pictures' sizes are read.
     Raises DatasetError for a table that is missing or damaged, and for a picture that is there twice or unreadable.
     """
     images, annotations, seen = [], [], set()
-    converted = Converted(dict(images=images, annotations=annotations, categories=[_category()]))
+    converted = AnnotatedSplit(dict(images=images, annotations=annotations, categories=[_category()]))
     columns = ['event', 'frame_num', *(f'{joint}_{part}' for joint in JOINTS for part in 'xys')]
     for line, row in _rows(Path(table), columns):
         event, frame = (_whole(row, key, table, line) for key in ('event', 'frame_num'))
@@ -105,7 +105,7 @@ def convert_table(table: str | Path, boxes: Mapping[int, Box], frames: str | Pat
     return converted
 
 
-def write_split(converted: Converted, folder: str | Path, split: str, frames: str | Path, *, copy: bool) -> Path:
+def write_split(converted: AnnotatedSplit, folder: str | Path, split: str, frames: str | Path, *, copy: bool) -> Path:
     """Write `folder`/annotations/`split`_jump.json, and the frames as links or copies into `folder`/images/`split`.
 
     Pictures that are there are left alone. Returns the path of the annotations.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 from mmseg_tr.analysis.network import find_backbone
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.backbone import Backbone
+from mmseg_tr.reduction.checks import check_number
 from mmseg_tr.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 OURS = 'mmseg_tr.LayerDecayOptimWrapperConstructor'
@@ -80,8 +80,7 @@ def decay_rate(settings: Mapping[str, Any], backbone: Backbone) -> float:
     if settings.get('decay_type', 'layer_wise') not in ('layer_wise', 'layer_wise_vit'):
         raise ConfigError(f"paramwise_cfg decay_type must be 'layer_wise', got {settings['decay_type']!r}.")
     rate = settings.get('layer_decay_rate', settings.get('decay_rate'))
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not (math.isfinite(rate) and 0 < rate <= 1):
-        raise ConfigError(f'paramwise_cfg layer_decay_rate must be a number above 0 and at most 1, got {rate!r}.')
+    check_number('paramwise_cfg layer_decay_rate', rate, 0, 1, open_below=True)
     if settings.get('num_layers', backbone.depth) != backbone.depth:
         raise ConfigError(
             f'paramwise_cfg num_layers must be {backbone.depth}, the number of blocks of the backbone, '

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from mmengine.optim import _ParamScheduler
 from mmengine.optim.scheduler.param_scheduler import INF, OptimizerType
 
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.reduction.checks import check_integer, check_number
 from mmseg_tr.registry import PARAM_SCHEDULERS
 
 
@@ -115,13 +114,7 @@ class SegmenterPolyLR(_ParamScheduler):
             raise ConfigError('SegmenterPolyLR needs end, the update at which the learning rate reaches eta_min')
         if self.length < 1:
             raise ConfigError(f'SegmenterPolyLR: end={end} must be above begin={end - self.length}')
-        if not 0 <= self.warmup <= self.length:
-            raise ConfigError(
-                f'SegmenterPolyLR: warmup={self.warmup} must be between 0 and the schedule length {self.length}'
-            )
-        if self.step_size < 1:
-            raise ConfigError(f'SegmenterPolyLR: step_size={self.step_size} must be 1 or more')
+        check_integer('SegmenterPolyLR: warmup', self.warmup, 0, self.length, hint='the length of the schedule')
+        check_integer('SegmenterPolyLR: step_size', self.step_size, 1)
         for name in ('eta_min', 'power'):
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
-                raise ConfigError(f'SegmenterPolyLR: {name}={value!r} must be a finite number, 0 or more')
+            check_number(f'SegmenterPolyLR: {name}', getattr(self, name), 0)

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 
 from mmseg_tr.engine.plain import history_from_plain
 from mmseg_tr.errors import CheckpointError
+from mmseg_tr.reduction.checks import is_integer
 
 BEST = re.compile(r'best_[^/\\]+\.\w+')  # names that mmengine's CheckpointHook gives its best checkpoints
 _META = ('epoch', 'iter', 'seed', 'dataset_meta')
@@ -57,7 +58,7 @@ def own_name(path: Any) -> str | None:
 
 def is_count(value: Any) -> bool:
     """Return whether a value is a non-negative integer."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return is_integer(value) and value >= 0
 
 
 def check_training_state(content: Any, path: str, max_iters: int | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,14 +29,17 @@ class RecordingCollate:
         return found
 
     def put(self, worker: int, state: dict[str, Any]) -> None:
-        content = pickle.dumps({**state, 'cuda': []})
-        self.cells[worker, : len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        file = io.BytesIO()
+        torch.save({**state, 'cuda': []}, file)
+        content = torch.frombuffer(file.getbuffer(), dtype=torch.uint8)
+        self.cells[worker, : len(content)] = content
         self.lengths[worker] = len(content)
 
     def get(self, worker: int) -> dict[str, Any] | None:
-        """Return the last state of a worker; None before its first batch. The bytes are from this program."""
+        """Return the last state of a worker; None before its first batch."""
         length = int(self.lengths[worker])
-        return pickle.loads(self.cells[worker, :length].numpy().tobytes()) if length else None
+        content = io.BytesIO(self.cells[worker, :length].numpy())
+        return torch.load(content, weights_only=True) if length else None
 
     def start(self, then: Callable[[int], None] | None, worker: int) -> None:
         """Set up a worker, with the state stored here for it, if any."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.budget import Target, method_within
-from mmseg_tr.hosts.host import Host, View, submodule
+from mmseg_tr.hosts.host import BlockView, Host, submodule
 from mmseg_tr.hosts.patch import Applied, applied_to, install, restore_modules, switched_off
 from mmseg_tr.hosts.report import Summary, summary
 from mmseg_tr.hosts.timm import timm_host
@@ -46,7 +46,7 @@ def apply(
     network, host = find_host(model, host)
     blocks = submodule(network, host.blocks)
     strategy = fitted(network, host, method, settings, budget)
-    applied = Applied(strategy, host.prefix, host.grid, len(blocks), View(host.parts, host.attention))
+    applied = Applied(strategy, host.prefix, host.grid, len(blocks), BlockView(host.parts, host.attention))
     install(network, host, applied)
     return model
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.host import Grid, Host, View, submodule
+from mmseg_tr.hosts.host import BlockView, Grid, Host, submodule
 from mmseg_tr.hosts.patch import Applied, install, restore_modules
 from mmseg_tr.reduction import Reduction, build_reduction, find_method
+from mmseg_tr.reduction.checks import check_number
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Target:
     @property
     def width(self) -> int:
         """Channels of its tokens."""
-        view = View(self.host.parts, self.host.attention)(submodule(self.network, self.host.blocks)[0])
+        view = BlockView(self.host.parts, self.host.attention)(submodule(self.network, self.host.blocks)[0])
         return view.norm1.weight.shape[0]
 
     def image(self) -> Tensor:
@@ -44,7 +45,7 @@ class Target:
         """Multiply-adds of the network with a method, everything counted, without running it."""
         network = on_meta(self.network)
         if strategy is not None:
-            view = View(self.host.parts, self.host.attention)
+            view = BlockView(self.host.parts, self.host.attention)
             install(network, self.host, Applied(strategy, self.host.prefix, self.host.grid, self.depth, view))
         return count_macs(network, self.image()).total()
 
@@ -64,9 +65,7 @@ def method_within(asked: dict[str, Any], budget: float, target: Target) -> Reduc
     asked: the method's type, and settings that stay. Raises ConfigError for a budget outside (0, 1], or below what the
     method can reach.
     """
-    number = isinstance(budget, int | float) and not isinstance(budget, bool)
-    if not number or not 0 < budget <= 1:
-        raise ConfigError(f'budget must be above 0 and at most 1, got {budget!r}.')
+    check_number('budget', budget, 0, 1, open_below=True)
     method = find_method(asked.get('type'))
     plain, least = target.work(None), 1.0
 

@@ -53,7 +53,7 @@ class Host:
             raise ConfigError(f'blocks must be the path of a ModuleList or Sequential, got {self.blocks!r}.')
         if self.grid is None and self.patch_embed is None:
             raise ConfigError('a Host needs grid=(h, w), or patch_embed and patch_size for images of any size.')
-        names = View.names(self.parts)
+        names = BlockView.names(self.parts)
         for number, block in enumerate(blocks, 1):
             for part in ('norm1', 'attn', 'norm2', 'mlp'):
                 if names[part] is None or submodule(block, names[part]) is None:
@@ -71,7 +71,7 @@ def submodule(module: nn.Module, path: str) -> nn.Module | None:
     return module
 
 
-class View:
+class BlockView:
     """A block as run_block() reads it: the parts under timm's names, and the pieces of its attention."""
 
     def __init__(self, parts: Mapping[str, str | None], attention: Callable[[nn.Module], Any]) -> None:
@@ -85,14 +85,14 @@ class View:
             raise ConfigError(f'parts must be named as {", ".join(PARTS)}, got {unknown[0]!r}.')
         return {part: parts.get(part, part) for part in PARTS}
 
-    def __call__(self, block: nn.Module) -> Seen:
+    def __call__(self, block: nn.Module) -> BlockParts:
         found = {part: nothing if name is None else submodule(block, name) for part, name in self.parts.items()}
         found = {part: nothing if module is None else module for part, module in found.items()}
-        return Seen(**found, attend=self.pieces(found['attn']))
+        return BlockParts(**found, attend=self.pieces(found['attn']))
 
 
 @dataclass
-class Seen:
+class BlockParts:
     """The parts of one block. attend: pieces of its attention."""
 
     norm1: Any

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.carried import carried_by, carry, carrying, full, grid_of
-from mmseg_tr.hosts.host import Grid, Host, View, submodule
+from mmseg_tr.hosts.host import BlockView, Grid, Host, submodule
 from mmseg_tr.nn.blocks import run_block
 from mmseg_tr.reduction import Reduction, Tokens
 from mmseg_tr.reduction.observe import Observer
@@ -41,7 +41,7 @@ class Applied:
     num_prefix: int
     grid: Grid | None
     depth: int
-    view: View
+    view: BlockView
     off: dict[int, int] = field(default_factory=dict)  # thread -> how many disabled() it is inside
     grids: dict[int, list[Grid]] = field(default_factory=dict)  # thread -> of images before the first block
 

@@ -22,11 +22,13 @@ class Backbone(nn.Module):
 
     reduction: the strategy; None for the plain network. It may be changed at any time.
     kind: which methods fit, those whose `backbone` it is. count_rule: the counting rule of analysis.mac_rules that the
-    plain network's publications follow.
+    plain network's publications follow. attention_maps: whether a patch's attention is a row of one matrix over all
+    tokens, which can be drawn.
     """
 
     kind: ClassVar[str]
     count_rule: ClassVar[str]
+    attention_maps: ClassVar[bool] = False
     reduction: Reduction | None
 
     @property

@@ -43,6 +43,7 @@ class ViT(Backbone):
 
     kind: ClassVar[str] = 'ViT'
     count_rule: ClassVar[str] = 'segmenter'
+    attention_maps: ClassVar[bool] = True
 
     def __init__(
         self,

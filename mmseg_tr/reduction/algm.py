@@ -17,7 +17,14 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction, mean_merged
-from mmseg_tr.reduction.checks import BATCH_RULES, check_choice, check_layers, check_number, check_pair, is_integer
+from mmseg_tr.reduction.checks import (
+    BATCH_RULES,
+    check_choice,
+    check_counts,
+    check_layers,
+    check_number,
+    check_pair,
+)
 from mmseg_tr.reduction.ladder import Dial, Grid, Ladder, distinct, listed, rungs, scaled_layer
 from mmseg_tr.reduction.matching import Merge, best_partners, bipartite_index, bipartite_matching, descending_rank
 from mmseg_tr.reduction.ops import decided, per_image, scaled_count, unit, without_autocast
@@ -158,7 +165,8 @@ class ALGM(Reduction):
     def __post_init__(self) -> None:
         layers = check_layers(self.layers)
         check_choice('batch', self.batch, BATCH_RULES)
-        threshold, counts = _check_threshold(self.threshold), _check_counts(self.counts, layers)
+        counts = check_counts('counts', self.counts, layers, 'windows to join and then tokens to merge')
+        threshold = _check_threshold(self.threshold)
         self._settle(layers=layers, window=_check_window(self.window), threshold=threshold, counts=counts)
 
     @property
@@ -256,20 +264,6 @@ def _check_window(window: Any) -> tuple[int, int]:
     if window == (1, 1):
         raise ConfigError(f'window must be {wanted}, got {window}.')
     return window
-
-
-def _check_counts(counts: Any, layers: tuple[int, ...]) -> tuple[int, ...] | None:
-    if counts is None:
-        return None
-    wanted = tuple(counts) if isinstance(counts, list | tuple) else ()
-    if len(wanted) != len(layers) or not all(is_integer(count) and count >= 0 for count in wanted):
-        raise ConfigError(
-            f'counts must hold a non-negative integer for each of layers={layers}, windows to join and then tokens to '
-            f'merge, got {counts!r}.'
-        )
-    if not any(wanted):
-        warnings.warn(f'ALGM counts={wanted}: nothing merges.', stacklevel=5)
-    return wanted
 
 
 def _check_threshold(threshold: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -92,6 +93,26 @@ def check_layers(layers: Any, depth: int | None = None) -> tuple[int, ...]:
     if list(layers) != sorted(layers):
         raise ConfigError(f'layers must ascend, such as {tuple(sorted(layers))}, got {layers}.')
     return layers
+
+
+def check_counts(
+    name: str, value: Any, layers: tuple[int, ...], what: str, spread: bool = False
+) -> tuple[int, ...] | None:
+    """Return a non-negative integer per entry of `layers`, None for None; warn if all are 0.
+
+    what: the numbers in words. spread: a single integer is for every layer.
+    """
+    if value is None:
+        return None
+    given = (value,) * len(layers) if spread and is_integer(value) else value
+    counts = tuple(given) if isinstance(given, list | tuple) else ()
+    if len(counts) != len(layers) or not all(is_integer(count) and count >= 0 for count in counts):
+        raise ConfigError(
+            f'{name} must hold a non-negative integer for each of layers={layers}, {what}, got {value!r}.'
+        )
+    if not any(counts):
+        warnings.warn(f'{name}={counts}: nothing merges.', stacklevel=4)
+    return counts
 
 
 def check_layer(name: str, layer: Any, depth: int | None = None) -> int:

@@ -14,7 +14,7 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction, mean_merged
-from mmseg_tr.reduction.checks import check_choice, check_layers, is_integer
+from mmseg_tr.reduction.checks import check_choice, check_counts, check_layers
 from mmseg_tr.reduction.ladder import Grid, Ladder, distinct, listed, rungs
 from mmseg_tr.reduction.matching import Merge, descending_rank
 from mmseg_tr.reduction.ops import decided, per_image, scaled_count, unit, without_autocast
@@ -115,7 +115,7 @@ class MPM(Reduction):
     def __post_init__(self) -> None:
         layers = check_layers(self.layers)
         check_choice('restore', self.restore, RESTORE)
-        self._settle(layers=layers, pairs=_check_pairs(self.pairs, layers))
+        self._settle(layers=layers, pairs=check_counts('pairs', self.pairs, layers, 'or one for all', spread=True))
 
     @property
     def adaptive(self) -> bool:
@@ -207,15 +207,3 @@ class MPM(Reduction):
         r = min(scaled_count(asked, math.prod(self.grid or tokens.grid), math.prod(tokens.grid)), count // 2)
         places, score = most_similar_pairs(tokens.x, r, tokens.num_prefix)
         return Merge(places, per_image(tokens.x.shape[1] - r, tokens.x.shape[0]), (score,))
-
-
-def _check_pairs(pairs: Any, layers: tuple[int, ...]) -> tuple[int, ...] | None:
-    if pairs is None:
-        return None
-    numbers = (pairs,) * len(layers) if is_integer(pairs) else pairs
-    wanted = tuple(numbers) if isinstance(numbers, list | tuple) else ()
-    if len(wanted) != len(layers) or not all(is_integer(number) and number >= 0 for number in wanted):
-        raise ConfigError(f'pairs must be a non-negative integer, or one for each of layers={layers}, got {pairs!r}.')
-    if not any(wanted):
-        warnings.warn(f'MPM: pairs={wanted}: nothing merges.', stacklevel=4)
-    return wanted

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mmseg_tr.checkpoints import load_official
 from mmseg_tr.nn import ViT
 from mmseg_tr.reduction import Tokens
 from mmseg_tr.reduction.observe import Observer
@@ -44,7 +45,8 @@ def timm_network(case: Case, reduction: dict | None) -> tuple[ViT, dict[str, Ten
     for key in ('mlp_ratio', 'class_token', 'reg_tokens', 'no_embed_class', 'distilled', 'qkv_bias', 'init_values'):
         if key in vit:
             arch[key] = vit[key]
-    model = ViT(arch, tuple(vit['img']), reduction=reduction, norm_eps=s['layernorm_eps'], out='tokens').eval()
+    size = vit['img'] if isinstance(vit['img'], int) else tuple(vit['img'])
+    model = ViT(arch, size, reduction=reduction, norm_eps=s['layernorm_eps'], out='tokens').eval()
     head = {name: weights.pop(name) for name in list(weights) if name.startswith('head')}
     model.load_state_dict(weights)
     return model, head
@@ -59,7 +61,34 @@ def recorded(model: ViT, image: Tensor) -> tuple[Recording, Tokens]:
 def classes(tokens: Tokens, head: dict[str, Tensor], class_token: bool) -> Tensor:
     """Logits of the classification head: of the class token, without one of the mean of the patch tokens."""
     pooled = tokens.x[:, 0] if class_token else tokens.patches().x.mean(1)
-    return F.linear(pooled, head['head.weight'], head['head.bias'])
+    logits = F.linear(pooled, head['head.weight'], head['head.bias'])
+    if 'head_dist.weight' in head:  # the mean of both classifiers, as timm has it at inference
+        logits = (logits + F.linear(tokens.x[:, 1], head['head_dist.weight'], head['head_dist.bias'])) / 2
+    return logits
+
+
+def compare_classifier(case: Case, reduction: dict | None) -> tuple[Recording, Tokens]:
+    """A patched timm ViT up to its classes: every output of the case; returns what its method did, and its tokens."""
+    image = case.take('image')
+    model, head = timm_network(case, reduction)
+    record, tokens = recorded(model, image)
+    compare_blocks(case, record)
+    case.compare('features', tokens.x)
+    case.compare('map', tokens.to_map())
+    case.compare('logits', classes(tokens, head, case.settings['vit'].get('class_token', True)))
+    if case.holds('features', f64=True):
+        case.compare('features', model.double().forward_tokens(image.double()).x, f64=True)
+    return record, tokens
+
+
+def compare_segmenter(case: Case, reduction: dict | None) -> tuple[Recording, Tokens]:
+    """As compare_classifier(), of an official Segmenter up to its classes."""
+    image, model = case.take('image'), load_official(case.release(), reduction)
+    record, tokens = recorded(model.encoder, image)
+    compare_blocks(case, record)
+    case.compare('masks', model.scores(image))
+    case.compare('logits', model(image))
+    return record, tokens
 
 
 def compare_blocks(case: Case, record: Recording) -> None:

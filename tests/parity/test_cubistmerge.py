@@ -11,7 +11,7 @@ from mmseg_tr.reduction import Tokens
 from mmseg_tr.reduction.cubistmerge import CubistMerge, join_lines, lost, match_lines, merge_grid
 from mmseg_tr.reduction.ops import take, unit
 from tests.parity.harness import Case, golden_cases, run_case
-from tests.parity.networks import classes, compare_blocks, recorded, timm_network
+from tests.parity.networks import compare_classifier
 from tests.parity.rope import RotaryNetwork
 
 FAMILY = 'cubistmerge'
@@ -73,17 +73,8 @@ def compare_decisions(case: Case, entered: dict[int, Tokens], left: dict[int, To
 
 
 def network(case: Case) -> None:
-    """A patched timm ViT up to its classes."""
-    s, image = case.settings, case.take('image')
-    model, head = timm_network(case, reduction(s))
-    record, tokens = recorded(model, image)
+    record, _ = compare_classifier(case, reduction(case.settings))
     compare_decisions(case, record.entered, record.left)
-    compare_blocks(case, record)
-    case.compare('features', tokens.x)
-    case.compare('map', tokens.to_map())
-    case.compare('logits', classes(tokens, head, s['vit'].get('class_token', True)))
-    if case.holds('features', f64=True):
-        case.compare('features', model.double().forward_tokens(image.double()).x, f64=True)
 
 
 def rope_network(case: Case) -> None:

@@ -11,7 +11,7 @@ from mmseg_tr.checkpoints import load_official
 from mmseg_tr.reduction import Tokens
 from mmseg_tr.reduction.mpm import MPM, mutual_merge, nearest
 from tests.parity.harness import Case, golden_cases, run_case
-from tests.parity.networks import Recording, assigned, classes, compare_blocks, recorded, timm_network
+from tests.parity.networks import Recording, assigned, compare_classifier, compare_segmenter
 
 FAMILY = 'mpm'
 
@@ -79,30 +79,16 @@ def compare_decisions(case: Case, record: Recording) -> None:
     if last.index is not None:
         case.compare('assign', last.index)
         case.compare('size', last.size)
-    compare_blocks(case, record)
 
 
 def network(case: Case) -> None:
-    """A patched timm ViT up to its classes."""
-    s, image = case.settings, case.take('image')
-    model, head = timm_network(case, reduction(s, s['vit']['depth']))
-    record, tokens = recorded(model, image)
-    compare_decisions(case, record)
-    case.compare('features', tokens.x)
-    case.compare('map', tokens.to_map())
-    case.compare('logits', classes(tokens, head, s['vit'].get('class_token', True)))
-    if case.holds('features', f64=True):
-        case.compare('features', model.double().forward_tokens(image.double()).x, f64=True)
+    s = case.settings
+    compare_decisions(case, compare_classifier(case, reduction(s, s['vit']['depth']))[0])
 
 
 def segmenter_network(case: Case) -> None:
-    s, image = case.settings, case.take('image')
     depth = load_official(case.release()).encoder.depth
-    model = load_official(case.release(), reduction(s, depth))
-    record, _ = recorded(model.encoder, image)
-    compare_decisions(case, record)
-    case.compare('masks', model.scores(image))
-    case.compare('logits', model(image))
+    compare_decisions(case, compare_segmenter(case, reduction(case.settings, depth))[0])
 
 
 KINDS = {

@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmseg_tr.checkpoints import load_official
 from mmseg_tr.reduction import Merge, build_reduction
 from mmseg_tr.reduction.pitome import PiToMe, energy, energy_matching, removed, similarities
 from tests.parity.harness import Case, golden_cases, run_case
-from tests.parity.networks import Recording, assigned, classes, compare_blocks, recorded, timm_network, token_map
+from tests.parity.networks import Recording, assigned, compare_classifier, compare_segmenter, token_map
 
 FAMILY = 'pitome'
 
@@ -84,13 +83,12 @@ def reduction(settings: dict) -> dict:
     return given | dict(form=forms, margin=settings['margin_per_layer'])
 
 
-def compare_decisions(case: Case, record: Recording, method: PiToMe) -> None:
-    s, last = case.settings, record.left[max(record.left)]
+def compare_decisions(case: Case, record: Recording) -> None:
+    s, last, method = case.settings, record.left[max(record.left)], record.method
     counts = [tokens.counts[0] for tokens in record.left.values()]
     case.compare('token_counts', np.array(counts))
     start = last.num_prefix + last.grid[0] * last.grid[1]
     case.expect('r_per_layer', (-np.diff(counts, prepend=start)).tolist(), s['r_per_layer'])
-    compare_blocks(case, record)
     for layer, keys in record.seen.items():
         if keys is not None:
             similarity = similarities(keys.mean(1)[:, last.num_prefix :])
@@ -103,27 +101,15 @@ def compare_decisions(case: Case, record: Recording, method: PiToMe) -> None:
 
 
 def network(case: Case) -> None:
-    """A patched timm ViT up to its classes."""
-    s, image = case.settings, case.take('image')
-    model, head = timm_network(case, reduction(s))
-    record, tokens = recorded(model, image)
-    compare_decisions(case, record, model.reduction)
+    record, tokens = compare_classifier(case, reduction(case.settings))
+    compare_decisions(case, record)
     case.compare('size', tokens.size[..., None])
-    case.compare('features', tokens.x)
-    case.compare('map', tokens.to_map())
-    case.compare('logits', classes(tokens, head, s['vit'].get('class_token', True)))
-    if case.holds('features', f64=True):
-        case.compare('features', model.double().forward_tokens(image.double()).x, f64=True)
 
 
 def segmenter_network(case: Case) -> None:
-    image = case.take('image')
-    model = load_official(case.release(), reduction(case.settings))
-    record, tokens = recorded(model.encoder, image)
-    compare_decisions(case, record, model.encoder.reduction)
+    record, tokens = compare_segmenter(case, reduction(case.settings))
+    compare_decisions(case, record)
     case.compare('size', tokens.size)
-    case.compare('masks', model.scores(image))
-    case.compare('logits', model(image))
 
 
 KINDS = {

@@ -7,16 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file
 
-from mmseg_tr.checkpoints import load_official
-from mmseg_tr.nn import ViT
-from mmseg_tr.reduction import Merge, Tokens
+from mmseg_tr.reduction import Merge
 from mmseg_tr.reduction.matching import bipartite_matching, kth_matching, random_matching
 from mmseg_tr.reduction.tome import parse_r
 from tests.parity.decisions import matching_decisions
 from tests.parity.harness import Case, golden_cases, golden_root, run_case
+from tests.parity.networks import Recording, compare_classifier, compare_segmenter, token_map
 
 FAMILY = 'tome'
 SCHEDULES = golden_root() / FAMILY / 'parse_r.json'
@@ -89,48 +86,25 @@ def random_case(case: Case) -> None:
     case.compare('unmerged', merge.unmerge(merge.reduce(x, lengths(x), 'mean'), lengths(x)))
 
 
+def compare_counts(case: Case, record: Recording) -> None:
+    first, counts = record.entered[1], np.array([tokens.counts[0] for tokens in record.left.values()])
+    case.compare('token_counts', counts)
+    case.expect('r_per_layer', (-np.diff(counts, prepend=first.counts[0])).tolist(), case.settings['r_per_layer'])
+
+
 def network(case: Case) -> None:
-    """A patched timm ViT up to its classes."""
-    s, weights = case.settings, load_file(case.folder / case.settings['weights'])
-    vit = s['vit']
-    arch = dict(embed_dim=vit['dim'], depth=vit['depth'], num_heads=vit['heads'], patch_size=vit['patch'])
-    arch['distilled'] = vit.get('distilled', False)
-    model = ViT(arch, vit['img'], reduction=reduction(s), norm_eps=s['layernorm_eps'], out='tokens').eval()
-    heads = {name: weights.pop(name) for name in list(weights) if name.startswith('head')}
-    model.load_state_dict(weights)
-    tokens = walk(case, model, case.take('image'))
-    case.compare('features', tokens.x)
-    logits = F.linear(tokens.x[:, 0], heads['head.weight'], heads['head.bias'])
-    if arch['distilled']:  # the mean of both classifiers, as timm has it at inference
-        logits = (logits + F.linear(tokens.x[:, 1], heads['head_dist.weight'], heads['head_dist.bias'])) / 2
-    case.compare('logits', logits)
+    record, tokens = compare_classifier(case, reduction(case.settings))
+    compare_counts(case, record)
     if tokens.size is not None:
         case.compare('size', tokens.size[..., None])
-        prefix = torch.arange(tokens.num_prefix).expand(len(tokens.index), -1)
-        case.compare('token_map', torch.cat([prefix, tokens.index + tokens.num_prefix], 1))
-
-
-def walk(case: Case, model: ViT, image: torch.Tensor) -> Tokens:
-    """A forward with what left every block; returns the tokens behind the final norm."""
-    tokens = model.embed(image)
-    for layer in range(1, len(model.blocks) + 1):
-        tokens = model.run(tokens, layer)
-        case.compare(f'block{layer}', tokens.x)
-    counts = np.array([same[0] for same in tokens.trace])
-    case.compare('token_counts', counts)
-    start = tokens.num_prefix + tokens.grid[0] * tokens.grid[1]
-    assert (-np.diff(counts, prepend=start)).tolist() == case.settings['r_per_layer']
-    return model.finish(tokens)
+        case.compare('token_map', token_map(tokens))
 
 
 def segmenter_network(case: Case) -> None:
-    image = case.take('image')
-    model = load_official(case.release(), reduction(case.settings))
-    tokens = walk(case, model.encoder, image)
+    record, tokens = compare_segmenter(case, reduction(case.settings))
+    compare_counts(case, record)
     case.compare('size', tokens.size)
     case.compare('assign', tokens.index)
-    case.compare('masks', model.scores(image))
-    case.compare('logits', model(image))
 
 
 KINDS = {

@@ -119,5 +119,5 @@ def test_refused_when_the_model_is_built(setting, said):
 
 
 def test_settings_that_merge_nothing_are_reported():
-    with pytest.warns(UserWarning, match='MPM: pairs=.0,.: nothing merges'):
+    with pytest.warns(UserWarning, match='pairs=.0,.: nothing merges'):
         MPM(layers=(2,), pairs=0)

@@ -12,7 +12,7 @@ from torch import nn
 
 from mmseg_tr.analysis.network import method_name, reduction_of
 from mmseg_tr.apis.build import build_model, machine, pick_precision, precision_name, prepare_device
-from mmseg_tr.apis.compare.loop import Progress, build_test_loader, measure_costs, predict_all
+from mmseg_tr.apis.compare.loop import Cost, Progress, build_test_loader, measure_costs, predict_all
 from mmseg_tr.apis.compare.models import (
     PLAIN,
     check_alike,
@@ -29,13 +29,12 @@ __all__ = ['ComparedModel', 'Comparison', 'CompareOptions', 'compare']
 
 
 @dataclass(frozen=True)
-class ComparedModel:
-    """One method of a comparison; per picture, windows taken together, unless stated otherwise.
+class Predictions:
+    """Whose predictions were tested, and how good they are.
 
     miou: percent, of segmentation. pck, pck_strict: percent of the keypoints within 0.1 and 0.05 of the box's longer
     side, of pose. agreement: percent of the labelled pixels for which both models predict the same class, or of the
-    labelled keypoints that are within 0.05 of that side of the plain model's. Everything else: see loop.Cost; poses
-    without the flip test.
+    labelled keypoints that are within 0.05 of that side of the plain model's.
     """
 
     name: str
@@ -45,18 +44,16 @@ class ComparedModel:
     pck: float | None
     pck_strict: float | None
     agreement: float
-    gmacs: float
-    params: int
-    fps: float
-    throughput: float
-    peak_memory: int | None
-    tokens_per_layer: list[float] | None
-    tokens_per_stage: list[dict[str, int]] | None
 
     @property
     def quality(self) -> float:
         """mIoU or PCK@0.1, percent."""
         return self.miou if self.pck is None else self.pck
+
+
+@dataclass(frozen=True)
+class ComparedModel(Cost, Predictions):  # fields of the last base come first
+    """One method of a comparison: its predictions, then its cost; poses without the flip test."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from mmengine.config import Config
@@ -120,11 +120,10 @@ def measure_costs(
     """Measure work, tokens, memory and speed of every model on the test inputs, singly and in batches."""
     progress('timing, one window at a time')
     contestants = {name: Contestant.of(model) for name, model in models.items()}
-    few = MeasureOptions(repeats=max(options.repeats // 2, 1), seconds=None, amp=amp)
-    alone = time_models(contestants, tested.inputs, few)
-    batches, many = tested.batches(options.batch_size), MeasureOptions(repeats=options.repeats, seconds=None, amp=amp)
+    many = MeasureOptions(repeats=options.repeats, seconds=None, amp=amp)
+    alone = time_models(contestants, tested.inputs, replace(many, repeats=max(options.repeats // 2, 1)))
     told = lambda text: progress(f'{text}, batches of {options.batch_size}')  # noqa: E731
-    found, _ = measure(models, batches, many, progress=told)
+    found, _ = measure(models, tested.batches(options.batch_size), many, progress=told)
     return {
         name: Cost(
             gmacs=tested.windows * one.work.total() / 1e9,

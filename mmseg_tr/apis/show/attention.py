@@ -122,7 +122,7 @@ def _mask_transformer(decoder: nn.Module | None) -> MaskTransformer | None:
 
 
 def _checked(model: AttentionModel, name: str) -> AttentionModel:
-    if not isinstance(model.encoder, ViT):
+    if not model.encoder.attention_maps:
         raise ConfigError(f'{name} has no ViT: attention maps are drawn for networks on mmseg_tr.ViT.')
     reduction = model.encoder.reduction
     if reduction is not None and not reduction.indexed:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from mmseg_tr.analysis.macs import evaluating
 from mmseg_tr.analysis.network import find_backbone
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.reduction.checks import check_integer
 from mmseg_tr.reduction.observe import Merged
 from mmseg_tr.registry import HOOKS
 from mmseg_tr.visualization.merging import STYLES, show_groups
@@ -38,8 +39,7 @@ class MergingHook(Hook):
 
     def __init__(self, interval: int, test_interval: int) -> None:
         for name, value in (('interval', interval), ('test_interval', test_interval)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f'{type(self).__name__}: {name} must be a positive integer, got {value!r}.')
+            check_integer(f'{type(self).__name__}: {name}', value, 1)
         self.interval, self.test_interval = interval, test_interval
 
     def before_run(self, runner) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.fusion import MultiScaleFusion
+from mmseg_tr.reduction.checks import check_integer
 from mmseg_tr.registry import MODELS
 
 
@@ -88,6 +89,4 @@ def keypoint_count(out_channels: int | None, num_keypoints: int | None) -> int:
             f'SegformerPoseHead has out_channels={out_channels} and num_keypoints={num_keypoints}: both are the number '
             'of keypoints, say one.'
         )
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ConfigError(f'num_keypoints must be a positive integer, got {count!r}.')
-    return count
+    return check_integer('num_keypoints', count, 1)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.reduction.checks import check_integer, check_number, is_integer
 from mmseg_tr.reduction.segformerpp.mergers import Bipartite, Merger, Neighbours1D, Neighbours2D, StageMerging
 
 HQ = [dict(kv_mode='bsm', kv_r=0.6, kv_sx=2, kv_sy=2)] * 2 + [dict(q_mode='bsm', q_r=0.8, q_sx=4, q_sy=4)] * 2
@@ -116,7 +117,7 @@ def parse_share(share: int | str, number: int) -> int | None:
     """How many blocks use one matching; None for all. Raises ConfigError naming stage `number`."""
     if share == 'stage':
         return None
-    if isinstance(share, bool) or not isinstance(share, int) or share < 1:
+    if not is_integer(share) or share < 1:
         raise ConfigError(f"stage {number}: share must be a positive number of blocks or 'stage', got {share!r}.")
     return share
 
@@ -125,19 +126,12 @@ def build_merger(mode: str, values: dict, side: str, number: int) -> Merger:
     """A merger from its checked settings. Raises ConfigError for values that are out of range."""
     where = f'stage {number}: {side}_'
     if mode == 'n1d':
-        return Neighbours1D(whole(values['s'], f'{where}s'))
+        return Neighbours1D(check_integer(f'{where}s', values['s'], 1))
     if mode == 'n2d':
         pair = values['s'] if isinstance(values['s'], Sequence) else (values['s'],) * 2
         if isinstance(pair, str) or len(pair) != 2:
             raise ConfigError(f'{where}s must be a stride (sy, sx) such as (2, 2), got {values["s"]!r}.')
-        return Neighbours2D((whole(pair[0], f'{where}s'), whole(pair[1], f'{where}s')))
+        return Neighbours2D(tuple(check_integer(f'{where}s', stride, 1) for stride in pair))
     ratio = values['r']
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
-        raise ConfigError(f'{where}r must be the fraction of tokens to remove, from 0 to 1, got {ratio!r}.')
-    return Bipartite(float(ratio), (whole(values['sy'], f'{where}sy'), whole(values['sx'], f'{where}sx')))
-
-
-def whole(value: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f'{name} must be a positive integer, got {value!r}.')
-    return value
+    check_number(f'{where}r', ratio, 0, 1, hint='the fraction of tokens to remove')
+    return Bipartite(float(ratio), tuple(check_integer(f'{where}{key}', values[key], 1) for key in ('sy', 'sx')))
