@@ -15,15 +15,25 @@ import torch
 from torch import nn
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.budget import Target, method_within
-from mmseg_tr.hosts.host import BlockView, Host, submodule
-from mmseg_tr.hosts.patch import Applied, applied_to, install, restore_modules, switched_off
+from mmseg_tr.hosts.budget import BlocksTarget, Target, method_within
+from mmseg_tr.hosts.host import Host
+from mmseg_tr.hosts.own import own_target
+from mmseg_tr.hosts.patch import applied_to, require_applied, restore_modules, switched_off
 from mmseg_tr.hosts.report import Summary, summary
+from mmseg_tr.hosts.segformer import segformer_target
 from mmseg_tr.hosts.timm import timm_host
 from mmseg_tr.hosts.transformers import transformers_host
+from mmseg_tr.hosts.watch import watch
 from mmseg_tr.reduction import Reduction, build_reduction, find_method
 
-READERS = (timm_host, transformers_host)
+
+def blocks_target(model: nn.Module) -> Target | None:
+    """A network of a supported library that is a list of blocks, or None."""
+    host = timm_host(model) or transformers_host(model)
+    return None if host is None else BlocksTarget(model, host)
+
+
+READERS = (blocks_target, segformer_target, own_target)
 
 
 def apply(
@@ -43,17 +53,14 @@ def apply(
     Raises ConfigError, and changes nothing, for a method or setting that does not fit.
     """
     check_untouched(model)
-    network, host = find_host(model, host)
-    blocks = submodule(network, host.blocks)
-    strategy = fitted(network, host, method, settings, budget)
-    applied = Applied(strategy, host.prefix, host.grid, len(blocks), BlockView(host.parts, host.attention))
-    install(network, host, applied)
+    target = find_target(model, host)
+    strategy = fitted(target, method, settings, budget)
+    target.install(target.network, strategy)
     return model
 
 
-def fitted(network: nn.Module, host: Host, method: Any, settings: dict[str, Any], budget: float | None) -> Reduction:
+def fitted(target: Target, method: Any, settings: dict[str, Any], budget: float | None) -> Reduction:
     """The strategy for a network. Raises ConfigError for settings or a budget that do not fit."""
-    target = Target(network, host, host.grid or counted_grid(host))
     if isinstance(method, Reduction):
         if settings or budget is not None:
             raise ConfigError('settings and budget are for a method by name: a strategy has its settings.')
@@ -61,51 +68,29 @@ def fitted(network: nn.Module, host: Host, method: Any, settings: dict[str, Any]
     else:
         asked = dict(type=method) if isinstance(method, str) else dict(method)
         asked |= settings
-        check_fits(find_method(asked.get('type')), host)
+        target.check_fits(find_method(asked.get('type')))
         if budget is not None:
             return method_within(asked, budget, target)
         if len(asked) == 1:
             strategy = build_reduction(find_method(asked['type']).name, target.width, target.depth, target.grid)
         else:
             strategy = build_reduction(asked)
-    check_fits(strategy, host)
-    return strategy.bind(target.depth, target.grid, host.prefix)
+    target.check_fits(strategy)
+    return target.bind(strategy)
 
 
-def check_fits(method: type[Reduction] | Reduction, host: Host) -> None:
-    """Raise ConfigError, with the reason, for a method that cannot work in a host."""
-    kind = method if isinstance(method, type) else type(method)
-    if method.backbone != 'ViT':
-        raise ConfigError(f'{method.name} is for a {method.backbone}, not for a vision transformer of one stage.')
-    if method.needs_class_token and not host.class_token:
-        raise ConfigError(f'{method.name} needs a class token, which this network does not have.')
-    if kind.embed is not Reduction.embed:
-        raise ConfigError(
-            f"{method.name} works before the patch embedding, which is the host's own: use mmseg_tr.nn.ViT."
-        )
-
-
-def counted_grid(host: Host) -> tuple[int, int]:
-    """Return the grid for defaults and budgets of networks that take images of any size."""
-    size = host.image_size or tuple(32 * side for side in host.patch_size)
-    return tuple(side // patch for side, patch in zip(size, host.patch_size))
-
-
-def find_host(model: nn.Module, host: Host | None) -> tuple[nn.Module, Host]:
-    """Return the vision transformer in a network and its layout. Raises ConfigError unless there is exactly one."""
+def find_target(model: nn.Module, host: Host | None = None) -> Target:
+    """Return the vision transformer in a network. Raises ConfigError unless there is exactly one."""
     if host is not None:
-        host.check(model)
-        return model, host
-    found = []
-    for module in model.modules():
-        read = next((layout for layout in (reader(module) for reader in READERS) if layout is not None), None)
-        if read is not None:
-            found.append((module, read))
+        found = [BlocksTarget(model, host)]
+    else:
+        read = [reader(module) for module in model.modules() for reader in READERS]
+        found = [target for target in read if target is not None]
     if not found:
         raise ConfigError(f'{type(model).__name__} is not supported: see mmseg_tr.Host for networks of your own.')
     if len(found) > 1:
         raise ConfigError(f'{type(model).__name__} has {len(found)} vision transformers: apply to one of them.')
-    found[0][1].check(found[0][0])
+    found[0].check()
     return found[0]
 
 
@@ -134,12 +119,4 @@ def disabled(model: nn.Module) -> AbstractContextManager[None]:
     return switched_off(require_applied(model))
 
 
-def require_applied(model: nn.Module) -> Applied:
-    """Return what was applied to a network. Raises ConfigError if nothing was."""
-    applied = applied_to(model)
-    if applied is None:
-        raise ConfigError('no method was applied to this network: mmseg_tr.apply(model, ...) first.')
-    return applied
-
-
-__all__ = ['Host', 'Summary', 'apply', 'disabled', 'remove', 'summary']
+__all__ = ['Host', 'Summary', 'apply', 'disabled', 'remove', 'summary', 'watch']

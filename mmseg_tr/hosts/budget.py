@@ -19,11 +19,66 @@ from mmseg_tr.reduction.checks import check_number
 
 @dataclass(frozen=True)
 class Target:
-    """A network for which settings are chosen. grid: of the patches at the size that is counted."""
+    """A network to which a method is to be applied."""
 
     network: nn.Module
+
+    @property
+    def depth(self) -> int:
+        """Number of layers, or of stages, to which defaults and ladders are scaled."""
+        raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        """Channels of its tokens."""
+        raise NotImplementedError
+
+    @property
+    def grid(self) -> Grid:
+        """Of the patches, at the size that is counted."""
+        raise NotImplementedError
+
+    @property
+    def image_size(self) -> Grid:
+        """(H, W) of the image for which a budget is counted."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise ConfigError, naming what is missing, unless the network has what is needed."""
+
+    def check_fits(self, method: type[Reduction] | Reduction) -> None:
+        """Raise ConfigError, with the reason, for a method that cannot work in this network."""
+        raise NotImplementedError
+
+    def bind(self, strategy: Reduction) -> Reduction:
+        """The strategy fitted to this network. Raises ConfigError for settings that do not fit."""
+        raise NotImplementedError
+
+    def install(self, network: nn.Module, strategy: Reduction) -> None:
+        """Set everything on a network of this layout that remove() deletes."""
+        raise NotImplementedError
+
+    def image(self) -> Tensor:
+        """An image without data, of the size that is counted."""
+        channels = next(module.in_channels for module in self.network.modules() if isinstance(module, nn.Conv2d))
+        return torch.empty(1, channels, *self.image_size, device='meta')
+
+    def work(self, strategy: Reduction | None) -> float:
+        """Multiply-adds of the network with a method, everything counted, without running it."""
+        network = on_meta(self.network)
+        if strategy is not None:
+            self.install(network, strategy)
+        return count_macs(network, self.image()).total()
+
+
+@dataclass(frozen=True)
+class BlocksTarget(Target):
+    """A network that is a list of blocks."""
+
     host: Host
-    grid: Grid
+
+    def check(self) -> None:
+        self.host.check(self.network)
 
     @property
     def depth(self) -> int:
@@ -35,19 +90,34 @@ class Target:
         view = BlockView(self.host.parts, self.host.attention)(submodule(self.network, self.host.blocks)[0])
         return view.norm1.weight.shape[0]
 
-    def image(self) -> Tensor:
-        """An image without data, of the size that is counted."""
-        channels = next(module.in_channels for module in self.network.modules() if isinstance(module, nn.Conv2d))
-        height, width = (side * patch for side, patch in zip(self.grid, self.host.patch_size))
-        return torch.empty(1, channels, height, width, device='meta')
+    @property
+    def grid(self) -> Grid:
+        return self.host.grid or tuple(side // patch for side, patch in zip(self.image_size, self.host.patch_size))
 
-    def work(self, strategy: Reduction | None) -> float:
-        """Multiply-adds of the network with a method, everything counted, without running it."""
-        network = on_meta(self.network)
-        if strategy is not None:
-            view = BlockView(self.host.parts, self.host.attention)
-            install(network, self.host, Applied(strategy, self.host.prefix, self.host.grid, self.depth, view))
-        return count_macs(network, self.image()).total()
+    @property
+    def image_size(self) -> Grid:
+        if self.host.grid is not None:
+            return tuple(side * patch for side, patch in zip(self.host.grid, self.host.patch_size))
+        size = self.host.image_size or tuple(32 * side for side in self.host.patch_size)
+        return tuple(side // patch * patch for side, patch in zip(size, self.host.patch_size))
+
+    def check_fits(self, method: type[Reduction] | Reduction) -> None:
+        kind = method if isinstance(method, type) else type(method)
+        if method.backbone != 'ViT':
+            raise ConfigError(f'{method.name} is for a {method.backbone}, not for a vision transformer of one stage.')
+        if method.needs_class_token and not self.host.class_token:
+            raise ConfigError(f'{method.name} needs a class token, which this network does not have.')
+        if kind.embed is not Reduction.embed:
+            raise ConfigError(
+                f"{method.name} works before the patch embedding, which is the host's own: use mmseg_tr.nn.ViT."
+            )
+
+    def bind(self, strategy: Reduction) -> Reduction:
+        return strategy.bind(self.depth, self.grid, self.host.prefix)
+
+    def install(self, network: nn.Module, strategy: Reduction) -> None:
+        view = BlockView(self.host.parts, self.host.attention)
+        install(network, self.host, Applied(strategy, self.host.prefix, self.host.grid, self.depth, view))
 
 
 def on_meta(network: nn.Module) -> nn.Module:
@@ -70,7 +140,7 @@ def method_within(asked: dict[str, Any], budget: float, target: Target) -> Reduc
     plain, least = target.work(None), 1.0
 
     def share(settings: dict[str, Any]) -> tuple[float, Reduction]:
-        strategy = build_reduction(settings).bind(target.depth, target.grid, target.host.prefix)
+        strategy = target.bind(build_reduction(settings))
         return target.work(strategy) / plain, strategy
 
     for ladder in method.fixed_ladder(asked, target.depth, target.grid):

@@ -30,11 +30,25 @@ from mmseg_tr.reduction.ops import per_image
 
 
 @dataclass
-class Applied:
+class Switch:
     """What the patched modules of one network share.
 
-    method: the strategy, fitted to the network. num_prefix: prefix tokens. grid: of the patches; None where it depends
-    on the image. depth: number of blocks. view: from a block to what run_block() reads of it.
+    Subclasses have method, the strategy fitted to the network, and depths, the blocks of each stage.
+    """
+
+    off: dict[int, int] = field(default_factory=dict, init=False)  # thread -> how many disabled() it is inside
+
+    @property
+    def disabled(self) -> bool:
+        return bool(self.off) and (torch.compiler.is_compiling() or threading.get_ident() in self.off)
+
+
+@dataclass
+class Applied(Switch):
+    """Of a network that is a list of blocks.
+
+    method: the strategy. num_prefix: prefix tokens. grid: of the patches; None where it depends on the image.
+    depth: number of blocks. view: from a block to what run_block() reads of it.
     """
 
     method: Reduction
@@ -42,12 +56,11 @@ class Applied:
     grid: Grid | None
     depth: int
     view: BlockView
-    off: dict[int, int] = field(default_factory=dict)  # thread -> how many disabled() it is inside
     grids: dict[int, list[Grid]] = field(default_factory=dict)  # thread -> of images before the first block
 
     @property
-    def disabled(self) -> bool:
-        return bool(self.off) and (torch.compiler.is_compiling() or threading.get_ident() in self.off)
+    def depths(self) -> tuple[int, ...]:
+        return (self.depth,)
 
     def enter(self, x: Tensor, layer: int) -> Tokens:
         """Tokens of what a block receives: those carried by the tensor, else one per patch."""
@@ -101,7 +114,7 @@ class ThroughModule(Observer):
 class Forward:
     """A forward of a module of a host, as an instance attribute. module: its own, for callers that bypass hooks."""
 
-    def __init__(self, applied: Applied, module: nn.Module) -> None:
+    def __init__(self, applied: Switch, module: nn.Module) -> None:
         self.applied, self.module = applied, module
 
     def original(self, module: nn.Module | None) -> Callable[..., Any]:
@@ -163,7 +176,7 @@ class NormForward(Forward):
 class Hook:
     """A hook of this package, by which remove() knows it."""
 
-    def __init__(self, applied: Applied) -> None:
+    def __init__(self, applied: Switch) -> None:
         self.applied = applied
 
 
@@ -237,13 +250,23 @@ def install(network: nn.Module, host: Host, applied: Applied) -> None:
         submodule(network, host.patch_embed).register_forward_pre_hook(NoteGrid(applied, host.patch_size, host.pads))
 
 
-def applied_to(model: nn.Module) -> Applied | None:
+def applied_to(model: nn.Module) -> Switch | None:
     """What was applied to a network, or None."""
     for module in model.modules():
         forward = vars(module).get('forward')
         if isinstance(forward, Forward):
             return forward.applied
+        if isinstance(vars(module).get('switch'), Switch):
+            return module.switch
     return None
+
+
+def require_applied(model: nn.Module) -> Switch:
+    """Return what was applied to a network. Raises ConfigError if nothing was."""
+    applied = applied_to(model)
+    if applied is None:
+        raise ConfigError('no method was applied to this network: mmseg_tr.apply(model, ...) first.')
+    return applied
 
 
 def restore_modules(model: nn.Module) -> None:
@@ -251,6 +274,9 @@ def restore_modules(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(vars(module).get('forward'), Forward):
             del module.forward
+        if isinstance(vars(module).get('switch'), Switch):  # of this package's own networks
+            del module.switch
+            module.reduction = None
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key in [key for key, hook in hooks.items() if isinstance(hook, Hook)]:
                 del hooks[key]
@@ -258,7 +284,7 @@ def restore_modules(model: nn.Module) -> None:
 
 
 @contextmanager
-def switched_off(applied: Applied) -> Iterator[None]:
+def switched_off(applied: Switch) -> Iterator[None]:
     """The plain network, in this thread."""
     thread = threading.get_ident()
     applied.off[thread] = applied.off.get(thread, 0) + 1

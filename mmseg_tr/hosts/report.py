@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from mmseg_tr.analysis.macs import evaluating
 from mmseg_tr.analysis.measure import MeasureOptions, count_work, time_models
 from mmseg_tr.analysis.speed import Contestant
-from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.patch import applied_to, restore_modules
+from mmseg_tr.analysis.tokens import attention_sizes
+from mmseg_tr.hosts.patch import applied_to, require_applied, restore_modules
+from mmseg_tr.hosts.watch import watch
 from mmseg_tr.nn.backbone import same_weights
 from mmseg_tr.reduction import Tokens
 from mmseg_tr.reduction.observe import Observer
@@ -24,8 +25,10 @@ LAUNCH_BOUND = 2e-4  # seconds per layer and image below which starting operator
 class Summary:
     """Measured on one batch, per image. work, time: of the plain network over that of the reduced one.
 
-    tokens: mean number that leaves each layer, prefix included; plain_tokens: without the method. gmacs, plain_gmacs:
-    1e9 multiply-adds, everything counted. seconds, plain_seconds: until the network returns.
+    tokens: mean number that leaves each layer, prefix included; plain_tokens: without the method. Of a network of
+    several stages, the queries of each layer, and those of the first; parts: what merges in the first block of each
+    stage, in the first image. gmacs, plain_gmacs: 1e9 multiply-adds, everything counted. seconds, plain_seconds: until
+    the network returns.
     """
 
     method: str
@@ -37,6 +40,7 @@ class Summary:
     seconds: float
     plain_seconds: float
     device: str
+    parts: tuple[str, ...] = ()
 
     @property
     def work(self) -> float:
@@ -64,9 +68,11 @@ class Summary:
     def __str__(self) -> str:
         settings = ', '.join(f'{key}={value!r}' for key, value in self.settings.items() if key != 'type')
         layers = ' '.join(f'{count:.0f}' for count in self.tokens)
+        newline = '\n'
+        lines = self.parts or (f'tokens per layer: {layers} (plain {self.plain_tokens})',)
         return (
             f'{self.method} ({settings}) on {self.device}\n'
-            f'tokens per layer: {layers} (plain {self.plain_tokens})\n'
+            f'{newline.join(lines)}\n'
             f'work: {self.gmacs:.2f} of {self.plain_gmacs:.2f} GMACs, {self.gmacs / self.plain_gmacs:.0%}\n'
             f'time: {1e3 * self.seconds:.1f} of {1e3 * self.plain_seconds:.1f} ms per image\n'
             f'{self.advice}'
@@ -97,30 +103,45 @@ def summary(model: nn.Module, image: Tensor, *, repeats: int = 10, seconds: floa
     image: (B, C, H, W) as the network takes it. repeats: rounds of timing; seconds: no new round begins later.
     The network itself is not changed. Raises ConfigError where nothing was applied.
     """
-    applied = applied_to(model)
-    if applied is None:
-        raise ConfigError('no method was applied to this network: mmseg_tr.apply(model, ...) first.')
+    applied = require_applied(model)
     weight = next(model.parameters())
     image = image.to(weight.device, weight.dtype)
     reduced, plain = same_weights(model), same_weights(model)
     restore_modules(plain)
     with evaluating(reduced, plain), torch.inference_mode():
-        counting = Counting(applied.method)
-        applied_to(reduced).method = counting
-        reduced(image)
-        applied_to(reduced).method = applied.method
+        tokens, plain_tokens, parts = count_tokens(reduced, plain, image)
         work = [count_work(network, [image]).total() / 1e9 for network in (reduced, plain)]
         contestants = dict(reduced=Contestant.of(reduced), plain=Contestant.of(plain))
         times = time_models(contestants, [image], MeasureOptions(repeats=repeats, seconds=seconds, least=3))
-    tokens = tuple(sum(counts) / len(counts) for counts in counting.counts)
     return Summary(
         method=applied.method.name,
         settings=applied.method.settings(),
         tokens=tokens,
-        plain_tokens=counting.entered[0],
+        plain_tokens=plain_tokens,
         gmacs=work[0],
         plain_gmacs=work[1],
         seconds=times['reduced'].scores,
         plain_seconds=times['plain'].scores,
         device=str(image.device),
+        parts=parts,
     )
+
+
+def count_tokens(reduced: nn.Module, plain: nn.Module, image: Tensor) -> tuple[tuple[float, ...], int, tuple[str, ...]]:
+    """As Summary.tokens, plain_tokens and parts."""
+    applied = applied_to(reduced)
+    method, depths = applied.method, applied.depths
+    if len(depths) == 1:
+        counting = Counting(method)
+        applied.method = counting
+        reduced(image)
+        applied.method = method
+        return tuple(sum(counts) / len(counts) for counts in counting.counts), counting.entered[0], ()
+    first = [1 + sum(depths[:stage]) for stage in range(len(depths))]
+    parts = tuple(
+        f'{entry.name}: {entry.tokens} of {entry.patches} {entry.part}'
+        for entry in watch(reduced, image[:1])
+        if entry.layer in first
+    )
+    queries = [[size.queries for size in attention_sizes(network, image[:1])] for network in (reduced, plain)]
+    return tuple(map(float, queries[0])), max(queries[1], default=0), parts

@@ -30,6 +30,12 @@ class Backbone(nn.Module):
     count_rule: ClassVar[str]
     attention_maps: ClassVar[bool] = False
     reduction: Reduction | None
+    switch: Any = None  # set by mmseg_tr.apply(): whether the method is disabled in this thread
+
+    @property
+    def running(self) -> Reduction | None:
+        """The method of a forward that is given none."""
+        return None if self.switch is not None and self.switch.disabled else self.reduction
 
     @property
     def depths(self) -> tuple[int, ...]:

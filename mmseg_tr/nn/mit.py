@@ -172,7 +172,7 @@ class MixVisionTransformer(Backbone):
         return len(self.layers), (1, 1)
 
     def forward(self, x: Tensor, reduction: Reduction | None = None) -> tuple[Tensor, ...]:
-        reduction = self.reduction if reduction is None else reduction
+        reduction = self.running if reduction is None else reduction
         merging = [PLAIN] * len(self.layers) if reduction is None else reduction.bind_stages(self.depths).merging
         if reduction is not None and reduction.downsample:
             x = x[..., : x.shape[-2] // 2 * 2 : 2, : x.shape[-1] // 2 * 2 : 2]

@@ -202,7 +202,7 @@ class ViT(Backbone):
 
     def method(self, reduction: dict | str | Reduction | None = None) -> Reduction:
         """The method of a forward: the given one, else the network's own, else None."""
-        return (self.reduction if reduction is None else self.fitted(reduction)) or PLAIN
+        return (self.running if reduction is None else self.fitted(reduction)) or PLAIN
 
     def embed(self, image: Tensor, method: Reduction | None = None) -> Tokens:
         """Padded patches, prefix tokens and position embedding: (B, C, H, W) -> Tokens of (B, E + h*w, d)."""

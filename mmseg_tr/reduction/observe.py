@@ -5,11 +5,12 @@ An observer is a strategy that wraps another one for one forward: `backbone(imag
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mmseg_tr.reduction.base import Embedded, Inside, Reduction
@@ -118,3 +119,12 @@ class Watcher(Observer):
         for part in parts:
             groups = part.places.cpu().view(tokens.grid).numpy()
             self.found.append(Merged(layer, f'layer {layer}', part.part, groups, part.tokens, part.similarity))
+
+
+def watched(method: Reduction, found: list[Merged], depths: Sequence[int], device: torch.device) -> Reduction:
+    """The method for one forward of a single image that appends what every layer merges to `found`.
+
+    depths: blocks of each stage; a network without stages is one.
+    """
+    own = getattr(method, 'watched', None)  # of methods that merge inside the attention of several stages
+    return Watcher(method, found) if own is None else own(found, depths, device)
