@@ -72,6 +72,7 @@ docs/tools.md: $(wildcard tools/*) docs/tools_page.py | $(STAMP)
 lint: $(STAMP)
 	$(RUFF) format --check .
 	$(RUFF) check .
+	$(VENV)/bin/mypy
 
 format: $(STAMP)
 	$(RUFF) format .
@@ -100,7 +101,7 @@ endif
 	@touch $@
 
 clean:
-	rm -rf build dist docs/_build *.egg-info .pytest_cache .ruff_cache .hypothesis work_dirs/demo
+	rm -rf build dist docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis work_dirs/demo
 	find mmseg_tr tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

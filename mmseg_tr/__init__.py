@@ -8,7 +8,10 @@ used. After `import mmseg_tr`, mmcv, mmseg and mmpose import together as they do
 import sys
 from importlib import import_module
 from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
 
 from mmseg_tr.version import __version__
 
@@ -19,7 +22,7 @@ _LAZY = dict(create_model='mmseg_tr.zoo', Predictor='mmseg_tr.apis.infer.predict
 )
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
@@ -35,7 +38,7 @@ class _BeforeOpenMMLab(MetaPathFinder):
     packages = frozenset({'mmcv', 'mmseg', 'mmpose'})
     looking = False
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if self.looking or name not in self.packages:
             return None
         self.looking = True
@@ -45,14 +48,15 @@ class _BeforeOpenMMLab(MetaPathFinder):
             self.looking = False
         if spec is None or spec.loader is None:
             return spec
-        execute = spec.loader.exec_module
+        loader: Any = spec.loader
+        execute = loader.exec_module
 
-        def exec_module(module):
-            spec.loader.exec_module = execute
+        def exec_module(module: ModuleType) -> None:
+            loader.exec_module = execute
             import_module('mmseg_tr.compat').ensure_openmmlab()
             execute(module)
 
-        spec.loader.exec_module = exec_module
+        loader.exec_module = exec_module
         return spec
 
 

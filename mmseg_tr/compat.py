@@ -115,7 +115,8 @@ def ensure_xtcocotools() -> bool:
     _provide('xtcocotools', __path__=[], __version__='0+pycocotools')
     _provide('xtcocotools.coco', COCO=annotations)
     _provide('xtcocotools.cocoeval', COCOeval=evaluation, Params=cocoeval.Params)
-    sys.modules['xtcocotools.mask'] = sys.modules['xtcocotools'].mask = mask
+    sys.modules['xtcocotools.mask'] = mask
+    vars(sys.modules['xtcocotools'])['mask'] = mask
     return True
 
 

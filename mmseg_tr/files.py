@@ -26,14 +26,14 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mmseg_tr.errors import WriteError
 
 try:
     import fcntl
 except ImportError:  # Windows has none: `remove_unfinished` then keeps everything
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 Content = bytes | str | Callable[[BinaryIO], object]
 
@@ -171,7 +171,7 @@ class _Steady(io.FileIO):
 
     failed: OSError | None = None
 
-    def write(self, data) -> int | None:
+    def write(self, data: Any) -> int:
         if self.failed is None:
             try:
                 return super().write(data)

@@ -28,7 +28,7 @@ from mmseg_tr.weights.io import read_file
 from mmseg_tr.weights.variant import normalization, read_variant
 
 # names of the configs in local_configs, in addition to timm's
-ENCODERS = {
+ENCODERS: dict[str, str | dict[str, Any]] = {
     'vit-ti16': 'vit_tiny_patch16_384',
     'vit-s16': 'vit_small_patch16_384',
     'vit-b16': 'vit_base_patch16_384',
@@ -37,12 +37,12 @@ ENCODERS = {
     'vit-b8': dict(embed_dim=768, depth=12, num_heads=12, patch_size=8),
 }
 DECODERS = ('mask', 'linear')
-Source = bool | str | os.PathLike | None
+Source = bool | str | os.PathLike[str] | None
 
 
 def create_model(
     name: str,
-    method: str | dict | Sequence[dict | None] | None = None,
+    method: str | dict[str, Any] | Sequence[dict[str, Any] | None] | None = None,
     *,
     num_classes: int,
     pretrained: Source = None,
@@ -66,12 +66,12 @@ def create_model(
     Raises ConfigError for names and settings that do not exist or fit, CheckpointError for weights that cannot be used.
     """
     check_positive(num_classes=num_classes)
-    if not (pretrained is None or isinstance(pretrained, bool | str | os.PathLike)):
+    if not (pretrained is None or isinstance(pretrained, bool | str | os.PathLike[str])):
         raise ConfigError(f'pretrained={pretrained!r} is neither True, a name, a URL nor a file.')
     family, _, rest = str(name).partition('_')
     build = dict(segformer=_segformer, segmenter=_segmenter).get(family)
     if build is not None:
-        model = build(rest, method, num_classes, pretrained, options)
+        model: Any = build(rest, method, num_classes, pretrained, options)
         model.transform = _transform(model, pretrained)
         return model
     raise ConfigError(
@@ -108,7 +108,7 @@ def _segformer(rest: str, method: Any, num_classes: int, pretrained: Source, opt
         'segformer', options, MixVisionTransformer, ('arch', 'reduction', 'merging', 'pretrained'), own
     )
     weights, where = None, None
-    if isinstance(pretrained, str | os.PathLike):
+    if isinstance(pretrained, str | os.PathLike[str]):
         where = fetch_if_published(pretrained)
         weights = mit.read_weights(read_file(where), str(where))
         kept = mit.EPS.get(weights.layout, {}) | kept
@@ -143,12 +143,12 @@ def _segmenter(rest: str, method: Any, num_classes: int, pretrained: Source, opt
         own = dict(embed_dim=encoder.embed_dim) | own
         model = Segmenter(encoder, MaskTransformer(num_classes, in_channels=encoder.embed_dim, **own))
     encoder.init_weights()
-    if isinstance(pretrained, str | os.PathLike):
+    if isinstance(pretrained, str | os.PathLike[str]):
         load_segmenter(model, pretrained)
     return model
 
 
-def load_segmenter(model: Segmenter, source: str | os.PathLike) -> None:
+def load_segmenter(model: Segmenter, source: str | os.PathLike[str]) -> None:
     """Load a whole Segmenter strictly: an official release (file or folder), a checkpoint of this package, or a file
     of model.state_dict(). Raises CheckpointError; nothing is loaded then.
     """
@@ -162,7 +162,7 @@ def load_segmenter(model: Segmenter, source: str | os.PathLike) -> None:
     mit.load_strictly(model, completed(model, state), str(path))
 
 
-def _arch(named: str | dict, options: dict[str, Any]) -> str | dict:
+def _arch(named: str | dict[str, Any], options: dict[str, Any]) -> str | dict[str, Any]:
     """Dimensions by name or from options['arch'], exactly one of which is given. Raises ConfigError."""
     arch = options.pop('arch', None)
     if (arch is None) == (not named):

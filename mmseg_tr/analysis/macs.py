@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +105,8 @@ class MacCount:
         return {part: found[part] for part in PARTS if part in found}
 
     def _sum(self, rule: str, key: int) -> dict[str, float]:
-        rule, found = check_rule(rule), Counter()
+        rule = check_rule(rule)
+        found: Counter[str] = Counter()
         for what, units in self.units.items():
             weights = weights_of(rule, what[0])
             if what[1] in weights:
@@ -114,7 +116,8 @@ class MacCount:
     @classmethod
     def mean(cls, counts: Iterable[MacCount], images: int) -> MacCount:
         """Work per image of forwards that took `images` images together."""
-        total, unknown = Counter(), frozenset()
+        total: Counter[Any] = Counter()
+        unknown: frozenset[str] = frozenset()
         for count in counts:
             total.update(count.units)
             unknown |= count.unknown

@@ -54,7 +54,7 @@ def attention_sizes(network: Callable[[Tensor], object], images: Tensor) -> list
 @torch.inference_mode()
 def tokens_per_layer(backbone: Backbone, batches: Iterable[Tensor]) -> list[float] | None:
     """Mean number of tokens that leave each layer, over all images, prefix included; None where all tokens stay."""
-    per_image = []
+    per_image: list[tuple[int, ...]] = []
     for batch in batches:
         trace = backbone.trace(batch)
         if trace is None:

@@ -38,7 +38,7 @@ READERS = (blocks_target, segformer_target, own_target)
 
 def apply(
     model: nn.Module,
-    method: str | dict | Reduction,
+    method: str | dict[str, Any] | Reduction,
     *,
     budget: float | None = None,
     host: Host | None = None,
@@ -64,7 +64,7 @@ def fitted(target: Target, method: Any, settings: dict[str, Any], budget: float 
     if isinstance(method, Reduction):
         if settings or budget is not None:
             raise ConfigError('settings and budget are for a method by name: a strategy has its settings.')
-        strategy = method
+        strategy: Reduction | None = method
     else:
         asked = dict(type=method) if isinstance(method, str) else dict(method)
         asked |= settings
@@ -75,6 +75,7 @@ def fitted(target: Target, method: Any, settings: dict[str, Any], budget: float 
             strategy = build_reduction(find_method(asked['type']).name, target.width, target.depth, target.grid)
         else:
             strategy = build_reduction(asked)
+    assert strategy is not None  # find_method() knows no plain model
     target.check_fits(strategy)
     return target.bind(strategy)
 
@@ -82,7 +83,7 @@ def fitted(target: Target, method: Any, settings: dict[str, Any], budget: float 
 def find_target(model: nn.Module, host: Host | None = None) -> Target:
     """Return the vision transformer in a network. Raises ConfigError unless there is exactly one."""
     if host is not None:
-        found = [BlocksTarget(model, host)]
+        found: list[Target] = [BlocksTarget(model, host)]
     else:
         read = [reader(module) for module in model.modules() for reader in READERS]
         found = [target for target in read if target is not None]

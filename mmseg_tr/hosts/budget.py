@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.host import BlockView, Grid, Host, submodule
+from mmseg_tr.hosts.host import BlockView, Grid, Host, block_list
 from mmseg_tr.hosts.patch import Applied, install, restore_modules
 from mmseg_tr.reduction import Reduction, build_reduction, find_method
 from mmseg_tr.reduction.checks import check_number
@@ -82,24 +82,26 @@ class BlocksTarget(Target):
 
     @property
     def depth(self) -> int:
-        return len(submodule(self.network, self.host.blocks))
+        return len(block_list(self.network, self.host))
 
     @property
     def width(self) -> int:
         """Channels of its tokens."""
-        view = BlockView(self.host.parts, self.host.attention)(submodule(self.network, self.host.blocks)[0])
+        view = BlockView(self.host.parts, self.host.attention)(block_list(self.network, self.host)[0])
         return view.norm1.weight.shape[0]
 
     @property
     def grid(self) -> Grid:
-        return self.host.grid or tuple(side // patch for side, patch in zip(self.image_size, self.host.patch_size))
+        (height, width), patch = self.image_size, self.host.patch_size
+        return self.host.grid or (height // patch[0], width // patch[1])
 
     @property
     def image_size(self) -> Grid:
-        if self.host.grid is not None:
-            return tuple(side * patch for side, patch in zip(self.host.grid, self.host.patch_size))
-        size = self.host.image_size or tuple(32 * side for side in self.host.patch_size)
-        return tuple(side // patch * patch for side, patch in zip(size, self.host.patch_size))
+        grid, patch = self.host.grid, self.host.patch_size
+        if grid is None:
+            size = self.host.image_size or (32 * patch[0], 32 * patch[1])
+            grid = size[0] // patch[0], size[1] // patch[1]
+        return grid[0] * patch[0], grid[1] * patch[1]
 
     def check_fits(self, method: type[Reduction] | Reduction) -> None:
         kind = method if isinstance(method, type) else type(method)
@@ -139,8 +141,10 @@ def method_within(asked: dict[str, Any], budget: float, target: Target) -> Reduc
     method = find_method(asked.get('type'))
     plain, least = target.work(None), 1.0
 
-    def share(settings: dict[str, Any]) -> tuple[float, Reduction]:
-        strategy = target.bind(build_reduction(settings))
+    def share(settings: Any) -> tuple[float, Reduction]:
+        built = build_reduction(settings)
+        assert built is not None  # a ladder has no plain model
+        strategy = target.bind(built)
         return target.work(strategy) / plain, strategy
 
     for ladder in method.fixed_ladder(asked, target.depth, target.grid):

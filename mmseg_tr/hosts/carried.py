@@ -20,10 +20,10 @@ class Carried:
         self.grid, self.version = tokens.grid, _version(tensor)
         self.tokens = None if tensor is tokens.x else tokens  # not a circle, which would keep the memory
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return set, ()  # which torch.load(weights_only=True) reads
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
         return None
 
 

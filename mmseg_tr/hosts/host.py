@@ -38,7 +38,7 @@ class Host:
     patch_size: Grid = (16, 16)
     pads: bool = False
     parts: Mapping[str, str | None] = field(default_factory=dict)
-    attention: Callable[[nn.Module], Any] = SelfAttention
+    attention: Callable[[Any], Any] = SelfAttention
     class_token: bool = True
     image_size: Grid | None = None
 
@@ -56,25 +56,33 @@ class Host:
         names = BlockView.names(self.parts)
         for number, block in enumerate(blocks, 1):
             for part in ('norm1', 'attn', 'norm2', 'mlp'):
-                if names[part] is None or submodule(block, names[part]) is None:
+                if (path := names[part]) is None or submodule(block, path) is None:
                     raise ConfigError(
                         f'block {number} is a {type(block).__name__} without {names[part]!r}: name its {part} in parts.'
                     )
 
 
+def block_list(network: nn.Module, host: Host) -> nn.ModuleList | nn.Sequential:
+    """The blocks of a network that Host.check() accepts."""
+    blocks = submodule(network, host.blocks)
+    assert isinstance(blocks, nn.ModuleList | nn.Sequential)
+    return blocks
+
+
 def submodule(module: nn.Module, path: str) -> nn.Module | None:
     """The module at a dotted path, or None."""
+    found: nn.Module | None = module
     for name in path.split('.') if path else ():
-        module = getattr(module, name, None)
-        if module is None:
+        found = getattr(found, name, None)
+        if found is None:
             return None
-    return module
+    return found
 
 
 class BlockView:
     """A block as run_block() reads it: the parts under timm's names, and the pieces of its attention."""
 
-    def __init__(self, parts: Mapping[str, str | None], attention: Callable[[nn.Module], Any]) -> None:
+    def __init__(self, parts: Mapping[str, str | None], attention: Callable[[Any], Any]) -> None:
         self.parts, self.pieces = self.names(parts), attention
 
     @staticmethod
@@ -86,8 +94,10 @@ class BlockView:
         return {part: parts.get(part, part) for part in PARTS}
 
     def __call__(self, block: nn.Module) -> BlockParts:
-        found = {part: nothing if name is None else submodule(block, name) for part, name in self.parts.items()}
-        found = {part: nothing if module is None else module for part, module in found.items()}
+        found: dict[str, Any] = {}
+        for part, name in self.parts.items():
+            module = None if name is None else submodule(block, name)
+            found[part] = nothing if module is None else module
         return BlockParts(**found, attend=self.pieces(found['attn']))
 
 

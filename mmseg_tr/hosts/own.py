@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -22,7 +23,7 @@ class OwnApplied(Switch):
 
     @property
     def method(self) -> Reduction:
-        return self.backbone.reduction
+        return self.backbone.reduction  # type: ignore[return-value]  # a method was applied
 
     @method.setter
     def method(self, method: Reduction) -> None:
@@ -70,8 +71,9 @@ class OwnTarget(Target):
         return self.network.fitted(strategy) or strategy  # one that merges nothing
 
     def install(self, network: nn.Module, strategy: Reduction) -> None:
-        network.reduction = strategy
-        network.switch = OwnApplied(network)
+        backbone: Any = network
+        backbone.reduction = strategy
+        backbone.switch = OwnApplied(backbone)
 
 
 def own_target(model: nn.Module) -> OwnTarget | None:

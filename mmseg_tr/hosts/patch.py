@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.carried import carried_by, carry, carrying, full, grid_of
-from mmseg_tr.hosts.host import BlockView, Grid, Host, submodule
+from mmseg_tr.hosts.host import BlockView, Grid, Host, block_list, submodule
 from mmseg_tr.nn.blocks import run_block
 from mmseg_tr.reduction import Reduction, Tokens
 from mmseg_tr.reduction.observe import Observer
@@ -105,7 +105,7 @@ class ThroughModule(Observer):
     module: nn.Module
     attend: Any
 
-    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
+    def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
         call = Call(self.method, self.attend, tokens, layer)
         branch = self.module(y, call)
         return branch[0] if isinstance(branch, tuple) else branch, call.seen
@@ -115,7 +115,8 @@ class Forward:
     """A forward of a module of a host, as an instance attribute. module: its own, for callers that bypass hooks."""
 
     def __init__(self, applied: Switch, module: nn.Module) -> None:
-        self.applied, self.module = applied, module
+        self.applied: Any = applied  # the Switch of its kind of network
+        self.module = module
 
     def original(self, module: nn.Module | None) -> Callable[..., Any]:
         """The forward of the module's class."""
@@ -142,7 +143,7 @@ class BlockForward(Forward):
 
     def run(self, module: nn.Module, x: Any) -> Any:
         """Run the block on a tensor or on tokens; returns the same type."""
-        view = self.applied.view(module)
+        view: Any = self.applied.view(module)
         tokens = x if isinstance(x, Tokens) else self.applied.enter(x, self.layer)
         through = ThroughModule(self.applied.method, view.attention, view.attend)
         tokens = run_block(view, tokens, self.layer, through)
@@ -152,7 +153,9 @@ class BlockForward(Forward):
 class AttentionForward(Forward):
     """The attention of a block: the method's where the block asks for it, else the module's own."""
 
-    def __call__(self, y: Tensor, call: Any = None, *args: Any, host_module: nn.Module | None = None, **kwargs: Any):
+    def __call__(
+        self, y: Tensor, call: Any = None, *args: Any, host_module: nn.Module | None = None, **kwargs: Any
+    ) -> Any:
         if not isinstance(call, Call):
             given = (call, *args) if call is not None or args else ()
             return self.original(host_module)(y, *given, **kwargs)
@@ -177,20 +180,20 @@ class Hook:
     """A hook of this package, by which remove() knows it."""
 
     def __init__(self, applied: Switch) -> None:
-        self.applied = applied
+        self.applied: Any = applied
 
 
 class HandModule(Hook):
     """Pre-hook: hand a module to its own forward."""
 
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return args, {**kwargs, 'host_module': module}
 
 
 class EnterSequence(Hook):
     """Pre-hook of the Sequential of blocks: tokens in place of the tensor, which nothing else reads."""
 
-    def __call__(self, module: nn.Module, args: tuple) -> tuple | None:
+    def __call__(self, module: nn.Sequential, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         watched = any(len(_foreign_hooks(block)) for block in module)
         if self.applied.disabled or watched or len(module) != self.applied.depth or len(args) != 1:
             return None
@@ -200,7 +203,7 @@ class EnterSequence(Hook):
 class LeaveSequence(Hook):
     """Hook of the Sequential of blocks: the full tensor."""
 
-    def __call__(self, module: nn.Module, args: tuple, output: Any) -> Tensor | None:
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Tensor | None:
         return carrying(output) if isinstance(output, Tokens) else None
 
 
@@ -211,7 +214,7 @@ class NoteGrid(Hook):
         super().__init__(applied)
         self.patch_size, self.pads = patch_size, pads
 
-    def __call__(self, module: nn.Module, args: tuple) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if self.applied.disabled:
             return
         more = [patch - 1 if self.pads else 0 for patch in self.patch_size]
@@ -229,13 +232,13 @@ def _foreign_hooks(module: nn.Module) -> list[Any]:
 
 def set_forward(module: nn.Module, forward: Forward) -> None:
     """Give a module a forward of its own, and a hook that passes it the module."""
-    module.forward = forward
+    module.forward = forward  # type: ignore[assignment]
     module.register_forward_pre_hook(HandModule(forward.applied), with_kwargs=True)
 
 
 def install(network: nn.Module, host: Host, applied: Applied) -> None:
     """Set everything on a network that remove() deletes."""
-    blocks = submodule(network, host.blocks)
+    blocks = block_list(network, host)
     for layer, block in enumerate(blocks, 1):
         set_forward(block, BlockForward(applied, block, layer))
         attention = applied.view(block).attention
@@ -246,8 +249,9 @@ def install(network: nn.Module, host: Host, applied: Applied) -> None:
     norm = submodule(network, host.norm) if host.norm else None
     if norm is not None:
         set_forward(norm, NormForward(applied, norm))
-    if host.grid is None:
-        submodule(network, host.patch_embed).register_forward_pre_hook(NoteGrid(applied, host.patch_size, host.pads))
+    embed = submodule(network, host.patch_embed) if host.grid is None and host.patch_embed else None
+    if embed is not None:
+        embed.register_forward_pre_hook(NoteGrid(applied, host.patch_size, host.pads))
 
 
 def applied_to(model: nn.Module) -> Switch | None:
@@ -276,7 +280,7 @@ def restore_modules(model: nn.Module) -> None:
             del module.forward
         if isinstance(vars(module).get('switch'), Switch):  # of this package's own networks
             del module.switch
-            module.reduction = None
+            module.reduction = None  # type: ignore[assignment]
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key in [key for key, hook in hooks.items() if isinstance(hook, Hook)]:
                 del hooks[key]

@@ -103,7 +103,7 @@ def summary(model: nn.Module, image: Tensor, *, repeats: int = 10, seconds: floa
     image: (B, C, H, W) as the network takes it. repeats: rounds of timing; seconds: no new round begins later.
     The network itself is not changed. Raises ConfigError where nothing was applied.
     """
-    applied = require_applied(model)
+    applied: Any = require_applied(model)
     weight = next(model.parameters())
     image = image.to(weight.device, weight.dtype)
     reduced, plain = same_weights(model), same_weights(model)
@@ -129,7 +129,7 @@ def summary(model: nn.Module, image: Tensor, *, repeats: int = 10, seconds: floa
 
 def count_tokens(reduced: nn.Module, plain: nn.Module, image: Tensor) -> tuple[tuple[float, ...], int, tuple[str, ...]]:
     """As Summary.tokens, plain_tokens and parts."""
-    applied = applied_to(reduced)
+    applied: Any = applied_to(reduced)
     method, depths = applied.method, applied.depths
     if len(depths) == 1:
         counting = Counting(method)

@@ -57,7 +57,7 @@ class StageForward(Forward):
             small = as_map(carried.x, carried.grid)
         else:
             small = x[..., : x.shape[-2] // 2 * 2 : 2, : x.shape[-1] // 2 * 2 : 2]
-        grid, whole = (patch_grid(module, tuple(image.shape[-2:])) for image in (small, x))
+        grid, whole = (patch_grid(module, (image.shape[-2], image.shape[-1])) for image in (small, x))
         out = original(small, *args, mmseg_tr_known=Known(), **kwargs)
         flat = out.dim() == 3  # the last stage of a network that returns tokens
         features = as_map(out, grid) if flat else out
@@ -156,7 +156,8 @@ class SegformerTarget(Target):
             raise ConfigError(f'{method.name} is for a {method.backbone}, not for a SegFormer, which has stages.')
 
     def bind(self, strategy: Reduction) -> Reduction:
-        return strategy.bind_stages(self.depths)
+        stages: Any = strategy
+        return stages.bind_stages(self.depths)
 
     def install(self, network: nn.Module, strategy: Reduction) -> None:
         applied = StagesApplied(strategy, self.depths)

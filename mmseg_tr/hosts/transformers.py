@@ -69,8 +69,8 @@ def transformers_host(model: nn.Module) -> Host | None:
     layout = LAYOUTS[kind.__name__]
     blocks = submodule(model, layout['blocks'])
     missing = [layout['blocks']] if blocks is None else []
-    if blocks is not None and len(blocks):
-        attention = getattr(blocks[0], layout['parts']['attn'], None)
+    if blocks is not None and any(True for _ in blocks.children()):
+        attention = getattr(next(blocks.children()), layout['parts']['attn'], None)
         missing = [name for name in ('q_proj', 'k_proj', 'v_proj', 'o_proj') if not hasattr(attention, name)]
     if missing:
         raise ConfigError(

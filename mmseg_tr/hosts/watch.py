@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,8 +21,9 @@ def watch(model: nn.Module, image: Tensor) -> list[Merged]:
     """
     require_applied(model)
     check_single(image)
-    copied, found = same_weights(model), []
-    applied = applied_to(copied)
+    found: list[Merged] = []
+    copied = same_weights(model)
+    applied: Any = applied_to(copied)
     applied.method = watched(applied.method, found, applied.depths, image.device)
     copied(image)
     return found

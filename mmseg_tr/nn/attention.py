@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,8 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...]) 
     """
     starts = host_numbers([*running_starts(lengths), sum(lengths)], q.device).to(torch.int32)
     longest = max(lengths)
-    return varlen_attn(q[0], k[0], v[0], starts, starts, longest, longest)[None]
+    kernel: Any = varlen_attn
+    return kernel(q[0], k[0], v[0], starts, starts, longest, longest)[None]
 
 
 def packed_kernel(x: Tensor, dropout: float = 0.0) -> bool:
@@ -106,7 +108,7 @@ class SelfAttention:
 
     def project(self, joined: Tensor, y: Tensor) -> Tensor:
         """Heads side by side, (..., N, H * d), gated where the model is, and projected."""
-        module = self.module
+        module: Any = self.module
         joined = module.norm(joined)
         if getattr(module, 'gate', None) is not None:
             joined = joined * module.gate(y).sigmoid()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from typing import Any
 
 from mmseg_tr.compat import ensure_torchvision
 from mmseg_tr.errors import ConfigError
@@ -78,7 +79,8 @@ def _from_name(arch: str, **kwargs) -> VisionTransformer:
     base = arch.split('.')[0]
     if not timm.models.is_model_in_modules(base, ['vision_transformer', 'deit']):
         raise ConfigError(f'arch={arch!r} is not a plain ViT: give one from timm.list_models("vit_*") or "deit*".')
-    return timm.create_model(arch, pretrained=False, num_classes=0, **kwargs)
+    model: Any = timm.create_model(arch, pretrained=False, num_classes=0, **kwargs)
+    return model
 
 
 def _from_dimensions(arch: dict, **kwargs) -> VisionTransformer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,7 @@ def window_size_of_image(height: int, width: int, window: int) -> tuple[int, int
 
 def enlarge_to_window(image: Tensor, window: int) -> Tensor:
     """Enlarge an image whose short side is below the window, bilinearly: (B, C, H, W) -> (B, C, H', W')."""
-    size = window_size_of_image(*image.shape[-2:], window)
+    size = window_size_of_image(image.shape[-2], image.shape[-1], window)
     if size == tuple(image.shape[-2:]):
         return image
     return F.interpolate(image, size=size, mode='bilinear', align_corners=False)
@@ -55,7 +56,8 @@ def average_windows(
     windows: Iterable[Tensor], anchors: Iterable[tuple[int, int]], image_size: tuple[int, int]
 ) -> Tensor:
     """Mean of the windows that cover each pixel: windows of (B, K, wh, ww) in anchor order -> (B, K, H, W)."""
-    total = count = None
+    total: Any = None
+    count: Any = None
     for logits, (y, x) in zip(windows, anchors, strict=True):
         if total is None:
             total = logits.new_zeros(*logits.shape[:2], *image_size)

@@ -24,7 +24,7 @@ from mmseg_tr.reduction.tokens import as_map
 from mmseg_tr.weights.fetch import check_pretrained
 from mmseg_tr.weights.mit import load_backbone
 
-DEFAULTS = dict(
+DEFAULTS: dict[str, Any] = dict(
     embed_dims=64,
     num_layers=(3, 4, 6, 3),
     num_heads=(1, 2, 5, 8),
@@ -34,7 +34,7 @@ DEFAULTS = dict(
     mlp_ratio=4,
     qkv_bias=True,
 )
-ARCHS = dict(
+ARCHS: dict[str, dict[str, Any]] = dict(
     b0=dict(embed_dims=32, num_layers=(2, 2, 2, 2)),
     b1=dict(num_layers=(2, 2, 2, 2)),
     b2=dict(num_layers=(3, 4, 6, 3)),
@@ -95,7 +95,7 @@ class MixVisionTransformer(Backbone):
             raise ConfigError(f'out_indices={out_indices} must name stages from 0 to {len(depths) - 1}.')
         self.widths = tuple(dims['embed_dims'] * heads for heads in dims['num_heads'])
         step = drop_path_rate / max(sum(depths) - 1, 1)  # stochastic depth grows from block to block
-        self.layers = nn.ModuleList()
+        self.layers: Any = nn.ModuleList()  # of [embed, blocks, norm]
         for stage, width in enumerate(self.widths):
             blocks = nn.ModuleList()
             for number in range(sum(depths[:stage]), sum(depths[: stage + 1])):
@@ -107,7 +107,7 @@ class MixVisionTransformer(Backbone):
             in_channels = width
         if merging is not UNSET:
             reduction = reduction_from_merging(merging)
-        self.reduction = self.fitted(reduction)
+        self.reduction: Any = self.fitted(reduction)
         self.apply(init_module)
         set_eps(self, norm_eps, norm_eps if embed_eps is None else embed_eps)
 
@@ -151,7 +151,7 @@ class MixVisionTransformer(Backbone):
         """
         settings = as_reduction(reduction)
         try:
-            reduction = build_reduction(settings)
+            method: Any = build_reduction(settings)
         except ConfigError as error:
             if not isinstance(settings, str):
                 raise
@@ -159,19 +159,19 @@ class MixVisionTransformer(Backbone):
                 f'reduction of a MiT must be a preset ({", ".join(PRESETS)}) or the settings of a method, got '
                 f'{settings!r}.'
             ) from error
-        if reduction is None:
+        if method is None:
             return None
-        if reduction.backbone != self.kind:
+        if method.backbone != self.kind:
             fitting = ', '.join(method_names(self.kind))
-            raise ConfigError(f'reduction {reduction.name} is for a {reduction.backbone}: a MiT takes {fitting}.')
-        reduction = reduction.bind_stages(self.depths)
-        return reduction if reduction.active else None
+            raise ConfigError(f'reduction {method.name} is for a {method.backbone}: a MiT takes {fitting}.')
+        method = method.bind_stages(self.depths)
+        return method if method.active else None
 
     @property
     def extent(self) -> tuple[int, Grid]:
         return len(self.layers), (1, 1)
 
-    def forward(self, x: Tensor, reduction: Reduction | None = None) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, reduction: Any = None) -> tuple[Tensor, ...]:
         reduction = self.running if reduction is None else reduction
         merging = [PLAIN] * len(self.layers) if reduction is None else reduction.bind_stages(self.depths).merging
         if reduction is not None and reduction.downsample:

@@ -218,9 +218,9 @@ class ViT(Backbone):
         x, size = patches.x, patches.size
         prefix = [token for token in (self.cls_token, self.dist_token, self.reg_token) if token is not None]
         if prefix:
-            prefix = torch.cat(prefix, 1)
-            prefix = prefix + prefix_pos if self.pos_embed_prefix else prefix
-            x = torch.cat([prefix.expand(x.shape[0], -1, -1).to(x.dtype), x], 1)
+            first = torch.cat(prefix, 1)
+            first = first + prefix_pos if self.pos_embed_prefix else first
+            x = torch.cat([first.expand(x.shape[0], -1, -1).to(x.dtype), x], 1)
             size = size if size is None else torch.cat([size.new_ones(x.shape[0], self.num_prefix), size], 1)
         return Tokens(
             self.norm_pre(self.pos_drop(x)),

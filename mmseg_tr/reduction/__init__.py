@@ -71,7 +71,7 @@ def build_reduction(
         return cfg
     if isinstance(cfg, str):
         settings = default_settings(cfg, width, depth, grid)
-        return settings and build_reduction(settings)
+        return None if settings is None else build_reduction(settings)
     if not isinstance(cfg, Mapping):
         raise ConfigError(f"reduction must be a name, or a dict such as dict(type='ALGM', layers=(1, 5)), got {cfg!r}.")
     settings = dict(cfg)

@@ -192,7 +192,7 @@ class ACT(Reduction):
             'allow: set clusters=N in its reduction.'
         )
 
-    def inside(self, attend, y: Tensor, tokens: Tokens, layer: int, part: str) -> list[Inside]:
+    def inside(self, attend: Any, y: Tensor, tokens: Tokens, layer: int, part: str) -> list[Inside]:
         """The clusters of every head's queries."""
         if part != 'attention':
             return []
@@ -212,10 +212,11 @@ class ACT(Reduction):
         both = seeded_hashes(head_dim, self.q_hashes, self.seed, layer)
         return both[:-1], both[-1]
 
-    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, None]:
+    def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, None]:
         groups = attend.heads(y, tokens)
         drawn = self.hashes(layer, attend.module.head_dim)
-        hashing = Hashing(*(numbers.to(y.device, non_blocking=True) for numbers in drawn), self.bucket_width)
-        settings = dict(attend=attend.attend, max_clusters=self.clusters)
-        out = [act_attention(*qkv, hashing, **settings) for qkv in groups]
+        projection, offset = (numbers.to(y.device, non_blocking=True) for numbers in drawn)
+        hashing = Hashing(projection, offset, self.bucket_width)
+        settings: dict[str, Any] = dict(attend=attend.attend, max_clusters=self.clusters)
+        out = [act_attention(q, k, v, hashing, **settings) for q, k, v in groups]
         return attend.output(out, y, tokens), None

@@ -209,7 +209,7 @@ class ALGM(Reduction):
 
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
         check_layers(self.layers, depth)
-        grid = tuple(grid)
+        grid = (grid[0], grid[1])
         if self.window[0] > grid[0] or self.window[1] > grid[1]:
             raise ConfigError(f'window must fit into the patch grid {grid}, got {self.window}.')
         windows = (grid[0] // self.window[0]) * (grid[1] // self.window[1])
@@ -254,8 +254,9 @@ class ALGM(Reduction):
             if min(tokens.grid[0] // self.window[0], tokens.grid[1] // self.window[1]) < 1:
                 warnings.warn(f'ALGM: no {self.window} window fits grid {tokens.grid}: no local merge.', stacklevel=2)
                 return tokens
-            settings = dict(num_prefix=tokens.num_prefix, batch=self.batch, count=count)
-            return tokens.merge(local_merge(tokens.x, tokens.grid, self.window, self.threshold, **settings), layer)
+            window = (self.window[0], self.window[1])
+            settings: dict[str, Any] = dict(num_prefix=tokens.num_prefix, batch=self.batch, count=count)
+            return tokens.merge(local_merge(tokens.x, tokens.grid, window, self.threshold, **settings), layer)
 
 
 def _check_window(window: Any) -> tuple[int, int]:

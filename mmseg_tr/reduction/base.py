@@ -6,13 +6,15 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.ladder import Dial, Grid, Ladder
 from mmseg_tr.reduction.tokens import Tokens
+
+Self = TypeVar('Self', bound='Reduction')
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,16 @@ class Reduction:
     backbone: ClassVar[str] = 'ViT'
     dial: ClassVar[Dial | None] = None
     needs_class_token: ClassVar[bool] = False
-    adaptive: bool = False
-    indexed: bool = True
+    indexed: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if 'name' not in vars(cls):
             cls.name = cls.__name__
+
+    @property
+    def adaptive(self) -> bool:
+        return False
 
     @classmethod
     def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
@@ -104,7 +109,8 @@ class Reduction:
 
     def settings(self) -> dict[str, Any]:
         """Return dict(type=..., ...) from which build_reduction() rebuilds this strategy."""
-        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+        listed = dataclasses.fields(self)  # type: ignore[arg-type]  # every strategy is a dataclass
+        named = {field.name: getattr(self, field.name) for field in listed if field.init}
         return dict(type=type(self).__name__, **named)
 
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
@@ -141,7 +147,7 @@ class Reduction:
         """Before the first norm of a block; layer 1: on the embedded tokens."""
         return tokens
 
-    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
+    def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
         """Attention of one block on the normed tokens y, laid out as tokens.x.
 
         attend: nn.attention.SelfAttention, callable as attend(y, tokens) or piece by piece. Returns the branch of the
@@ -165,7 +171,7 @@ class Reduction:
         """After the backbone's final norm."""
         return tokens
 
-    def inside(self, attend, y: Tensor, tokens: Tokens, layer: int, part: str) -> Sequence[Inside]:
+    def inside(self, attend: Any, y: Tensor, tokens: Tokens, layer: int, part: str) -> Sequence[Inside]:
         """Return the merge inside part 'attention' or 'mlp' of a layer, which is undone there; for pictures.
 
         y: the normed tokens that enter the part, of one image. attend: as in attention(); None for the MLP.
@@ -176,7 +182,7 @@ class Reduction:
         """How often each token counts as a key in attention, laid out as Tokens.size; None for once each."""
         return None
 
-    def _with(self, **values: Any) -> Reduction:
+    def _with(self: Self, **values: Any) -> Self:
         """Return a copy with these attributes replaced."""
         changed = copy.copy(self)
         changed._settle(**values)

@@ -182,7 +182,7 @@ class CubistMerge(Reduction):
 
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
         check_layer('layer', self.layer, depth)
-        if self.r is not None and any(r > side // 2 for r, side in zip(self.r, grid)):
+        if self.r is not None and any(r > side // 2 for r, side in zip(self._counts(), grid)):
             raise ConfigError(f'r must be at most half of the sides of grid {tuple(grid)}, got {self.r}.')
         if not any(self.removed(grid)):
             self._warn_idle(grid)
@@ -191,8 +191,14 @@ class CubistMerge(Reduction):
     def removed(self, grid: Grid) -> tuple[int, int]:
         """Rows and columns that leave a grid."""
         if self.ratio is not None:
-            return tuple(min(lost(side, self.ratio), side // 2) for side in grid)
-        return tuple(min(r, side // 2) for r, side in zip(self.r, grid))
+            rows, columns = (lost(side, self.ratio) for side in grid)
+        else:
+            rows, columns = self._counts()
+        return min(rows, grid[0] // 2), min(columns, grid[1] // 2)
+
+    def _counts(self) -> tuple[int, int]:
+        """r as a pair."""
+        return self.r if isinstance(self.r, tuple) else (self.r or 0, self.r or 0)
 
     def before_block(self, tokens: Tokens, layer: int) -> Tokens:
         if layer != self.layer:

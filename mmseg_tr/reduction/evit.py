@@ -144,7 +144,7 @@ class EViT(Reduction):
             for chosen in layers
         ]
 
-    def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
+    def bind(self, depth: int, grid: Grid, num_prefix: int) -> EViT:
         layers = check_layers(self.layers or self.defaults(0, depth, grid)['layers'], depth)
         fitted = self._with(layers=layers, keep_rate=_check_keep_rate(self.keep_rate, layers))
         before = num_tokens = math.prod(grid)
@@ -158,7 +158,7 @@ class EViT(Reduction):
 
     def drops(self, num_tokens: int) -> Iterator[tuple[int, int, int]]:
         """Numbers of tokens that each dropping layer drops and keeps, prefix left out, and the layer's number."""
-        for layer in self.layers:
+        for layer in self.layers or ():
             kept = self.kept(num_tokens, layer)
             if kept < num_tokens:
                 yield num_tokens - kept, kept, layer
@@ -171,11 +171,17 @@ class EViT(Reduction):
 
     def kept(self, num_tokens: int, layer: int) -> int:
         """How many of num_tokens (prefix left out, a fused one counted) stay after a layer's attention."""
-        if layer not in self.layers:
-            return num_tokens
-        return math.ceil(self.keep_rate[self.layers.index(layer)] * num_tokens)
+        rate = self._rate(layer)
+        return num_tokens if rate is None else math.ceil(rate * num_tokens)
 
-    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Tensor | None]:
+    def _rate(self, layer: int) -> float | None:
+        """The rate of a layer that drops tokens; None for other layers."""
+        layers, rates = self.layers or (), self.keep_rate
+        if layer not in layers:
+            return None
+        return rates[layers.index(layer)] if isinstance(rates, Sequence) else rates
+
+    def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Tensor | None]:
         num_tokens = y.shape[1] - tokens.num_prefix
         if self.kept(num_tokens, layer) == num_tokens:
             return attend(y, tokens), None
@@ -203,12 +209,12 @@ class EViT(Reduction):
         weights = reconstruction_weights(dropped, kept, min(self.k, num_kept), self.reconstruct_temperature)
         place = torch.cat([keep, drop], 1).argsort(-1)
         step = Drop(place, num_kept, Reconstruction(weights), self.fuse_token)
-        earlier = tokens.reconstruct.steps if tokens.reconstruct else ()
+        earlier = tokens.reconstruct.steps if isinstance(tokens.reconstruct, Drops) else ()
         return left.replace(x=x, reconstruct=Drops((*earlier, step)))
 
     def _warn_where_idle(self, tokens: Tokens, layer: int) -> None:
         """Warn once if the first layer that should drop tokens has too few."""
-        if layer in self.layers and self.keep_rate[self.layers.index(layer)] < 1 and tokens.reconstruct is None:
+        if (self._rate(layer) or 1) < 1 and tokens.reconstruct is None:
             self._warn_idle(tokens.x.shape[1] - tokens.num_prefix)
 
     def _warn_idle(self, num_tokens: int) -> None:

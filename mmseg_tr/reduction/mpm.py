@@ -168,7 +168,7 @@ class MPM(Reduction):
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
         check_layers(self.layers, depth)
         left = math.prod(grid)
-        for layer, pairs in zip(self.layers, self.pairs or ()):
+        for layer, pairs in zip(self.layers, self._pairs()):
             if pairs > left // 2:
                 raise ConfigError(
                     f'pairs must be at most {left // 2} of the {left} tokens of layer {layer}, got {pairs}.'
@@ -201,9 +201,13 @@ class MPM(Reduction):
     def after_norm(self, tokens: Tokens) -> Tokens:
         return tokens.restored() if self.restore == 'backbone' else tokens
 
+    def _pairs(self) -> Sequence[int]:
+        """One number per layer; empty where the image decides."""
+        return self.pairs if isinstance(self.pairs, Sequence) else ()
+
     def _fixed_merge(self, tokens: Tokens, layer: int) -> Merge:
         count = tokens.x.shape[1] - tokens.num_prefix
-        asked = self.pairs[self.layers.index(layer)]
+        asked = self._pairs()[self.layers.index(layer)]
         r = min(scaled_count(asked, math.prod(self.grid or tokens.grid), math.prod(tokens.grid)), count // 2)
         places, score = most_similar_pairs(tokens.x, r, tokens.num_prefix)
         return Merge(places, per_image(tokens.x.shape[1] - r, tokens.x.shape[0]), (score,))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmseg_tr.reduction.base import Embedded, Inside, Reduction
@@ -32,7 +33,7 @@ class Merged:
     layer: int
     name: str
     part: str
-    groups: np.ndarray
+    groups: NDArray[np.int64]
     tokens: int
     similarity: tuple[float, float] | None = None
 
@@ -58,7 +59,7 @@ class Observer(Reduction):
     def before_block(self, tokens: Tokens, layer: int) -> Tokens:
         return self.method.before_block(tokens, layer)
 
-    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
+    def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
         return self.method.attention(attend, y, tokens, layer)
 
     def after_attention(self, tokens: Tokens, layer: int, seen: Any) -> Tokens:
@@ -85,7 +86,7 @@ class AttentionInput(Observer):
     tokens: Tokens | None = None  # that enter the block
     y: Tensor | None = None  # the same after the first norm
 
-    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
+    def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
         if layer == self.layer:
             self.tokens, self.y = tokens, y
         return super().attention(attend, y, tokens, layer)
@@ -97,7 +98,7 @@ class Watcher(Observer):
 
     found: list[Merged] = field(default_factory=list)
 
-    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
+    def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
         self._note(self.method.inside(attend, y, tokens, layer, 'attention'), tokens, layer)
         return super().attention(attend, y, tokens, layer)
 
@@ -115,7 +116,7 @@ class Watcher(Observer):
             self.found.append(Merged(layer, f'layer {layer}', '', groups, count, similarity))
         return tokens
 
-    def _note(self, parts: tuple[Inside, ...], tokens: Tokens, layer: int) -> None:
+    def _note(self, parts: Sequence[Inside], tokens: Tokens, layer: int) -> None:
         for part in parts:
             groups = part.places.cpu().view(tokens.grid).numpy()
             self.found.append(Merged(layer, f'layer {layer}', part.part, groups, part.tokens, part.similarity))

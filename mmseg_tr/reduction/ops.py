@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def host_numbers(numbers: Sequence[int], device: torch.device) -> Tensor:
 
 def of_one_shape(constant: Tensor) -> Tensor:
     """Mark a constant's shape as static for torch.compile, although constants of the same name differ in shape."""
-    constant._dynamo_static_indices = set(range(constant.dim()))  # torch._dynamo.mark_static() without its import
+    constant._dynamo_static_indices = set(range(constant.dim()))  # type: ignore[attr-defined]  # torch._dynamo.mark_static() without its import
     return constant
 
 
@@ -65,7 +66,7 @@ def stat_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
-def without_autocast(x: Tensor) -> AbstractContextManager:
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Products keep the precision of their factors inside; x tells the device."""
     # the meta device, on which multiply-adds are counted, has no autocast
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

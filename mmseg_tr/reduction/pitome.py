@@ -139,11 +139,10 @@ class PiToMe(Reduction):
 
     def margin_of(self, layer: int) -> float:
         """The margin of a layer."""
-        return (
-            self.margin[layer - 1] if isinstance(self.margin, tuple) else margin_of(self.margin, layer, self._depth())
-        )
+        margin: Any = self.margin
+        return margin[layer - 1] if isinstance(margin, tuple) else margin_of(margin, layer, self._depth())
 
-    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Tensor | None]:
+    def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Tensor | None]:
         num_tokens = y.shape[1] - tokens.num_prefix
         if not removed(num_tokens, self.ratio):
             if layer == 1 and self.depth is not None:

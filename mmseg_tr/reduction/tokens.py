@@ -73,7 +73,7 @@ class Tokens:
     reconstruct: Rebuild | None = None
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise TypeError(
             f'Reduced tokens reached {getattr(func, "__name__", func)!r}, which needs a feature map: '
             "set out='maps' on the backbone, or use a head that decodes tokens (SegmenterMaskHead)."
@@ -82,7 +82,7 @@ class Tokens:
     @classmethod
     def from_map(cls, features: Tensor) -> Tokens:
         """Tokens of a plain feature map, (B, C, h, w) -> one token per position."""
-        return cls(features.flatten(2).transpose(1, 2), grid=tuple(features.shape[-2:]))
+        return cls(features.flatten(2).transpose(1, 2), grid=(features.shape[-2], features.shape[-1]))
 
     @property
     def num_images(self) -> int:
@@ -93,7 +93,7 @@ class Tokens:
         """Tokens of each image, prefix included."""
         return self.lengths or per_image(self.x.shape[1], self.x.shape[0])
 
-    def replace(self, **changes) -> Tokens:
+    def replace(self, **changes: Any) -> Tokens:
         return replace(self, **changes)
 
     def groups(self, values: Tensor | None = None) -> list[Tensor]:
@@ -145,12 +145,14 @@ class Tokens:
         if self.lengths is None:
             new = merge.index[:, self.num_prefix :] - self.num_prefix
             return new if self.index is None else self._followed(new)
+        assert self.index is not None  # packed tokens have merged before
         starts = host_numbers(running_starts(self.lengths), merge.index.device)
         new = merge.index[0][self.index.clamp_min(0) + (starts + self.num_prefix)[:, None]] - self.num_prefix
         return torch.where(self.index < 0, self.index, new) if self.gaps else new
 
     def _followed(self, places: Tensor) -> Tensor:
         """The index of the patches after the tokens of every image have moved, (B, T) -> (B, N)."""
+        assert self.index is not None
         if not self.gaps:
             return places.gather(1, self.index)
         return torch.where(self.index < 0, self.index, places.gather(1, self.index.clamp_min(0)))
@@ -172,7 +174,9 @@ class Tokens:
             return self
         prefix = torch.cat([group[:, : self.num_prefix] for group in self.groups()])
         x = torch.cat([prefix, self.restore(self.patches().x)], 1)
-        nothing = dict(lengths=None, size=None, index=None, gaps=False, rectangle=None, reconstruct=None)
+        nothing: dict[str, Any] = dict(
+            lengths=None, size=None, index=None, gaps=False, rectangle=None, reconstruct=None
+        )
         return self.replace(x=x, **nothing)
 
     def restore(self, values: Tensor) -> Tensor:
@@ -186,6 +190,7 @@ class Tokens:
             return self._copied(values) if self.reconstruct is None else self.reconstruct(values)
 
     def _copied(self, values: Tensor) -> Tensor:
+        assert self.index is not None
         index = self.index.clamp_min(0) if self.gaps else self.index
         if self.lengths is not None:
             starts = running_starts(tuple(n - self.num_prefix for n in self.lengths))

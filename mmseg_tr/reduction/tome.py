@@ -31,7 +31,7 @@ from mmseg_tr.reduction.ops import seeded_uniform, stat_dtype
 from mmseg_tr.reduction.tokens import Tokens
 
 
-def parse_r(num_layers: int, r: int | list | tuple[int, float]) -> list:
+def parse_r(num_layers: int, r: int | list[Any] | tuple[int, float]) -> list[Any]:
     """Tokens to merge in every layer (the published schedule).
 
     r: a number for every layer; a list, filled up with zeros; or (mean, slope): the numbers run in a line around the
@@ -96,7 +96,7 @@ class ToMe(Reduction):
         self._settle(r=r, k=k, prop_attn=not dense if self.prop_attn is None else self.prop_attn)
 
     @property
-    def indexed(self) -> bool:
+    def indexed(self) -> bool:  # type: ignore[override]  # its form decides
         return self.form == 'original'
 
     @classmethod
@@ -113,7 +113,7 @@ class ToMe(Reduction):
             return [Ladder(f'{name}, one of k remains', rungs(own, 'k', range(2, 17)))]
         most = max(7 * math.prod(grid) // (8 * depth), 1)  # an eighth of the tokens is left at the end
         if isinstance(r, Mapping):
-            steps = [dict(r, mean=mean) for mean in range(1, most + 1)]
+            steps: Sequence[Any] = [dict(r, mean=mean) for mean in range(1, most + 1)]
         elif isinstance(r, Sequence):
             raise ConfigError(f'r must be one number for every layer to be tuned, such as r=8, got {r!r}.')
         elif isinstance(r, float) or (r is None and form == 'dense'):
@@ -130,7 +130,7 @@ class ToMe(Reduction):
         for name, setting in (('r', self.r), ('k', self.k)):
             if isinstance(setting, tuple) and len(setting) > depth:
                 raise ConfigError(f'{name} must list at most {depth} layers, the depth of the backbone, got {setting}.')
-        fitted = self
+        fitted: ToMe = self
         if isinstance(self.r, dict):
             fitted = self._with(schedule=tuple(parse_r(depth, (self.r['mean'], self.r['slope']))))
         fitted._warn_if_idle(num_prefix + math.prod(grid), num_prefix)
@@ -140,11 +140,11 @@ class ToMe(Reduction):
         """How many of these tokens, prefix included, a layer merges away."""
         free, asked = max(num_tokens - num_prefix, 0), self._of_layer(layer)
         if self.matching == 'kth':
-            return free // asked * (asked - 1)
+            return free // int(asked) * (int(asked) - 1)
         r = int(num_tokens * asked) if isinstance(asked, float) else asked
         return min(r, max(free - 1, 0) if self.matching == 'random' else free // 2)
 
-    def _asked(self) -> tuple | int | float:
+    def _asked(self) -> tuple[Any, ...] | int | float:
         """The setting of all layers, or a tuple of theirs."""
         if self.matching == 'kth':
             return self.k
@@ -173,14 +173,14 @@ class ToMe(Reduction):
         if not r:
             return None
         if self.matching == 'kth':
-            return kth_matching(metric, self._of_layer(layer), num_prefix)
+            return kth_matching(metric, int(self._of_layer(layer)), num_prefix)
         if self.matching == 'bipartite':
             return bipartite_matching(metric, r, num_prefix)
         # the same draw for every image, so that batch mates do not matter
         numbers = seeded_uniform(num_tokens - num_prefix, self.seed, layer, call)
         return random_matching(metric, r, numbers.to(metric.device, non_blocking=True), num_prefix)
 
-    def inside(self, attend, y: Tensor, tokens: Tokens, layer: int, part: str) -> Sequence[Inside]:
+    def inside(self, attend: Any, y: Tensor, tokens: Tokens, layer: int, part: str) -> Sequence[Inside]:
         """The matching that the dense form is about to make, on the same tokens."""
         if self.form == 'original':
             return ()
@@ -191,7 +191,7 @@ class ToMe(Reduction):
     def key_sizes(self, tokens: Tokens) -> Tensor | None:
         return tokens.size if self.prop_attn else None
 
-    def attention(self, attend, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Tensor | None]:
+    def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Tensor | None]:
         if layer == 1:
             self._warn_if_idle(y.shape[1], tokens.num_prefix)
         if self.form == 'dense':
@@ -208,14 +208,15 @@ class ToMe(Reduction):
             return tokens
         with record_function('mmseg_tr::merge'):
             keys = seen.detach().mean(1, dtype=stat_dtype(seen))  # (B, H, T, d) -> (B, T, d)
-            return tokens.merge(self.matched(keys, tokens, layer, 0), layer)
+            merge = self.matched(keys, tokens, layer, 0)
+            return tokens if merge is None else tokens.merge(merge, layer)
 
     def mlp(self, mlp: Callable[[Tensor], Tensor], y: Tensor, tokens: Tokens, layer: int) -> Tensor:
         if self.form == 'original':
             return mlp(y)
         return self._shortened(lambda x, _: mlp(x), y, tokens, layer, 1)
 
-    def _shortened(self, branch, y: Tensor, tokens: Tokens, layer: int, call: int) -> Tensor:
+    def _shortened(self, branch: Callable[..., Tensor], y: Tensor, tokens: Tokens, layer: int, call: int) -> Tensor:
         """branch on merged tokens: plain means go in, and every token receives what its merged token got."""
         with record_function('mmseg_tr::merge'):
             merge = self.matched(y, tokens, layer, call)
@@ -227,7 +228,7 @@ class ToMe(Reduction):
             return merge.unmerge(out, tokens.counts)
 
 
-def _listed(setting) -> tuple:
+def _listed(setting: Any) -> tuple[Any, ...]:
     return tuple(setting) if isinstance(setting, (list, tuple)) else (setting,)
 
 
@@ -238,11 +239,12 @@ def _check_k(k: Any) -> int | tuple[int, ...]:
     return entries if isinstance(k, list | tuple) else k
 
 
-def _check_r(r: Any) -> int | float | tuple | dict:
+def _check_r(r: Any) -> int | float | tuple[Any, ...] | dict[str, Any]:
     if isinstance(r, tuple):
         raise ConfigError(f'r must be a list per layer, {list(r)}, or dict(mean=..., slope=...), got the tuple {r!r}.')
     if isinstance(r, dict):
-        mean, slope = r.get('mean'), r.get('slope')
+        mean: Any = r.get('mean')
+        slope: Any = r.get('slope')
         if set(r) != {'mean', 'slope'} or not is_integer(mean) or mean < 0 or not is_number(slope) or abs(slope) > 1:
             raise ConfigError(
                 'r must be a schedule such as dict(mean=8, slope=-1.0), with a non-negative integer as mean and a '

@@ -81,18 +81,18 @@ def _continue(url: str, part: Path, opener: urllib.request.OpenerDirector, progr
     except urllib.error.HTTPError as error:
         if error.code != 416 or not have:
             raise
-        total = (error.headers.get('Content-Range') or '').rpartition('/')[2]
-        if total != str(have):
+        held = (error.headers.get('Content-Range') or '').rpartition('/')[2]
+        if held != str(have):
             part.unlink()  # longer than the server's file: another one
-        return int(total) if total.isdecimal() else -1
+        return int(held) if held.isdecimal() else -1
     except http.client.InvalidURL:
         raise
     except (OSError, http.client.HTTPException) as error:
         raise _BrokenError from error
     with answer:
         if have and getattr(answer, 'status', None) == 206:
-            start = re.match(r'bytes (\d+)-', answer.headers.get('Content-Range') or f'bytes {have}-')
-            if not start or int(start[1]) != have:
+            begins = re.match(r'bytes (\d+)-', answer.headers.get('Content-Range') or f'bytes {have}-')
+            if not begins or int(begins[1]) != have:
                 part.unlink()
                 raise _BrokenError from DownloadError('the server sent another part than it was asked for')
         else:

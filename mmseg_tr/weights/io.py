@@ -33,9 +33,9 @@ _PARTS_OF_CURVES = (
 
 def few(names: Iterable[object], limit: int = 3) -> str:
     """The first names of a long list and the number of others: ``'a, b, c and 40 more'``."""
-    names = [name if isinstance(name, str) and name.isprintable() else ascii(name) for name in names]
-    shown = ', '.join(names[:limit])
-    return shown if len(names) <= limit else f'{shown} and {len(names) - limit} more'
+    listed = [name if isinstance(name, str) and name.isprintable() else ascii(name) for name in names]
+    shown = ', '.join(listed[:limit])
+    return shown if len(listed) <= limit else f'{shown} and {len(listed) - limit} more'
 
 
 def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:

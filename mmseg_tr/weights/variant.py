@@ -19,8 +19,12 @@ class _VariantLoader(yaml.SafeLoader):
     """Plain YAML and tuples."""
 
 
-# deep: the elements are there when the tuple is made, which cannot be filled afterwards
-_VariantLoader.add_constructor(TUPLE_TAG, lambda loader, node: tuple(loader.construct_sequence(node, deep=True)))
+def _tuple(loader: yaml.SafeLoader, node: Any) -> tuple[Any, ...]:
+    # deep: the elements are there when the tuple is made, which cannot be filled afterwards
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+_VariantLoader.add_constructor(TUPLE_TAG, _tuple)
 
 
 def read_variant(path: str | os.PathLike) -> dict[str, Any]:

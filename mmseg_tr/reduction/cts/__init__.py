@@ -117,7 +117,7 @@ class CTS(nn.Module, Reduction):
         return ', '.join(f'{key}={value!r}' for key, value in self.settings().items() if key != 'type')
 
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
-        grid = tuple(grid)
+        grid = (grid[0], grid[1])
         self._refuse_odd(grid)
         count = math.prod(superpatch_grid(grid))
         if self.shared is not None and self.shared > count:
@@ -176,15 +176,15 @@ class CTS(nn.Module, Reduction):
             )
         state.update({prefix + key: value for key, value in policy_state(self.policy_checkpoint).items()})
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         self.fit_state(state_dict, prefix)  # torch's hook for a module's own entries
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def embed(self, project: Callable[[Tensor], Tensor], image: Tensor, padded: Tensor, position: Tensor) -> Embedded:
-        grid = tuple(position.shape[-2:])
+        grid = (position.shape[-2], position.shape[-1])
         if self.decides == 'none':
             return super().embed(project, image, padded, position)
-        patch = tuple(side // cells for side, cells in zip(padded.shape[-2:], grid, strict=True))
+        patch = (padded.shape[-2] // grid[0], padded.shape[-1] // grid[1])
         sharing = self.decide(image, grid, patch)
         if sharing is None:
             return super().embed(project, image, padded, position)
@@ -211,7 +211,7 @@ class CTS(nn.Module, Reduction):
         superpatches = math.prod(superpatch_grid(grid))
         if self.shared is None:
             # rounding errors such as that of 0.3 * 1600 must not add a superpatch
-            return min(math.ceil(self.share * math.prod(grid) / 3 - 1e-9), superpatches)
+            return min(math.ceil((self.share or 0) * math.prod(grid) / 3 - 1e-9), superpatches)
         if self.grid is None:
             return min(self.shared, superpatches)
         return scaled_count(self.shared, math.prod(superpatch_grid(self.grid)), superpatches)
@@ -237,11 +237,13 @@ class CTS(nn.Module, Reduction):
     def policy_logits(self, image: Tensor) -> Tensor:
         """Logits of the policy network, (B, 3, H, W) -> (B, 2, ceil(H/32), ceil(W/32)); never under autocast."""
         with record_function('mmseg_tr::policy'), without_autocast(image):
-            image = image.to(self.policy.head.weight.dtype)
+            policy = self.policy
+            assert policy is not None  # policy='network'
+            image = image.to(policy.head.weight.dtype)
             if self.normalization == 'deit':
                 mean, std = (image.new_tensor(value)[:, None, None] for value in (DEIT_MEAN, DEIT_STD))
                 image = (image * std + mean - 127.5) / 127.5
-            return self.policy(image)
+            return policy(image)
 
     def _refuse_odd(self, grid: Grid) -> None:
         if self.odd_grid is None and self.decides != 'none' and any(side % 2 for side in grid):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +84,7 @@ class InPlaceBatchNormAct(timm.layers.BatchNormAct2d):
         return self.act(self.drop(x))
 
 
-def in_place_norm(channels: int, **settings) -> InPlaceBatchNormAct:
+def in_place_norm(channels: int, **settings: Any) -> InPlaceBatchNormAct:
     """Return the norm layer in the form that timm expects."""
     return InPlaceBatchNormAct(channels, **settings)
 
@@ -100,7 +101,7 @@ def imagenet_state() -> dict[str, Tensor]:
     return model.state_dict()
 
 
-def policy_state(path: str | os.PathLike) -> dict[str, Tensor]:
+def policy_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Return the state dict of a PolicyNet, each tensor with its own memory, from any file that holds one.
 
     Known are this package's checkpoints of a policy network or of a whole CTS model, the stand-alone file of the

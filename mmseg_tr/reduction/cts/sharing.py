@@ -159,7 +159,7 @@ def oracle_logits(labels: Tensor, patch: tuple[int, int], grid: tuple[int, int] 
     labels: at the resolution of the image. grid: the patch grid; by default that of the padded image.
     """
     if grid is None:
-        grid = tuple(-(-side // length) for side, length in zip(labels.shape[-2:], patch, strict=True))
+        grid = (-(-labels.shape[-2] // patch[0]), -(-labels.shape[-1] // patch[1]))
     h, w = superpatch_grid(grid)
     mask = oracle_mask(labels, (2 * patch[0], 2 * patch[1]))[:, :h, :w].float()
     return torch.stack([-mask, mask], 1)

@@ -172,7 +172,7 @@ class Expedite(Reduction):
             )
         num_patches = math.prod(grid)
         fitted = self if self.clusters else self._fitting(grid)
-        num_clusters = math.prod(fitted.clusters)
+        num_clusters = math.prod(fitted.clusters or ())
         if num_clusters > num_patches:
             raise ConfigError(
                 f'clusters must be at most the {num_patches} patches of grid {tuple(grid)}, got {self.clusters}.'
@@ -191,7 +191,7 @@ class Expedite(Reduction):
         return self._with(clusters=clusters, k=min(self.k, math.prod(clusters)))
 
     def closed_forms(self, grid: Grid, width: int) -> dict[tuple[str, str], int]:
-        patches, clusters = math.prod(grid), math.prod(self.clusters)
+        patches, clusters = math.prod(grid), math.prod(self.clusters or ())
         if clusters > patches:
             return {}
         return {
@@ -209,7 +209,8 @@ class Expedite(Reduction):
 
     def _clustered(self, tokens: Tokens) -> Tokens:
         """Clusters after the prefix, and the weights to reconstruct the patches."""
-        if math.prod(self.clusters) > math.prod(tokens.grid):
+        rows, columns = self.clusters or tokens.grid
+        if rows * columns > math.prod(tokens.grid):
             warnings.warn(
                 f'Expedite: grid {tokens.grid} has fewer patches than clusters={self.clusters}: no clustering.',
                 stacklevel=2,
@@ -218,7 +219,7 @@ class Expedite(Reduction):
         with record_function('mmseg_tr::merge'):
             prefix, patches = tokens.x[:, : tokens.num_prefix], tokens.x[:, tokens.num_prefix :]
             clusters = cluster_patches(
-                patches, tokens.grid, self.clusters, self.iterations, self.window, self.temperature
+                patches, tokens.grid, (rows, columns), self.iterations, self.window, self.temperature
             )
             weights = reconstruction_weights(patches, clusters, self.k, self.reconstruct_temperature, self.weighting)
             x = torch.cat([prefix, clusters.to(prefix.dtype)], 1)
@@ -227,7 +228,7 @@ class Expedite(Reduction):
 
 def _in_proportion(grid: Grid) -> Grid:
     """Seven tenths of the sides of a grid, as 28x28 clusters are of 40x40 patches."""
-    return tuple(max(round(0.7 * side), 1) for side in grid)
+    return max(round(0.7 * grid[0]), 1), max(round(0.7 * grid[1]), 1)
 
 
 def check_temperature(name: str, value: Any) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -41,7 +41,9 @@ class SegFormerPP(Reduction):
     """
 
     preset: str | None = None
-    stages: Sequence[dict | None] | None = None
+    stages: Sequence[dict[str, Any] | None] | None = None
+    merging: tuple[StageMerging, ...] = field(default=(), init=False, repr=False)
+    downsample: bool = field(default=False, init=False, repr=False)
 
     name: ClassVar[str] = 'SegFormer++'
     count_rule: ClassVar[str] = 'conv-matmul'

@@ -10,7 +10,9 @@ from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.segformerpp.settings import as_reduction
 
 
-def reduction_from_merging(merging: str | Sequence[dict | None] | None, stacklevel: int = 2) -> dict[str, Any] | None:
+def reduction_from_merging(
+    merging: str | Sequence[dict[str, Any] | None] | None, stacklevel: int = 2
+) -> dict[str, Any] | None:
     """The settings of `reduction=` for those of `merging=`: a preset, one dict per stage, or None.
 
     Warns with the new spelling. Raises ConfigError for anything else.

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.profiler import record_function
 
@@ -27,7 +28,7 @@ Shorter = tuple[Tensor, Callable[[Tensor], Tensor]]  # merged tokens, and the fu
 
 
 @lru_cache(maxsize=256)
-def grid_partition(grid: Grid, stride: Grid) -> tuple[np.ndarray, np.ndarray]:
+def grid_partition(grid: Grid, stride: Grid) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Destinations and sources of a grid, ascending: the upper left token of every whole block is a destination.
 
     grid: (h, w); stride: (sy, sx). Blocks cut off at the lower and right border hold sources only. The arrays are
@@ -134,7 +135,7 @@ class Neighbours1D:
     def match(self, x: Tensor, grid: Grid) -> None:
         """Places alone decide."""
 
-    def __call__(self, x: Tensor, grid: Grid, merge: None = None) -> Shorter:
+    def __call__(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> Shorter:
         return average_blocks(x, (1, x.shape[1]), (1, self.step))
 
     def reaches(self, grid: Grid) -> bool:
@@ -157,7 +158,7 @@ class Neighbours2D:
     def match(self, x: Tensor, grid: Grid) -> None:
         """Places alone decide."""
 
-    def __call__(self, x: Tensor, grid: Grid, merge: None = None) -> Shorter:
+    def __call__(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> Shorter:
         return average_blocks(x, grid, self.stride)
 
     def reaches(self, grid: Grid) -> bool:

@@ -13,7 +13,7 @@ from mmseg_tr.reduction.segformerpp.mergers import Bipartite, Merger, Neighbours
 HQ = [dict(kv_mode='bsm', kv_r=0.6, kv_sx=2, kv_sy=2)] * 2 + [dict(q_mode='bsm', q_r=0.8, q_sx=4, q_sy=4)] * 2
 FAST = [dict(kv_mode='bsm', kv_r=0.9, kv_sx=4, kv_sy=4)] * 2 + [dict(q_mode='bsm', q_r=0.9, q_sx=4, q_sy=4)] * 2
 # None: nothing is merged in any stage
-PRESETS: dict[str, list[dict] | None] = dict(
+PRESETS: dict[str, list[dict[str, Any]] | None] = dict(
     original=None, bsm_hq=HQ, bsm_fast=FAST, n2d_2x2=[dict(q_mode='n2d', q_s=(2, 2))] * 4, downsample=None
 )
 ALIASES = dict(default='original', none='original', hq='bsm_hq', fast='bsm_fast', down_sample='downsample') | {
@@ -31,7 +31,7 @@ def preset_name(preset: str) -> str | None:
     return name if name in PRESETS else None
 
 
-def preset_stages(preset: str) -> list[dict] | None:
+def preset_stages(preset: str) -> list[dict[str, Any]] | None:
     """Settings of every stage of a preset; None for presets that merge nothing, in any number of stages.
 
     Raises ConfigError for anything else.
@@ -70,7 +70,7 @@ def tidy(name: str) -> str:
     return name.lower().replace('-', '_')
 
 
-def parse_stages(stages: Sequence[dict | None]) -> tuple[StageMerging, ...]:
+def parse_stages(stages: Sequence[dict[str, Any] | None]) -> tuple[StageMerging, ...]:
     """What every stage merges. Raises ConfigError for anything but a list of dicts, and for what parse_stage() does."""
     listed = isinstance(stages, Sequence) and not isinstance(stages, str)
     if not listed or not all(stage is None or isinstance(stage, dict) for stage in stages):
@@ -80,7 +80,7 @@ def parse_stages(stages: Sequence[dict | None]) -> tuple[StageMerging, ...]:
     return tuple(parse_stage(stage or {}, number) for number, stage in enumerate(stages, 1))
 
 
-def parse_stage(settings: dict, number: int) -> StageMerging:
+def parse_stage(settings: dict[str, Any], number: int) -> StageMerging:
     """Mergers of one stage; keys that are None count as not written. Raises ConfigError naming stage `number`."""
     settings = {key: value for key, value in settings.items() if value is not None}
     found = {}
@@ -94,7 +94,7 @@ def parse_stage(settings: dict, number: int) -> StageMerging:
         if missing:
             raise ConfigError(f'stage {number}: {side}_mode={mode!r} needs {", ".join(missing)}.')
         found[side] = build_merger(mode, {key: settings.pop(f'{side}_{key}') for key in modes[mode]}, side, number)
-    share = 1
+    share: int | None = 1
     if any(isinstance(merger, Bipartite) for merger in found.values()):
         share = parse_share(settings.pop('share', 1), number)
     if settings:
@@ -113,7 +113,7 @@ def split_share(name: str) -> tuple[str, int | str | None]:
     return found[1], 'stage' if found[2] == 'd' else int(found[2])
 
 
-def parse_share(share: int | str, number: int) -> int | None:
+def parse_share(share: Any, number: int) -> int | None:
     """How many blocks use one matching; None for all. Raises ConfigError naming stage `number`."""
     if share == 'stage':
         return None
@@ -122,7 +122,7 @@ def parse_share(share: int | str, number: int) -> int | None:
     return share
 
 
-def build_merger(mode: str, values: dict, side: str, number: int) -> Merger:
+def build_merger(mode: str, values: dict[str, Any], side: str, number: int) -> Merger:
     """A merger from its checked settings. Raises ConfigError for values that are out of range."""
     where = f'stage {number}: {side}_'
     if mode == 'n1d':
@@ -131,7 +131,9 @@ def build_merger(mode: str, values: dict, side: str, number: int) -> Merger:
         pair = values['s'] if isinstance(values['s'], Sequence) else (values['s'],) * 2
         if isinstance(pair, str) or len(pair) != 2:
             raise ConfigError(f'{where}s must be a stride (sy, sx) such as (2, 2), got {values["s"]!r}.')
-        return Neighbours2D(tuple(check_integer(f'{where}s', stride, 1) for stride in pair))
+        rows, columns = (check_integer(f'{where}s', stride, 1) for stride in pair)
+        return Neighbours2D((rows, columns))
     ratio = values['r']
     check_number(f'{where}r', ratio, 0, 1, hint='the fraction of tokens to remove')
-    return Bipartite(float(ratio), tuple(check_integer(f'{where}{key}', values[key], 1) for key in ('sy', 'sx')))
+    rows, columns = (check_integer(f'{where}{key}', values[key], 1) for key in ('sy', 'sx'))
+    return Bipartite(float(ratio), (rows, columns))
