@@ -66,7 +66,7 @@ def create_model(
     Raises ConfigError for names and settings that do not exist or fit, CheckpointError for weights that cannot be used.
     """
     check_positive(num_classes=num_classes)
-    if not (pretrained is None or isinstance(pretrained, bool | str | os.PathLike[str])):
+    if not (pretrained is None or isinstance(pretrained, bool | str | os.PathLike)):
         raise ConfigError(f'pretrained={pretrained!r} is neither True, a name, a URL nor a file.')
     family, _, rest = str(name).partition('_')
     build = dict(segformer=_segformer, segmenter=_segmenter).get(family)
@@ -108,7 +108,7 @@ def _segformer(rest: str, method: Any, num_classes: int, pretrained: Source, opt
         'segformer', options, MixVisionTransformer, ('arch', 'reduction', 'merging', 'pretrained'), own
     )
     weights, where = None, None
-    if isinstance(pretrained, str | os.PathLike[str]):
+    if isinstance(pretrained, str | os.PathLike):
         where = fetch_if_published(pretrained)
         weights = mit.read_weights(read_file(where), str(where))
         kept = mit.EPS.get(weights.layout, {}) | kept
@@ -143,7 +143,7 @@ def _segmenter(rest: str, method: Any, num_classes: int, pretrained: Source, opt
         own = dict(embed_dim=encoder.embed_dim) | own
         model = Segmenter(encoder, MaskTransformer(num_classes, in_channels=encoder.embed_dim, **own))
     encoder.init_weights()
-    if isinstance(pretrained, str | os.PathLike[str]):
+    if isinstance(pretrained, str | os.PathLike):
         load_segmenter(model, pretrained)
     return model
 
