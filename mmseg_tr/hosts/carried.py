@@ -18,7 +18,12 @@ class Carried:
 
     def __init__(self, tokens: Tokens, tensor: Tensor) -> None:
         self.grid, self.version = tokens.grid, _version(tensor)
-        self.tokens = None if tensor is tokens.x else tokens  # not a circle, which would keep the memory
+        # without the tensor itself: a circle would keep the memory
+        self.tokens = tokens.replace(x=None) if tensor is tokens.x else tokens
+
+    def of(self, tensor: Tensor) -> Tokens:
+        """The tokens, of the tensor that carries them."""
+        return self.tokens.replace(x=tensor) if self.tokens.x is None else self.tokens
 
     def __reduce__(self) -> tuple[Any, ...]:
         return set, ()  # which torch.load(weights_only=True) reads
@@ -30,7 +35,7 @@ class Carried:
 def carried_by(x: Any) -> Tokens | None:
     """The reduced tokens of a full tensor that has not been changed, or None."""
     carried = getattr(x, CARRIED, None)
-    return carried.tokens if isinstance(carried, Carried) and carried.version == _version(x) else None
+    return carried.of(x) if isinstance(carried, Carried) and carried.version == _version(x) else None
 
 
 def grid_of(x: Any) -> Grid | None:

@@ -118,4 +118,9 @@ class SelfAttention:
 def attention_probabilities(attn: Attention, x: Tensor) -> Tensor:
     """Attention of the normed tokens x (B, N, C) as probabilities, (B, H, N, N), for pictures."""
     ((q, k, _),) = SelfAttention(attn).heads(x, Tokens(x, grid=(1, x.shape[1])))
-    return torch.softmax(q @ k.transpose(-2, -1) * attn.head_dim**-0.5, dim=-1)
+    return softmax_scores(q, k)
+
+
+def softmax_scores(q: Tensor, k: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)), (..., M, d), (..., N, d) -> (..., M, N), for pictures."""
+    return torch.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5, dim=-1)

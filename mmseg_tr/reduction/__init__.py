@@ -20,6 +20,7 @@ from mmseg_tr.reduction.matching import Merge
 from mmseg_tr.reduction.mpm import MPM
 from mmseg_tr.reduction.pitome import PiToMe
 from mmseg_tr.reduction.segformerpp import SegFormerPP
+from mmseg_tr.reduction.shared_matching import SharedMatching
 from mmseg_tr.reduction.tokens import Tokens
 from mmseg_tr.reduction.tome import ToMe
 
@@ -33,6 +34,7 @@ REDUCTIONS: dict[str, type[Reduction]] = {
     'MPM': MPM,
     'PiToMe': PiToMe,
     'SegFormerPP': SegFormerPP,
+    'SharedMatching': SharedMatching,
     'ToMe': ToMe,
 }
 PLAIN_NAMES = ('none', 'original', 'plain')  # of the model without a method

@@ -178,6 +178,14 @@ class Reduction:
         """
         return ()
 
+    def attended(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Tensor, Tokens]:
+        """Return queries and keys of a layer, (1, H, T, d), and their tokens, which know their patches; for pictures.
+
+        Arguments as in attention(), of one image.
+        """
+        ((q, k, _),) = attend.heads(y, tokens)
+        return q, k, tokens
+
     def key_sizes(self, tokens: Tokens) -> Tensor | None:
         """How often each token counts as a key in attention, laid out as Tokens.size; None for once each."""
         return None

@@ -74,6 +74,9 @@ class Observer(Reduction):
     def after_norm(self, tokens: Tokens) -> Tokens:
         return self.method.after_norm(tokens)
 
+    def attended(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Tensor, Tokens]:
+        return self.method.attended(attend, y, tokens, layer)
+
     def key_sizes(self, tokens: Tokens) -> Tensor | None:
         return self.method.key_sizes(tokens)
 

@@ -95,10 +95,6 @@ class ToMe(Reduction):
         r = None if kth else _check_r((0.3 if dense else 8) if self.r is None else self.r)
         self._settle(r=r, k=k, prop_attn=not dense if self.prop_attn is None else self.prop_attn)
 
-    @property
-    def indexed(self) -> bool:  # type: ignore[override]  # its form decides
-        return self.form == 'original'
-
     @classmethod
     def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
         """The dense form, 30 % of the tokens in every layer."""
@@ -187,6 +183,12 @@ class ToMe(Reduction):
         merge = self.matched(y, tokens, layer, int(part == 'mlp')) or identity(y)
         places = merge.index[0, tokens.num_prefix :] - tokens.num_prefix
         return [Inside(part, places, merge.lengths[0] - tokens.num_prefix, joined_similarity(merge))]
+
+    def attended(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Tensor, Tokens]:
+        merge = self.matched(y, tokens, layer, 0) if self.form == 'dense' else None
+        if merge is not None:
+            y, tokens = merge.apply(y, None, tokens.counts)[0], tokens.merge(merge, layer)
+        return super().attended(attend, y, tokens, layer)
 
     def key_sizes(self, tokens: Tokens) -> Tensor | None:
         return tokens.size if self.prop_attn else None

@@ -28,6 +28,7 @@ OWN = dict(
     MPM=dict(type='MPM', layers=[2, 4]),
     CubistMerge=dict(type='CubistMerge', layer=2),
     PiToMe=dict(type='PiToMe', form='all'),
+    SharedMatching=dict(type='SharedMatching', match_every=2),
 )
 MORE = (
     dict(type='ToMe', form='dense'),

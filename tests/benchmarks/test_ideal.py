@@ -22,6 +22,7 @@ METHODS = {
     'MPM': dict(type='MPM', layers=(1, 2)),
     'CubistMerge': dict(type='CubistMerge', layer=2, r=2),
     'PiToMe': dict(type='PiToMe', ratio=0.8),
+    'SharedMatching': dict(type='SharedMatching', match_every=2),
 }
 
 

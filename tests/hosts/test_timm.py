@@ -37,6 +37,7 @@ METHODS = {
     'MPM': dict(layers=(1, 3)),
     'CubistMerge': dict(layer=2),
     'PiToMe': dict(ratio=0.9),
+    'SharedMatching': dict(match_every=2, destinations='gradient', r=0.5),
 }
 NEUTRAL = {'ALGM': dict(layers=(2,), threshold=2.0), 'ToMe': dict(r=0)}
 

@@ -126,6 +126,19 @@ METHODS = [
         idle=dict(type='PiToMe', ratio=1),
         too_small='merges none of 1 tokens',
     ),
+    Method(
+        'SharedMatching',
+        dict(type='SharedMatching', match_every=2, destinations='random'),
+        idle=dict(type='SharedMatching', region=1),
+        shortens=False,
+        too_small='merges none of 1 tokens',
+    ),
+    Method(
+        'SharedMatching-best',
+        dict(type='SharedMatching', layers=(1, 2, 4), match_every=2, region=(2, 1), destinations='gradient', r=0.3),
+        shortens=False,
+        too_small='merges none of 1 tokens',
+    ),
     # narrow buckets, as the queries of a random network are short
     Method('ACT', dict(type='ACT', q_hashes=8, bucket_width=2), shortens=False),
 ]

@@ -174,7 +174,7 @@ def test_keeping_is_refused_where_images_differ_in_length():
 # ---------------------------------------------------------------- fixed shapes
 
 
-@pytest.mark.parametrize('name', ['MPM-fixed', 'CubistMerge', 'PiToMe'])
+@pytest.mark.parametrize('name', ['MPM-fixed', 'CubistMerge', 'PiToMe', 'SharedMatching', 'SharedMatching-best'])
 @torch.no_grad()
 def test_programs_for_any_batch_do_what_the_network_does(name):
     """Those methods that no test of the export tool has."""

@@ -95,7 +95,14 @@ def test_superpatches_of_cts_share_their_attention(checkpoint, image):
     assert len(np.unique(maps.values[0, 0])) <= 256 - 3 * 20
 
 
-@pytest.mark.parametrize('config', [ACT, EVIT, EXPEDITE, DENSE])
+@pytest.mark.parametrize('reduction', [dict(type='ToMe', form='dense', r=0.33), dict(type='SharedMatching')], ids=str)
+def test_patches_that_share_a_token_inside_attention_share_its_row_and_its_share(reduction, checkpoint, image):
+    maps = maps_of(PLAIN, checkpoint, image, {'model.backbone.reduction': reduction}, x_patch=5, y_patch=6, layer_id=3)
+    left = 64 if reduction['type'] == 'SharedMatching' else 256 - int(257 * 0.33)
+    assert len(np.unique(maps.values[0, 0])) <= left
+
+
+@pytest.mark.parametrize('config', [ACT, EVIT, EXPEDITE])
 def test_methods_without_an_index_are_refused(config, checkpoint, image, tmp_path, capsys):
     said = mistake(capsys, 'show_attention', config, checkpoint, image, tmp_path)
     assert 'keeps no index of the patches' in said

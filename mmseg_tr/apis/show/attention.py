@@ -20,7 +20,7 @@ from mmseg_tr.engine.preprocess import preprocess, shown
 from mmseg_tr.engine.windows import by
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.nn import MaskTransformer, ViT
-from mmseg_tr.nn.attention import attention_probabilities
+from mmseg_tr.nn.attention import SelfAttention, attention_probabilities, softmax_scores
 from mmseg_tr.nn.blocks import PLAIN
 from mmseg_tr.reduction.observe import AttentionInput
 from mmseg_tr.reduction.tokens import Tokens
@@ -239,11 +239,13 @@ def _look(model: AttentionModel, image: Tensor, options: AttentionOptions) -> tu
     if not options.decoder:
         look = AttentionInput(method, layer + 1)
         encoder.forward_tokens(image, reduction=look)
-        probabilities, size = attention_probabilities(encoder.blocks[layer].attn, look.y), method.key_sizes(look.tokens)
+        attend = SelfAttention(encoder.blocks[layer].attn)
+        q, k, tokens = method.attended(attend, look.y, look.tokens, layer + 1)
+        probabilities, size = softmax_scores(q, k), method.key_sizes(tokens)
         if size is not None:
             weighted = probabilities * size[:, None, None]  # softmax(s + log size)
             probabilities = weighted / weighted.sum(-1, keepdim=True)
-        return look.tokens.patches(), look.tokens, probabilities
+        return tokens.patches(), tokens, probabilities
     patches, look = encoder.forward_tokens(image).patches(), AttentionInput(PLAIN, layer + 1)
     model.decoder.decode(patches, look)
     return patches, look.tokens, attention_probabilities(model.decoder.blocks[layer].attn, look.y)
