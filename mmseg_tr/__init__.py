@@ -15,11 +15,21 @@ from typing import Any
 
 from mmseg_tr.version import __version__
 
-__all__ = ['Host', 'Predictor', '__version__', 'apply', 'create_model', 'disabled', 'remove', 'summary']
+__all__ = [
+    'Host',
+    'Predictor',
+    '__version__',
+    'apply',
+    'create_model',
+    'disabled',
+    'from_pretrained',
+    'remove',
+    'summary',
+]
 
-_LAZY = dict(create_model='mmseg_tr.zoo', Predictor='mmseg_tr.apis.infer.predictor') | dict.fromkeys(
-    ('Host', 'apply', 'disabled', 'remove', 'summary'), 'mmseg_tr.hosts'
-)
+_LAZY = dict(
+    create_model='mmseg_tr.zoo', from_pretrained='mmseg_tr.zoo', Predictor='mmseg_tr.apis.infer.predictor'
+) | dict.fromkeys(('Host', 'apply', 'disabled', 'remove', 'summary'), 'mmseg_tr.hosts')
 
 
 def __getattr__(name: str) -> Any:

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from mmseg_tr.errors import ConfigError
+from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.nn import LinearDecoder, MaskTransformer, Segmenter, ViT
 from mmseg_tr.nn.encoders import pretraining_statistics
 from mmseg_tr.nn.image_transform import HALF, ImageTransform
 from mmseg_tr.nn.mit import ARCHS, MixVisionTransformer
+from mmseg_tr.nn.savable import as_dtype
 from mmseg_tr.nn.segformer import SegFormer
 from mmseg_tr.reduction.checks import check_positive
 from mmseg_tr.weights import formats, keymap, mit
 from mmseg_tr.weights.fetch import fetch_if_published
 from mmseg_tr.weights.fit import check_tensors, completed
+from mmseg_tr.weights.folder import NETWORK, SETTINGS, WEIGHTS, find_folder, read_settings
 from mmseg_tr.weights.io import read_file
 from mmseg_tr.weights.variant import normalization, read_variant
 
@@ -71,13 +74,56 @@ def create_model(
     family, _, rest = str(name).partition('_')
     build = dict(segformer=_segformer, segmenter=_segmenter).get(family)
     if build is not None:
+        given = dict(options)
         model: Any = build(rest, method, num_classes, pretrained, options)
         model.transform = _transform(model, pretrained)
+        model.recipe = dict(name=name, num_classes=num_classes, options=given | (model.recipe or {}))
         return model
     raise ConfigError(
         f"model {name!r} is unknown: names are segformer_{', segformer_'.join(ARCHS)}, and segmenter_ with a ViT's "
         f'name, one of {", ".join(ENCODERS)} or of timm, such as segmenter_vit_small_patch16_384.'
     )
+
+
+def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = None) -> nn.Module:
+    """A network that save_pretrained() wrote, in eval mode, with its weights and its method.
+
+    source: a folder, or a name on the hub, 'user/model', of which revision is a branch, tag or commit.
+    No code of the folder runs. Raises CheckpointError for a folder or name that is not such a model.
+    """
+    folder = find_folder(source, revision)
+    settings = read_settings(folder)
+    if settings['kind'] != NETWORK:
+        raise CheckpointError(
+            f'{source} is a model with a config: use mmseg_tr.Predictor.from_pretrained({str(source)!r}).'
+        )
+    try:
+        model = _rebuilt(settings)
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f'{folder / SETTINGS} does not describe a network that this release builds: {error}.'
+        ) from error
+    state = read_file(folder / WEIGHTS)
+    check_tensors(state, str(folder / WEIGHTS))
+    mit.load_strictly(model, state, str(folder / WEIGHTS))
+    return model.eval()
+
+
+def _rebuilt(settings: dict[str, Any]) -> Any:
+    """The network of a mmseg_tr.json, without its weights."""
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in settings['options'].items()}
+    method = settings['reduction']
+    texts = [value for value in (method or {}).values() if isinstance(value, str) and ('/' in value or os.sep in value)]
+    if texts or set(options) & {'pretrained', 'method', 'num_classes'}:
+        raise ConfigError('its settings name files, which a saved model does not')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)  # of weights that are about to be loaded
+        model: Any = create_model(settings['name'], method, num_classes=settings['num_classes'], **options)
+    if settings['transform'] is not None:
+        saved = settings['transform']
+        size = saved['resolution'] and tuple(saved['resolution'])
+        model.transform = ImageTransform(size, tuple(saved['mean']), tuple(saved['std']))
+    return model.to(as_dtype(settings['dtype']))
 
 
 def _transform(model: Segmenter | SegFormer, pretrained: Source) -> ImageTransform | None:
@@ -125,6 +171,7 @@ def _segformer(rest: str, method: Any, num_classes: int, pretrained: Source, opt
     if weights is not None:
         part, state = (model, weights.state) if weights.head else (backbone, weights.backbone())
         mit.load_strictly(part, state, str(where))
+    model.recipe = {**own, **kept}  # with what the weights' layout decides
     return model
 
 

@@ -17,7 +17,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     known = ', '.join(form.name for form in FORMATS)
     parser = argparse.ArgumentParser(description=__doc__, epilog=f'Known formats: {known}.')
     parser.add_argument('src', help='checkpoint file, or the folder of an official release')
-    parser.add_argument('dst', help='checkpoint to write, such as model.pth; its config is written next to it')
+    parser.add_argument(
+        'dst', help='checkpoint to write, such as model.pth or model.safetensors; its config is written next to it'
+    )
     parser.add_argument(
         '--to', choices=TARGETS, default='mmseg_tr', help="whose layout is written: mmseg for mmsegmentation 1.x's own"
     )

@@ -30,7 +30,7 @@ from mmseg_tr.version import __version__
 from mmseg_tr.weights import formats
 from mmseg_tr.weights.fit import load_into
 from mmseg_tr.weights.formats import FORMATS, checkpoint_path, describe
-from mmseg_tr.weights.io import read_file
+from mmseg_tr.weights.io import SAFETENSORS, as_safetensors, read_file
 
 __all__ = [
     'FORMATS',
@@ -113,9 +113,12 @@ def convert_file(
     converted = TARGETS[to](converted) if TARGETS[to] else converted
     meta = {**converted.meta, 'mmseg_tr_version': __version__}
     payload = {'meta': meta, 'state_dict': converted.state_dict}
-    files: dict[Path, Any] = {dst: lambda file: torch.save(payload, file)}
     if converted.config is not None:
         meta['cfg'] = converted.config
+    files: dict[Path, Any] = {dst: lambda file: torch.save(payload, file)}
+    if dst.suffix == SAFETENSORS:
+        files[dst] = as_safetensors(payload)
+    if converted.config is not None:
         files[config] = converted.config
     try:
         write_together(files, replace=force)

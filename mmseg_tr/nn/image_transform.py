@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,10 +35,15 @@ class ImageTransform:
             raise ConfigError(f'resolution must be (height, width) in pixels or None, got {resolution!r}.')
         if len(mean) != len(std) or any(deviation <= 0 for deviation in std):
             raise ConfigError(f'mean and std must have one number per channel each, std above 0, got {mean} and {std}.')
-        self.resolution = size
+        self.resolution, self.given = size, (mean, std)
         self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
 
-    def __call__(self, image) -> Tensor:
+    def settings(self) -> dict[str, Any]:
+        """Arguments that build this transform again, of plain values."""
+        size = None if self.resolution is None else list(self.resolution)
+        return dict(resolution=size, mean=list(self.given[0]), std=list(self.given[1]))
+
+    def __call__(self, image: Any) -> Tensor:
         pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image)).movedim(-1, 0)
         if pixels.dim() != 3 or pixels.shape[0] != len(self.mean):
             raise ConfigError(

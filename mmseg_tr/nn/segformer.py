@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.fusion import MultiScaleFusion
 from mmseg_tr.nn.mit import MixVisionTransformer
+from mmseg_tr.nn.savable import Savable
 from mmseg_tr.nn.segmenter import enlarge_scores
 from mmseg_tr.reduction.checks import check_positive
 
@@ -52,7 +53,7 @@ class SegformerLinearHead(SegformerHead):
 HEADS = dict(conv=SegformerHead, linear=SegformerLinearHead)
 
 
-class SegFormer(nn.Module):
+class SegFormer(Savable):
     """Image (B, C, H, W) -> logits: (B, K, H, W) with resolution='full', (B, K, ceil(H/4), ceil(W/4)) with 'quarter'.
 
     head: 'conv', which the weights of OpenMMLab and SegFormer++ need, or 'linear', which those of NVIDIA and Hugging

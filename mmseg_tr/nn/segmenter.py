@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.blocks import PLAIN, run_block
+from mmseg_tr.nn.savable import Savable
 from mmseg_tr.nn.vit import ViT
 from mmseg_tr.reduction.base import Reduction
 from mmseg_tr.reduction.checks import check_positive
@@ -142,7 +143,7 @@ def enlarge_scores(scores: Tensor, image_size: tuple[int, int], patch_size: tupl
     return logits[..., : image_size[0], : image_size[1]]
 
 
-class Segmenter(nn.Module):
+class Segmenter(Savable):
     """Encoder, decoder, enlargement: image (B, 3, H, W) -> logits (B, K, H, W).
 
     The encoder gives tokens (ViT(..., out='tokens')); keys are the published ones, `encoder.*` and `decoder.*`.

@@ -113,6 +113,10 @@ class Reduction:
         named = {field.name: getattr(self, field.name) for field in listed if field.init}
         return dict(type=type(self).__name__, **named)
 
+    def portable_settings(self) -> dict[str, Any]:
+        """settings() for a model whose weights come with it: without files of this machine."""
+        return self.settings()
+
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
         """The strategy fitted to a backbone of this depth, patch grid and number of prefix tokens.
 

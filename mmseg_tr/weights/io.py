@@ -1,5 +1,6 @@
 """Read checkpoint files safely: no code of a file runs unless the caller passes trust=True."""
 
+import json
 import os
 import re
 import warnings
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file  # a requirement of timm
+from safetensors import safe_open  # a requirement of timm
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mmseg_tr.errors import CheckpointError
@@ -19,6 +21,7 @@ from mmseg_tr.weights.checks import Skipped, check_archive, check_payload
 _ZIP_START = b'PK\x03\x04'
 _PICKLE_START = b'\x80'
 SAFETENSORS = '.safetensors'
+_META = 'mmseg_tr.meta'
 CONVERT = 'mmseg-tr convert-checkpoint'
 STATES = ('state_dict', 'model')  # where files keep the state dict, if it is not bare
 WRAPPERS = ('module.', '_orig_mod.')  # prefixes that data-parallel wrappers and torch.compile put before every key
@@ -55,7 +58,7 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
             raise CheckpointError(f'There is no checkpoint file {path}: check the path.')
         check_kind(path)
         if path.suffix == SAFETENSORS:
-            return _unwrapped(load_file(path))
+            return _unwrapped(_safetensors_content(path))
         if zipfile.is_zipfile(path):
             check_archive(path)
         with warnings.catch_warnings():
@@ -71,6 +74,31 @@ def read_file(path: str | os.PathLike, *, trust: bool = False) -> Any:
     except Exception as error:
         # torch reports a damaged file as RuntimeError, EOFError, UnpicklingError, UnicodeDecodeError, KeyError ...
         raise CheckpointError(_why_unreadable(path, error, trust)) from error
+
+
+def as_safetensors(payload: Mapping[str, Any]) -> bytes:
+    """An mmengine checkpoint, dict(meta=, state_dict=), as the content of a .safetensors file; read_file() undoes it.
+
+    Raises CheckpointError for a meta that is not of plain values.
+    """
+    try:
+        meta = json.dumps(payload.get('meta', {}))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f'meta must hold plain values to be written as safetensors: {error}.') from error
+    return save(contiguous(payload['state_dict']), {'format': 'pt', _META: meta})
+
+
+def _safetensors_content(path: Path) -> dict[str, Any]:
+    """Tensors by name, or meta and state_dict of what as_safetensors() wrote."""
+    state = load_file(path)
+    with safe_open(path, 'pt') as file:
+        meta = (file.metadata() or {}).get(_META)
+    if meta is None:
+        return dict(state)
+    content = json.loads(meta)
+    if not isinstance(content, dict):
+        raise CheckpointError(f'{path} has a meta that is not a table: copy or download it again.')
+    return dict(meta=content, state_dict=state)
 
 
 def _unwrapped(payload: Any) -> Any:

@@ -17,7 +17,8 @@ from mmseg_tr.apis.infer.task import Task, same_size
 from mmseg_tr.apis.meta import classes_of
 from mmseg_tr.engine.pose_checks import is_pose_config
 from mmseg_tr.engine.preprocess import Picturelike, PictureReader
-from mmseg_tr.errors import ConfigError
+from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.weights.folder import CONFIG, OPENMMLAB, WEIGHTS, find_folder, read_settings
 
 
 class Predictor:
@@ -61,6 +62,27 @@ class Predictor:
             found = classes_of(self.config, self.model, str(checkpoint))
             self.classes, self.palette = found.names, found.palette
             self.task = Segmenting(self.model, PictureReader.of(self.config), found.palette, dtype, native)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, revision: str | None = None, trust: bool = False, **options: Any
+    ) -> Predictor:
+        """Return a predictor of what checkpoints.folder.save_pretrained() wrote; options: as above.
+
+        source: a folder, or a name on the hub, 'user/model', whose config.py is a program: trust=True runs it.
+        Raises CheckpointError for a folder or name that is not such a model, ConfigError without trust.
+        """
+        if not trust and not Path(source).is_dir():
+            raise ConfigError(
+                f'the config of {str(source)!r} is a Python program from the hub: read it, then set trust=True.',
+                parameters=['trust'],
+            )
+        folder = find_folder(source, revision)
+        if read_settings(folder)['kind'] != OPENMMLAB:
+            raise CheckpointError(
+                f'{source} is a network without a config: use mmseg_tr.from_pretrained({str(source)!r}).'
+            )
+        return cls(folder / CONFIG, folder / WEIGHTS, **options)
 
     def predict(self, pictures: Picturelike | Sequence[Picturelike], batch_size: int = 1) -> Any:
         """Return the class of every pixel, (H, W) uint8 (int32 above 256 classes), or the people in the picture.

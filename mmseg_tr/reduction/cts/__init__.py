@@ -113,6 +113,9 @@ class CTS(nn.Module, Reduction):
         values = {name: getattr(self, name) for name in self.SETTINGS} | dict(policy=self.decides)
         return dict(type=type(self).__name__, **values)
 
+    def portable_settings(self) -> dict[str, Any]:
+        return self.settings() | dict(policy_checkpoint=None)
+
     def extra_repr(self) -> str:
         return ', '.join(f'{key}={value!r}' for key, value in self.settings().items() if key != 'type')
 
