@@ -111,7 +111,9 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = No
 
 def _rebuilt(settings: dict[str, Any]) -> Any:
     """The network of a mmseg_tr.json, without its weights."""
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in settings['options'].items()}
+    options: Any = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in settings['options'].items()
+    }
     method = settings['reduction']
     texts = [value for value in (method or {}).values() if isinstance(value, str) and ('/' in value or os.sep in value)]
     if texts or set(options) & {'pretrained', 'method', 'num_classes'}:
