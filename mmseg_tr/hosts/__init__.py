@@ -42,6 +42,7 @@ def apply(
     *,
     budget: float | None = None,
     host: Host | None = None,
+    positions: str | None = None,
     **settings: Any,
 ) -> nn.Module:
     """Apply a token-reduction method to a network, in place; returns the network.
@@ -49,11 +50,14 @@ def apply(
     model: a network of a supported library, or one that contains it. method: a name, dict(type=...), or a strategy.
     budget: the share of the plain network's multiply-adds that is kept at most, above 0 and at most 1; the method's
     settings are then chosen. settings: of the method, which override defaults and budget. host: how a network of no
-    supported library is laid out.
+    supported library is laid out. positions: the rotary position of a merged token, 'mean' of its patches' coordinates
+    (default), 'representative' (of its middle patch) or 'rotated' (mean of its patches' rotations).
     Raises ConfigError, and changes nothing, for a method or setting that does not fit.
     """
     check_untouched(model)
     target = find_target(model, host)
+    if positions is not None:
+        target = target.with_positions(positions)
     strategy = fitted(target, method, settings, budget)
     target.install(target.network, strategy)
     return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.hosts.applied import Applied
 from mmseg_tr.hosts.host import BlockView, Grid, Host, block_list
-from mmseg_tr.hosts.patch import Applied, install, restore_modules
+from mmseg_tr.hosts.patch import install, restore_modules
+from mmseg_tr.hosts.rope import RULES
 from mmseg_tr.reduction import Reduction, build_reduction, find_method
-from mmseg_tr.reduction.checks import check_number
+from mmseg_tr.reduction.checks import check_choice, check_number
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class Target:
     def install(self, network: nn.Module, strategy: Reduction) -> None:
         """Set everything on a network of this layout that remove() deletes."""
         raise NotImplementedError
+
+    def with_positions(self, rule: str) -> Target:
+        """The same with a rule for rotary positions. Raises ConfigError for a network that has none."""
+        raise ConfigError(f'positions={rule!r} is for rotary positions, which this network does not have.')
 
     def image(self) -> Tensor:
         """An image without data, of the size that is counted."""
@@ -118,8 +124,13 @@ class BlocksTarget(Target):
         return strategy.bind(self.depth, self.grid, self.host.prefix)
 
     def install(self, network: nn.Module, strategy: Reduction) -> None:
-        view = BlockView(self.host.parts, self.host.attention)
-        install(network, self.host, Applied(strategy, self.host.prefix, self.host.grid, self.depth, view))
+        install(network, self.host, Applied.of(strategy, network, self.host))
+
+    def with_positions(self, rule: str) -> Target:
+        if self.host.rotary is None:
+            return super().with_positions(rule)
+        check_choice('positions', rule, RULES)
+        return replace(self, host=replace(self.host, rotary=replace(self.host.rotary, rule=rule)))
 
 
 def on_meta(network: nn.Module) -> nn.Module:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.hosts.rope import Rotary
 from mmseg_tr.nn.attention import SelfAttention
 
 Grid = tuple[int, int]
@@ -28,6 +29,7 @@ class Host:
     attention), norm2, mlp, ls2 and drop_path2; None for what a block does not have.
     attention: from the attention module to its pieces, as nn.attention.SelfAttention, which takes modules laid out as
     timm's Attention. class_token: the first prefix token is one. image_size: (H, W) that a budget counts at.
+    rotary: how the blocks get rotary positions, if they do.
     """
 
     blocks: str
@@ -41,6 +43,7 @@ class Host:
     attention: Callable[[Any], Any] = SelfAttention
     class_token: bool = True
     image_size: Grid | None = None
+    rotary: Rotary | None = None
 
     def check(self, model: nn.Module) -> None:
         """Raise ConfigError, naming what is missing, unless the network has everything described here."""
@@ -98,6 +101,8 @@ class BlockView:
         for part, name in self.parts.items():
             module = None if name is None else submodule(block, name)
             found[part] = nothing if module is None else module
+            if isinstance(module, Tensor):
+                found[part] = Scale(module)
         return BlockParts(**found, attend=self.pieces(found['attn']))
 
 
@@ -118,6 +123,16 @@ class BlockParts:
     @property
     def attention(self) -> nn.Module:
         return self.attn
+
+
+@dataclass(frozen=True)
+class Scale:
+    """LayerScale of a block that keeps its factors as a parameter."""
+
+    factors: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.factors * x
 
 
 def nothing(x: Any) -> Any:

@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.hosts.applied import Switch
 from mmseg_tr.hosts.budget import Target
 from mmseg_tr.hosts.host import Grid
-from mmseg_tr.hosts.patch import Switch
 from mmseg_tr.nn.backbone import Backbone
 from mmseg_tr.reduction import Reduction
 

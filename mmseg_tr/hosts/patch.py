@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,70 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.carried import carried_by, carry, carrying, full, grid_of
-from mmseg_tr.hosts.host import BlockView, Grid, Host, block_list, submodule
+from mmseg_tr.hosts.applied import Applied, Switch, thread
+from mmseg_tr.hosts.carried import carried_by, carrying, full
+from mmseg_tr.hosts.host import Grid, Host, block_list, submodule
+from mmseg_tr.hosts.rope import Positions, Turn
 from mmseg_tr.nn.blocks import run_block
 from mmseg_tr.reduction import Reduction, Tokens
 from mmseg_tr.reduction.observe import Observer
-from mmseg_tr.reduction.ops import per_image
-
-
-@dataclass
-class Switch:
-    """What the patched modules of one network share.
-
-    Subclasses have method, the strategy fitted to the network, and depths, the blocks of each stage.
-    """
-
-    off: dict[int, int] = field(default_factory=dict, init=False)  # thread -> how many disabled() it is inside
-
-    @property
-    def disabled(self) -> bool:
-        return bool(self.off) and (torch.compiler.is_compiling() or threading.get_ident() in self.off)
-
-
-@dataclass
-class Applied(Switch):
-    """Of a network that is a list of blocks.
-
-    method: the strategy. num_prefix: prefix tokens. grid: of the patches; None where it depends on the image.
-    depth: number of blocks. view: from a block to what run_block() reads of it.
-    """
-
-    method: Reduction
-    num_prefix: int
-    grid: Grid | None
-    depth: int
-    view: BlockView
-    grids: dict[int, list[Grid]] = field(default_factory=dict)  # thread -> of images before the first block
-
-    @property
-    def depths(self) -> tuple[int, ...]:
-        return (self.depth,)
-
-    def enter(self, x: Tensor, layer: int) -> Tokens:
-        """Tokens of what a block receives: those carried by the tensor, else one per patch."""
-        carried = carried_by(x)
-        if carried is not None:
-            return carried
-        grid = self.grid or grid_of(x) or self._image_grid(layer)
-        if grid is None or x.dim() != 3 or x.shape[1] != self.num_prefix + grid[0] * grid[1]:
-            raise ConfigError(
-                f'block {layer} received tokens of shape {tuple(x.shape)}, and the patch grid {grid} with '
-                f'{self.num_prefix} prefix tokens does not fill it: use mmseg_tr.disabled(model) for this forward.'
-            )
-        tokens = Tokens(x, grid, self.num_prefix, trace=(per_image(x.shape[1], x.shape[0]),) * (layer - 1))
-        if self.grid is None:
-            carry(x, tokens)  # for a block that is rerun in the backward pass
-        return tokens
-
-    def _image_grid(self, layer: int) -> tuple[int, int] | None:
-        waiting = self.grids.get(_thread())
-        return waiting.pop() if waiting and layer == 1 else None
-
-
-def _thread() -> int:
-    return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 @dataclass
@@ -104,8 +47,12 @@ class ThroughModule(Observer):
 
     module: nn.Module
     attend: Any
+    positions: Positions | None = None  # of the tokens that attended
 
     def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
+        if self.attend.turn is not None:
+            self.positions = self.attend.turn.positions(tokens)
+            tokens = tokens.replace(positions=self.positions)
         call = Call(self.method, self.attend, tokens, layer)
         branch = self.module(y, call)
         return branch[0] if isinstance(branch, tuple) else branch, call.seen
@@ -134,19 +81,29 @@ class BlockForward(Forward):
     def __call__(self, x: Any, *args: Any, host_module: nn.Module | None = None, **kwargs: Any) -> Any:
         if self.applied.disabled:
             return self.original(host_module)(x, *args, **kwargs)
+        rotary = self.applied.rotary
+        given = kwargs.pop(rotary.argument, None) if rotary is not None else None
         if any(isinstance(part, Tensor) for part in (*args, *kwargs.values())) or kwargs.get('is_causal'):
             raise ConfigError('an attention mask does not fit reduced tokens: use mmseg_tr.disabled(model) here.')
         module = host_module or self.module
+        run = partial(self.run, module, given)
         if getattr(module, 'gradient_checkpointing', False) and module.training and torch.is_grad_enabled():
-            return module._gradient_checkpointing_func(partial(self.run, module), x)  # as transformers does
-        return self.run(module, x)
+            return module._gradient_checkpointing_func(run, x)  # as transformers does
+        return run(x)
 
-    def run(self, module: nn.Module, x: Any) -> Any:
-        """Run the block on a tensor or on tokens; returns the same type."""
+    def run(self, module: nn.Module, given: Any, x: Any) -> Any:
+        """Run the block on a tensor or on tokens; returns the same type. given: rotary positions of the patches."""
         view: Any = self.applied.view(module)
         tokens = x if isinstance(x, Tokens) else self.applied.enter(x, self.layer)
-        through = ThroughModule(self.applied.method, view.attention, view.attend)
+        attend = view.attend
+        if given is not None:
+            attend = replace(
+                attend, turn=Turn(self.applied.rotary, given, getattr(view.attention, 'rotate_half', True))
+            )
+        through = ThroughModule(self.applied.method, view.attention, attend)
         tokens = run_block(view, tokens, self.layer, through)
+        if given is not None:
+            tokens = tokens.replace(positions=through.positions)
         return tokens if isinstance(x, Tokens) else carrying(tokens)
 
 
@@ -219,7 +176,7 @@ class NoteGrid(Hook):
             return
         more = [patch - 1 if self.pads else 0 for patch in self.patch_size]
         grid = tuple((side + extra) // patch for side, extra, patch in zip(args[0].shape[-2:], more, self.patch_size))
-        waiting = self.applied.grids.setdefault(_thread(), [])
+        waiting = self.applied.grids.setdefault(thread(), [])
         if len(waiting) > 16:  # left by forwards that failed
             waiting.clear()
         waiting.append(grid)

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.hosts.applied import Switch
 from mmseg_tr.hosts.budget import Target
 from mmseg_tr.hosts.carried import carried_by, carry
 from mmseg_tr.hosts.host import Grid
-from mmseg_tr.hosts.patch import Forward, Switch, set_forward
+from mmseg_tr.hosts.patch import Forward, set_forward
 from mmseg_tr.nn.attention import scaled_attention
 from mmseg_tr.reduction import Reduction, Tokens
 from mmseg_tr.reduction.segformerpp.mergers import Matchings

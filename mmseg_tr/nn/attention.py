@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,10 +72,11 @@ class SelfAttention:
     """
 
     module: Attention
+    turn: Callable[[Tensor, Tensor, Tokens], tuple[Tensor, Tensor]] | None = None  # queries and keys by position
 
     def __call__(self, y: Tensor, tokens: Tokens) -> Tensor:
         """Every image attends to itself. y: normed tokens, laid out as tokens.x; returns the same layout."""
-        q, k, v = self.packed_heads(y)
+        q, k, v = self.placed_heads(y, tokens)
         if tokens.lengths is not None and packed_kernel(q, self.dropout):
             return self.project(packed_attention(q, k, v, tokens.lengths).flatten(2), y)
         return self.output([self.attend(*qkv) for qkv in self.grouped(q, k, v, tokens)], y, tokens)
@@ -85,6 +87,11 @@ class SelfAttention:
         q, k, v = qkv.unbind(-3)
         return self.module.q_norm(q), self.module.k_norm(k), v
 
+    def placed_heads(self, y: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+        """packed_heads(), turned by their rotary positions where the network has some."""
+        q, k, v = self.packed_heads(y)
+        return (q, k, v) if self.turn is None else (*self.turn(q, k, tokens), v)
+
     def grouped(self, q: Tensor, k: Tensor, v: Tensor, tokens: Tokens) -> list[tuple[Tensor, Tensor, Tensor]]:
         """packed_heads() per group of tokens.groups(), each (B, H, N, d)."""
         groups = (tokens.groups(part) for part in (q, k, v))
@@ -92,7 +99,7 @@ class SelfAttention:
 
     def heads(self, y: Tensor, tokens: Tokens) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Queries, keys and values per group of tokens.groups(), each (B, H, N, d), after their norms if any."""
-        return self.grouped(*self.packed_heads(y), tokens)
+        return self.grouped(*self.placed_heads(y, tokens), tokens)
 
     @property
     def dropout(self) -> float:

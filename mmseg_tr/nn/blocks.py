@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from timm.layers import DropPath
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -28,11 +27,12 @@ def run_block(block: Block, tokens: Tokens, layer: int, reduction: Reduction = P
 
 def drop_path(module: nn.Module, branch: Tensor, tokens: Tokens) -> Tensor:
     """Stochastic depth per image, also where images are packed into one row. branch is laid out as tokens.x."""
-    if not isinstance(module, DropPath) or not module.training or tokens.lengths is None or not module.drop_prob:
+    drop_prob = getattr(module, 'drop_prob', 0.0)  # of timm's DropPath, and of those in transformers
+    if tokens.lengths is None or not drop_prob or not module.training:
         return module(branch)
-    keep = 1 - module.drop_prob
+    keep = 1 - drop_prob
     mask = branch.new_empty(tokens.num_images).bernoulli_(keep)
-    if module.scale_by_keep and keep > 0:
+    if getattr(module, 'scale_by_keep', True) and keep > 0:
         mask = mask / keep
     lengths = host_numbers(tokens.lengths, branch.device)
     return branch * mask.repeat_interleave(lengths, output_size=branch.shape[1])[None, :, None]

@@ -214,7 +214,7 @@ class ACT(Reduction):
 
     def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, None]:
         groups = attend.heads(y, tokens)
-        drawn = self.hashes(layer, attend.module.head_dim)
+        drawn = self.hashes(layer, groups[0][0].shape[-1])
         projection, offset = (numbers.to(y.device, non_blocking=True) for numbers in drawn)
         hashing = Hashing(projection, offset, self.bucket_width)
         settings: dict[str, Any] = dict(attend=attend.attend, max_clusters=self.clusters)

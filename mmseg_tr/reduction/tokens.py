@@ -54,6 +54,8 @@ class Tokens:
     trace: per layer the numbers of tokens that left it, one per image, prefix included.
     steps: the merges so far.
     memo: further state of a method in this forward.
+    inner: a merge inside attention or the MLP, where these tokens are its result; index and size do not tell it.
+    positions: rotary positions of a host, see hosts.rope.
     reconstruct: takes values per token, laid out as in restore(), to values per patch where no index can say how.
     """
 
@@ -71,6 +73,8 @@ class Tokens:
     steps: tuple[Step, ...] = ()
     memo: Any = None
     reconstruct: Rebuild | None = None
+    inner: Merge | None = None
+    positions: Any = None
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

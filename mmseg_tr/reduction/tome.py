@@ -225,7 +225,7 @@ class ToMe(Reduction):
             short = y if merge is None else merge.apply(y, None, tokens.counts)[0]
         if merge is None:
             return branch(y, tokens)
-        out = branch(short, tokens.replace(x=short, size=None, index=None))
+        out = branch(short, tokens.replace(x=short, size=None, index=None, inner=merge))
         with record_function('mmseg_tr::merge'):
             return merge.unmerge(out, tokens.counts)
 

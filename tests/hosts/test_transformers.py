@@ -1,4 +1,4 @@
-"""Methods in networks of transformers: ViT and DINOv2, alone, as classifiers, as backbones and under depth heads."""
+"""Methods in networks of transformers, alone, as classifiers, as backbones and under heads."""
 
 import copy
 import pickle
@@ -25,6 +25,9 @@ from transformers import (  # noqa: E402
     Dinov2WithRegistersBackbone,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
+    DINOv3ViTBackbone,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     ViTConfig,
     ViTForImageClassification,
     ViTModel,
@@ -54,6 +57,10 @@ KINDS = {
         Dinov2WithRegistersConfig(**COMMON, **REGISTERS, **LEVELS)
     ),
     'Depth Anything': depth_anything,
+    'DINOv3': lambda: DINOv3ViTModel(DINOv3ViTConfig(**COMMON, **REGISTERS, intermediate_size=64, use_gated_mlp=True)),
+    'DINOv3 backbone': lambda: DINOv3ViTBackbone(
+        DINOv3ViTConfig(**COMMON, **LEVELS, intermediate_size=64, return_class_token=True)
+    ),
 }
 METHODS = {
     'ALGM': dict(layers=(1, 3), threshold=0.2),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmseg_tr.hosts.timm import Eva
 from mmseg_tr.reduction import Reduction, Tokens
 from mmseg_tr.reduction.ladder import Grid
 
@@ -94,3 +97,30 @@ class RotaryNetwork:
             entered[layer] = method.before_block(tokens, layer)
             tokens = left[layer] = self.block(entered[layer], layer)
         return entered, left
+
+
+def rotary_host(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Eva:
+    """The network of a case in timm's own class, with its weights."""
+    eva, rope = settings['eva'], settings['rope']
+    model = Eva(
+        img_size=eva['img'],
+        patch_size=eva['patch'],
+        embed_dim=eva['dim'],
+        depth=eva['depth'],
+        num_heads=eva['heads'],
+        mlp_ratio=eva['mlp_ratio'],
+        num_reg_tokens=eva['reg_tokens'],
+        class_token='cls_token' in weights,
+        num_classes=0,
+        global_pool='',
+        init_values=1.0,
+        norm_layer=partial(nn.LayerNorm, eps=settings['layernorm_eps']),
+        use_abs_pos_emb=False,
+        use_rot_pos_emb=True,
+        rope_type='dinov3',
+        rope_temperature=rope['base'],
+        rope_rotate_half=rope['rotate'] == 'half',
+        dynamic_img_size=True,
+    )
+    model.load_state_dict(weights)
+    return model.eval()

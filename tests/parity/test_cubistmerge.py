@@ -7,12 +7,13 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
+import mmseg_tr
 from mmseg_tr.reduction import Tokens
 from mmseg_tr.reduction.cubistmerge import CubistMerge, join_lines, lost, match_lines, merge_grid
 from mmseg_tr.reduction.ops import take, unit
 from tests.parity.harness import Case, golden_cases, run_case
 from tests.parity.networks import compare_classifier
-from tests.parity.rope import RotaryNetwork
+from tests.parity.rope import RotaryNetwork, rotary_host
 
 FAMILY = 'cubistmerge'
 
@@ -94,6 +95,14 @@ def rope_network(case: Case) -> None:
             level = net.norm(tokens.restored().x)
             case.compare(f'prefix{layer}', level[:, : tokens.num_prefix])
             case.compare(f'level{layer}', level[:, tokens.num_prefix :].transpose(1, 2).unflatten(2, tokens.grid))
+    if s['rope']['normalise'] == 'separate':  # as in timm's Eva, which hosts the method too
+        model = mmseg_tr.apply(rotary_host(s, weights), method)
+        levels = model.forward_intermediates(
+            image, [layer - 1 for layer in s['levels']], norm=True, return_prefix_tokens=True, intermediates_only=True
+        )
+        for layer, (level, prefix) in zip(s['levels'], levels, strict=True):
+            case.compare(f'prefix{layer}', prefix)
+            case.compare(f'level{layer}', level)
 
 
 KINDS = {
