@@ -18,9 +18,10 @@ from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.budget import BlocksTarget, Target, method_within
 from mmseg_tr.hosts.host import Host
 from mmseg_tr.hosts.own import own_target
-from mmseg_tr.hosts.patch import applied_to, require_applied, restore_modules, switched_off
 from mmseg_tr.hosts.report import Summary, summary
+from mmseg_tr.hosts.sam import sam_target
 from mmseg_tr.hosts.segformer import segformer_target
+from mmseg_tr.hosts.state import applied_to, require_applied, restore_modules, switched_off
 from mmseg_tr.hosts.timm import timm_host
 from mmseg_tr.hosts.transformers import transformers_host
 from mmseg_tr.hosts.watch import watch
@@ -33,7 +34,7 @@ def blocks_target(model: nn.Module) -> Target | None:
     return None if host is None else BlocksTarget(model, host)
 
 
-READERS = (blocks_target, segformer_target, own_target)
+READERS = (blocks_target, segformer_target, sam_target, own_target)
 
 
 def apply(

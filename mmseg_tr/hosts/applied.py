@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.carried import carried_by, carry, grid_of
+from mmseg_tr.hosts.carried import carried_by, carry, carrying, grid_of
 from mmseg_tr.hosts.host import BlockView, Grid, Host, block_list
 from mmseg_tr.hosts.rope import Rotary
 from mmseg_tr.reduction import Reduction, Tokens
@@ -72,6 +72,10 @@ class Applied(Switch):
         if self.grid is None:
             carry(x, tokens)  # for a block that is rerun in the backward pass
         return tokens
+
+    def leave(self, tokens: Tokens) -> Tensor:
+        """What a block returns: the full tensor, which carries the tokens."""
+        return carrying(tokens)
 
     def _image_grid(self, layer: int) -> tuple[int, int] | None:
         waiting = self.grids.get(thread())

@@ -13,8 +13,9 @@ from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.applied import Applied
 from mmseg_tr.hosts.host import BlockView, Grid, Host, block_list
-from mmseg_tr.hosts.patch import install, restore_modules
+from mmseg_tr.hosts.patch import install
 from mmseg_tr.hosts.rope import RULES
+from mmseg_tr.hosts.state import restore_modules
 from mmseg_tr.reduction import Reduction, build_reduction, find_method
 from mmseg_tr.reduction.checks import check_choice, check_number
 

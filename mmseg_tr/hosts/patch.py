@@ -10,9 +10,7 @@ patch grid of images of any size, on its way from the patch embedding to the fir
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.applied import Applied, Switch, thread
-from mmseg_tr.hosts.carried import carried_by, carrying, full
+from mmseg_tr.hosts.carried import carried_by, full
 from mmseg_tr.hosts.host import Grid, Host, block_list, submodule
 from mmseg_tr.hosts.rope import Positions, Turn
 from mmseg_tr.nn.blocks import run_block
@@ -104,7 +102,7 @@ class BlockForward(Forward):
         tokens = run_block(view, tokens, self.layer, through)
         if given is not None:
             tokens = tokens.replace(positions=through.positions)
-        return tokens if isinstance(x, Tokens) else carrying(tokens)
+        return tokens if isinstance(x, Tokens) else self.applied.leave(tokens)
 
 
 class AttentionForward(Forward):
@@ -161,7 +159,7 @@ class LeaveSequence(Hook):
     """Hook of the Sequential of blocks: the full tensor."""
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Tensor | None:
-        return carrying(output) if isinstance(output, Tokens) else None
+        return self.applied.leave(output) if isinstance(output, Tokens) else None
 
 
 class NoteGrid(Hook):
@@ -193,6 +191,13 @@ def set_forward(module: nn.Module, forward: Forward) -> None:
     module.register_forward_pre_hook(HandModule(forward.applied), with_kwargs=True)
 
 
+def wrap_sequence(blocks: nn.Module, applied: Applied) -> None:
+    """Pass tokens between blocks that torch.nn.Sequential runs."""
+    if isinstance(blocks, nn.Sequential):
+        blocks.register_forward_pre_hook(EnterSequence(applied))
+        blocks.register_forward_hook(LeaveSequence(applied))
+
+
 def install(network: nn.Module, host: Host, applied: Applied) -> None:
     """Set everything on a network that remove() deletes."""
     blocks = block_list(network, host)
@@ -200,58 +205,10 @@ def install(network: nn.Module, host: Host, applied: Applied) -> None:
         set_forward(block, BlockForward(applied, block, layer))
         attention = applied.view(block).attention
         set_forward(attention, AttentionForward(applied, attention))
-    if isinstance(blocks, nn.Sequential):
-        blocks.register_forward_pre_hook(EnterSequence(applied))
-        blocks.register_forward_hook(LeaveSequence(applied))
+    wrap_sequence(blocks, applied)
     norm = submodule(network, host.norm) if host.norm else None
     if norm is not None:
         set_forward(norm, NormForward(applied, norm))
     embed = submodule(network, host.patch_embed) if host.grid is None and host.patch_embed else None
     if embed is not None:
         embed.register_forward_pre_hook(NoteGrid(applied, host.patch_size, host.pads))
-
-
-def applied_to(model: nn.Module) -> Switch | None:
-    """What was applied to a network, or None."""
-    for module in model.modules():
-        forward = vars(module).get('forward')
-        if isinstance(forward, Forward):
-            return forward.applied
-        if isinstance(vars(module).get('switch'), Switch):
-            return module.switch
-    return None
-
-
-def require_applied(model: nn.Module) -> Switch:
-    """Return what was applied to a network. Raises ConfigError if nothing was."""
-    applied = applied_to(model)
-    if applied is None:
-        raise ConfigError('no method was applied to this network: mmseg_tr.apply(model, ...) first.')
-    return applied
-
-
-def restore_modules(model: nn.Module) -> None:
-    """Delete everything that this package set on a network, in place."""
-    for module in model.modules():
-        if isinstance(vars(module).get('forward'), Forward):
-            del module.forward
-        if isinstance(vars(module).get('switch'), Switch):  # of this package's own networks
-            del module.switch
-            module.reduction = None  # type: ignore[assignment]
-        for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            for key in [key for key, hook in hooks.items() if isinstance(hook, Hook)]:
-                del hooks[key]
-                module._forward_pre_hooks_with_kwargs.pop(key, None)
-
-
-@contextmanager
-def switched_off(applied: Switch) -> Iterator[None]:
-    """The plain network, in this thread."""
-    thread = threading.get_ident()
-    applied.off[thread] = applied.off.get(thread, 0) + 1
-    try:
-        yield
-    finally:
-        applied.off[thread] -= 1
-        if not applied.off[thread]:
-            del applied.off[thread]

@@ -12,7 +12,7 @@ from mmseg_tr.analysis.macs import evaluating
 from mmseg_tr.analysis.measure import MeasureOptions, count_work, time_models
 from mmseg_tr.analysis.speed import Contestant
 from mmseg_tr.analysis.tokens import attention_sizes
-from mmseg_tr.hosts.patch import applied_to, require_applied, restore_modules
+from mmseg_tr.hosts.state import applied_to, require_applied, restore_modules
 from mmseg_tr.hosts.watch import watch
 from mmseg_tr.nn.backbone import same_weights
 from mmseg_tr.reduction import Tokens

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmseg_tr.hosts.patch import applied_to, require_applied
+from mmseg_tr.hosts.state import applied_to, require_applied
 from mmseg_tr.nn.backbone import check_single, same_weights
 from mmseg_tr.reduction.observe import Merged, watched
 

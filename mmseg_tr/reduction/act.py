@@ -102,12 +102,13 @@ def act_attention(
     q, k, v: (..., N, d), every row of the leading axes (image, head) clustered alone. scale: what attention multiplies
     queries by, d^-1/2 by default, 1 for queries that are scaled already. attend(centres, k, v) is the attention itself,
     which scales by d^-1/2. max_clusters: the number of clusters in every row, the last of which takes all
-    further queries. Returns (..., N, d).
+    further queries. Returns (..., N, d). q and k may have further channels, for positions, which are not compared.
     """
-    usual = q.shape[-1] ** -0.5
+    d = v.shape[-1]
+    usual = d**-0.5
     factor = usual if scale is None else scale
     with record_function('mmseg_tr::merge'):
-        scaled = q.detach().to(stat_dtype(q)) * factor
+        scaled = q.detach()[..., :d].to(stat_dtype(q)) * factor
         ids, counts = cluster_ids(bucket_codes(scaled, *hashing))
         if max_clusters is not None:
             ids = ids.clamp_max(max_clusters - 1)
@@ -152,6 +153,7 @@ class ACT(Reduction):
     clusters: int | None = None
 
     count_rule: ClassVar[str] = 'expedite'
+    remaining: ClassVar[str] = 'all'
     dial: ClassVar[Dial] = Dial('bucket_width', 1e-4, 1e4, geometric=True)
     indexed: ClassVar[bool] = False
 
@@ -196,7 +198,8 @@ class ACT(Reduction):
         """The clusters of every head's queries."""
         if part != 'attention':
             return []
-        ((q, _, _),) = attend.heads(y, tokens)
+        ((q, _, v),) = attend.heads(y, tokens)
+        q = q[..., : v.shape[-1]]  # without channels for positions
         # redrawn hashes: the attention draws the same ones again
         with torch.random.fork_rng(devices=[]):
             projection, offset = (numbers.to(q.device) for numbers in self.hashes(layer, q.shape[-1]))
@@ -214,7 +217,7 @@ class ACT(Reduction):
 
     def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, None]:
         groups = attend.heads(y, tokens)
-        drawn = self.hashes(layer, groups[0][0].shape[-1])
+        drawn = self.hashes(layer, groups[0][2].shape[-1])
         projection, offset = (numbers.to(y.device, non_blocking=True) for numbers in drawn)
         hashing = Hashing(projection, offset, self.bucket_width)
         settings: dict[str, Any] = dict(attend=attend.attend, max_clusters=self.clusters)

@@ -69,6 +69,8 @@ class Reduction:
     name: in tables and messages. count_rule: the rule of analysis.mac_rules that its papers count by.
     dial: the setting that controls how much an adaptive method saves, if there is one.
     backbone: 'ViT' or 'MiT'. needs_class_token: a backbone without a class token refuses the method.
+    remaining: what leaves a layer: 'all' tokens, for methods that merge inside a layer, a smaller 'rectangle' of them,
+    or a 'set' without a grid. Hosts with windows and positions of a grid take the first two.
     adaptive: whether the image decides how many tokens remain or attend. indexed: whether Tokens.index holds which
     token represents a patch in the attention of every layer, which attention maps need.
     """
@@ -78,6 +80,7 @@ class Reduction:
     backbone: ClassVar[str] = 'ViT'
     dial: ClassVar[Dial | None] = None
     needs_class_token: ClassVar[bool] = False
+    remaining: ClassVar[str] = 'set'
     indexed: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

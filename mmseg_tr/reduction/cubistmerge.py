@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from mmseg_tr.reduction.ladder import Grid, Ladder, distinct, rungs, scaled_laye
 from mmseg_tr.reduction.matching import Merge, descending_rank
 from mmseg_tr.reduction.ops import per_image, take, unit
 from mmseg_tr.reduction.tokens import Tokens
+from mmseg_tr.reduction.windows import Windows
 
 COLLISIONS = ('keep', 'published')
 
@@ -130,12 +131,56 @@ def merge_grid(
     return merged, Merge(torch.cat([prefix, index], 1), lengths, (torch.cat(score, 1),))
 
 
+def in_cut(cut: int, r: int, whole: int) -> int:
+    """Rows or columns that leave a window which the edge of the grid cuts, where r leave a whole one."""
+    return min(cut * r // whole, cut // 2)
+
+
+def merge_windows(x: Tensor, grid: Grid, window: Grid, r: Grid, collisions: str = 'keep') -> tuple[Tensor, Merge, Grid]:
+    """Every window loses r rows and columns inside, and one that the edge of the grid cuts as large a share of them.
+
+    x: (B, h*w, C); windows tile the grid from the top left. Our form for networks that attend in windows: their number
+    stays. Returns the merged tokens (B, h'*w', C), which tokens joined, and (h', w').
+    """
+    # along each axis: (start, length, windows, what each loses) of the whole windows and of the one that is cut
+    parts = [
+        [part for part in ((0, side // n * n, side // n, gone), (side // n * n, side % n, 1, in_cut(side % n, gone, n)))
+         if part[1]]
+        for side, n, gone in zip(grid, window, r)
+    ]  # fmt: skip
+    height, width = (side - sum(count * gone for *_, count, gone in axis) for side, axis in zip(grid, parts))
+    maps, places, scores, top = [], [], [], 0
+    for row, rows, down, gone_h in parts[0]:
+        line, left = [], 0
+        for column, columns, across, gone_w in parts[1]:
+            tiles = Windows((rows, columns), (rows // down, columns // across))
+            area = tiles.split(x.unflatten(1, grid)[:, row : row + rows, column : column + columns])
+            merged, merge = merge_grid(area.flatten(1, 2), tiles.size, (gone_h, gone_w), 0, collisions)
+            size = (tiles.size[0] - gone_h, tiles.size[1] - gone_w)
+            kept = Windows((down * size[0], across * size[1]), size)
+            # where the tokens of each window are in the smaller grid
+            number = torch.arange(kept.grid[0], device=x.device)[:, None] + top
+            number = number * width + torch.arange(kept.grid[1], device=x.device) + left
+            number = kept.split(number[None, :, :, None]).flatten(1).repeat(x.shape[0], 1)  # (B * windows, tokens)
+            place = number.gather(1, merge.index).unflatten(1, tiles.size)[..., None]
+            line.append((kept.join(merged.unflatten(1, size)), tiles.join(place)))
+            scores += [score.view(x.shape[0], -1) for score in merge.similarity]
+            left += kept.grid[1]
+        maps.append(torch.cat([part for part, _ in line], 2))
+        places.append(torch.cat([part for _, part in line], 2))
+        top += maps[-1].shape[1]
+    index = torch.cat(places, 1).flatten(1)
+    merge = Merge(index, per_image(height * width, x.shape[0]), (torch.cat(scores, 1),))
+    return torch.cat(maps, 1).flatten(1, 2), merge, (height, width)
+
+
 @dataclass(frozen=True)
 class CubistMerge(Reduction):
     """Before one block, shorten every row of the grid and then every column: a smaller rectangle of tokens remains.
 
     Which tokens go is decided per row and per column; each goes into a neighbour, so that rows and columns keep their
-    order. Operations that need a grid (rotary positions, windows, convolutions) work on the smaller one.
+    order. Operations that need a grid (rotary positions, windows, convolutions) work on the smaller one. In a network
+    that attends in windows, every window loses r rows and columns inside (our form, which the paper does not publish).
     layer: number (from 1) of the block whose input merges (published: 2 for DeiT).
     r: rows and columns that leave, one number or (rows, columns), each at most half of the side (published: 1 and 2 of
         14); or ratio: the share of both sides that leaves, 0 to 0.5 (published: 0.1 to 0.2). r=1 without either. On a
@@ -148,6 +193,8 @@ class CubistMerge(Reduction):
     r: int | tuple[int, int] | None = None
     ratio: float | None = None
     collisions: str = 'keep'
+
+    remaining: ClassVar[str] = 'rectangle'
 
     def __post_init__(self) -> None:
         check_integer('layer', self.layer, 1)
@@ -203,13 +250,17 @@ class CubistMerge(Reduction):
     def before_block(self, tokens: Tokens, layer: int) -> Tokens:
         if layer != self.layer:
             return tokens
-        r = self.removed(tokens.grid)
+        r = self.removed(tokens.window or tokens.grid)
         if not any(r):
-            self._warn_idle(tokens.grid)
+            self._warn_idle(tokens.window or tokens.grid)
             return tokens
         with record_function('mmseg_tr::merge'):
+            if tokens.window is not None:
+                merged, merge, rectangle = merge_windows(tokens.x, tokens.grid, tokens.window, r, self.collisions)
+                window = tokens.window[0] - r[0], tokens.window[1] - r[1]
+                return tokens.merge(merge, layer, merged).replace(rectangle=rectangle, window=window)
             merged, merge = merge_grid(tokens.x, tokens.grid, r, tokens.num_prefix, self.collisions)
-            rectangle = tuple(side - gone for side, gone in zip(tokens.grid, r))
+            rectangle = tokens.grid[0] - r[0], tokens.grid[1] - r[1]
             return tokens.merge(merge, layer, merged).replace(rectangle=rectangle)
 
     def _warn_idle(self, grid: Grid) -> None:

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -99,6 +99,8 @@ class SharedMatching(Reduction):
     r: int | float | None = None
     seed: int = 0
     grid: Grid | None = field(default=None, init=False, repr=False)  # the one that a number r belongs to
+
+    remaining: ClassVar[str] = 'all'
 
     def __post_init__(self) -> None:
         check_integer('match_every', self.match_every, 1)

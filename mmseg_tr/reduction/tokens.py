@@ -53,6 +53,7 @@ class Tokens:
     image_size, patch_size: (H, W) in pixels before padding and (ph, pw), where known.
     trace: per layer the numbers of tokens that left it, one per image, prefix included.
     steps: the merges so far.
+    window: (rows, columns) of the windows in which the network attends in some layers; None without windows.
     memo: further state of a method in this forward.
     inner: a merge inside attention or the MLP, where these tokens are its result; index and size do not tell it.
     positions: rotary positions of a host, see hosts.rope.
@@ -71,6 +72,7 @@ class Tokens:
     patch_size: tuple[int, int] | None = None
     trace: tuple[tuple[int, ...], ...] = ()
     steps: tuple[Step, ...] = ()
+    window: tuple[int, int] | None = None
     memo: Any = None
     reconstruct: Rebuild | None = None
     inner: Merge | None = None

@@ -95,6 +95,10 @@ class ToMe(Reduction):
         r = None if kth else _check_r((0.3 if dense else 8) if self.r is None else self.r)
         self._settle(r=r, k=k, prop_attn=not dense if self.prop_attn is None else self.prop_attn)
 
+    @property
+    def remaining(self) -> str:  # type: ignore[override]  # its form decides
+        return 'set' if self.form == 'original' else 'all'
+
     @classmethod
     def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
         """The dense form, 30 % of the tokens in every layer."""

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.reduction.cubistmerge import CubistMerge, join_lines, match_lines, merge_grid
+from mmseg_tr.reduction.cubistmerge import CubistMerge, in_cut, join_lines, match_lines, merge_grid, merge_windows
 from tests.parity.harness import golden_root
 from tests.reduction.methods import pictures, tiny_vit
 
@@ -61,6 +61,27 @@ def test_a_rectangle_remains_in_which_rows_and_columns_keep_their_order(h, w, pa
     assert all(len(image.unique()) == rows * columns for image in places)  # no token is empty
     assert (places % columns).diff(dim=2).ge(0).all()  # in a row, a later patch is never further left
     assert merged.shape[1] == merge.lengths[0] == merge.index.max() + 1
+
+
+@few
+@given(h=st.integers(1, 11), w=st.integers(1, 11), window=st.tuples(st.integers(2, 5), st.integers(2, 5)))
+def test_windows_merge_inside_themselves(h, w, window):
+    x, r = noise(2, h * w, 4), tuple(side // 2 for side in window)
+    merged, merge, (rows, columns) = merge_windows(x, (h, w), window, r)
+    assert merged.shape == (2, rows * columns, 4) and sorted(set(merge.index[0].tolist())) == list(
+        range(rows * columns)
+    )
+    x, index = x.unflatten(1, (h, w)), merge.index.unflatten(1, (h, w))
+    for top in range(0, h, window[0]):
+        for left in range(0, w, window[1]):
+            area, found = (part[:, top : top + window[0], left : left + window[1]] for part in (x, index))
+            size = tuple(area.shape[1:3])
+            less = tuple(gone if side == whole else in_cut(side, gone, whole)
+                         for side, gone, whole in zip(size, r, window))  # fmt: skip
+            want, alone = merge_grid(area.flatten(1, 2), size, less)
+            patches = merged.gather(1, found.flatten(1)[..., None].expand(-1, -1, 4))
+            assert torch.equal(patches, want.gather(1, alone.index[..., None].expand(-1, -1, 4)))
+            assert len(found[0].unique()) == want.shape[1]
 
 
 def test_constant_lines_change_nothing_but_their_length():

@@ -1,0 +1,202 @@
+"""Image encoders of SAM in timm and transformers: maps (B, h, w, C), windows, relative positions.
+
+Nothing of transformers is imported: a network is known by its class. A method works on the tokens of the whole grid,
+but in attention on those of the windows, as if each window were an image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmseg_tr.compat import ensure_torchvision
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.hosts.applied import Applied
+from mmseg_tr.hosts.budget import BlocksTarget
+from mmseg_tr.hosts.carried import carried_by, carry, full
+from mmseg_tr.hosts.host import BlockView, Grid, Host, block_list
+from mmseg_tr.hosts.patch import AttentionForward, Call, Forward, ThroughModule, set_forward, wrap_sequence
+from mmseg_tr.hosts.relative import RelativeAttention, SamAttention
+from mmseg_tr.nn.blocks import run_block
+from mmseg_tr.reduction import REDUCTIONS, Reduction, Tokens
+from mmseg_tr.reduction.ops import per_image
+from mmseg_tr.reduction.windows import Windows
+
+ensure_torchvision()  # timm imports torchvision
+
+from timm.models.vision_transformer_sam import Attention, Block, VisionTransformerSAM  # noqa: E402
+
+
+@dataclass
+class GridApplied(Applied):
+    """Of a network whose blocks take maps (B, h, w, C). window: (h, w) of its windows, if it has some."""
+
+    window: Grid | None = None
+
+    def enter(self, x: Tensor, layer: int) -> Tokens:
+        carried = carried_by(x)
+        if carried is not None:
+            return carried
+        if x.dim() != 4:
+            raise ConfigError(f'block {layer} must get a map (B, h, w, C), got the shape {tuple(x.shape)}.')
+        grid, flat = (x.shape[1], x.shape[2]), x.flatten(1, 2)
+        return Tokens(flat, grid, window=self.window, trace=(per_image(flat.shape[1], x.shape[0]),) * (layer - 1))
+
+    def leave(self, tokens: Tokens) -> Tensor:
+        x = full(tokens).unflatten(1, tokens.grid)
+        carry(x, tokens)
+        return x
+
+
+@dataclass
+class ThroughWindows(ThroughModule):
+    """As ThroughModule, window by window. windowed: whether this block attends in windows."""
+
+    windowed: bool = False
+
+    def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
+        grid = tokens.rectangle or tokens.grid
+        windows = Windows(grid, tokens.window if self.windowed and tokens.window else grid)
+        parts = windows.split(y.unflatten(1, grid))  # (B * windows, h, w, C)
+        call = Call(self.method, self.attend, Tokens(parts.flatten(1, 2), windows.size, memo=tokens.memo), layer)
+        branch = self.module(parts, call)
+        branch = branch[0] if isinstance(branch, tuple) else branch
+        return windows.join(branch).flatten(1, 2), call.seen
+
+
+class SamBlockForward(Forward):
+    """One block. layer counts from 1."""
+
+    def __init__(self, applied: GridApplied, module: nn.Module, layer: int) -> None:
+        super().__init__(applied, module)
+        self.layer = layer
+
+    def __call__(self, x: Any, *, host_module: nn.Module | None = None) -> Any:
+        if self.applied.disabled:
+            return self.original(host_module)(x)
+        module: Any = host_module or self.module
+        if getattr(module, 'gradient_checkpointing', False) and module.training and torch.is_grad_enabled():
+            return module._gradient_checkpointing_func(partial(self.run, module), x)  # as transformers does
+        return self.run(module, x)
+
+    def run(self, module: Any, x: Any) -> Any:
+        """Run the block on a map or on tokens; returns the same type."""
+        view: Any = self.applied.view(module)
+        tokens = x if isinstance(x, Tokens) else self.applied.enter(x, self.layer)
+        through = ThroughWindows(self.applied.method, view.attention, view.attend, windowed=module.window_size > 0)
+        tokens = run_block(view, tokens, self.layer, through)
+        return tokens if isinstance(x, Tokens) else self.applied.leave(tokens)
+
+
+class SamAttentionForward(AttentionForward):
+    """Attention on maps (B, h, w, C)."""
+
+    def __call__(  # type: ignore[override]  # transformers names its argument
+        self, hidden_states: Tensor, call: Any = None, *, host_module: nn.Module | None = None, **kwargs: Any
+    ) -> Any:
+        if not isinstance(call, Call):
+            given = () if call is None else (call,)
+            return self.original(host_module)(hidden_states, *given, **kwargs)
+        branch, call.seen = call.method.attention(call.attend, hidden_states.flatten(1, 2), call.tokens, call.layer)
+        branch = branch.unflatten(1, hidden_states.shape[1:3])
+        return (branch, None) if call.attend.returns_weights else branch
+
+
+@dataclass(frozen=True)
+class SamTarget(BlocksTarget):
+    """An image encoder of SAM. window: (h, w) of its windows, if it has some; settings are for a window then."""
+
+    window: Grid | None = None
+
+    @property
+    def grid(self) -> Grid:
+        return self.window or super().grid
+
+    def check_fits(self, method: type[Reduction] | Reduction) -> None:
+        super().check_fits(method)
+        if method.remaining == 'set':
+            fitting = sorted({known.name for known in REDUCTIONS.values() if known.remaining != 'set'})
+            raise ConfigError(
+                f'{method.name} leaves tokens that form no grid, which the windows and relative positions of this '
+                f'network need: {", ".join(fitting)} fit.'
+            )
+
+    def bind(self, strategy: Reduction) -> Reduction:
+        self.check_fits(strategy)
+        return super().bind(strategy)
+
+    def install(self, network: nn.Module, strategy: Reduction) -> None:
+        blocks = block_list(network, self.host)
+        view = BlockView(self.host.parts, self.host.attention)
+        applied = GridApplied(strategy, 0, None, len(blocks), view, window=self.window)
+        block: Any
+        for layer, block in enumerate(blocks, 1):
+            set_forward(block, SamBlockForward(applied, block, layer))
+            set_forward(block.attn, SamAttentionForward(applied, block.attn))
+        wrap_sequence(blocks, applied)
+
+
+def sam_target(model: nn.Module) -> SamTarget | None:
+    """An image encoder of SAM; None for another network.
+
+    Raises ConfigError where its parts are not those that this package knows.
+    """
+    kind = type(model)
+    if kind is VisionTransformerSAM:
+        host = timm_layout(model)
+    elif kind.__module__ == 'transformers.models.sam.modeling_sam' and kind.__name__ == 'SamVisionEncoder':
+        host = transformers_layout(model)
+    else:
+        return None
+    sides = {block.window_size for block in block_list(model, host)} - {0}
+    if len(sides) > 1:
+        raise ConfigError(f'windows must have one size in all blocks, got {sorted(sides)}.')
+    side = max(sides, default=0)
+    return SamTarget(model, host, (side, side) if side else None)
+
+
+def timm_layout(model: Any) -> Host:
+    """How a VisionTransformerSAM of timm is laid out. Raises ConfigError for parts that are not plain."""
+    for number, block in enumerate(model.blocks, 1):
+        if type(block) is not Block or type(block.attn) is not Attention or block.attn.rope is not None:
+            raise ConfigError(f'block {number} is not a plain block of SAM in timm, or has rotary positions.')
+    if not isinstance(model.patch_drop, nn.Identity):
+        raise ConfigError('patch_drop_rate must be 0: a network that drops patches in training has no grid.')
+    embed = model.patch_embed
+    return Host(
+        blocks='blocks',
+        prefix=0,
+        norm=None,
+        patch_embed='patch_embed',
+        patch_size=tuple(embed.patch_size),
+        attention=RelativeAttention,
+        class_token=False,
+        image_size=tuple(embed.img_size),
+    )
+
+
+def transformers_layout(model: Any) -> Host:
+    """How a SamVisionEncoder of transformers is laid out. Raises ConfigError for modules of another release."""
+    blocks = getattr(model, 'layers', ())
+    names = ('qkv', 'proj', 'use_rel_pos', 'num_attention_heads', 'dropout')
+    missing = [name for block in blocks for name in names if not hasattr(block.attn, name)] if blocks else ['layers']
+    if missing:
+        raise ConfigError(
+            f'{type(model).__name__} of this release of transformers has no {missing[0]}: 5.24 or newer is supported.'
+        )
+    side, patch = model.config.image_size, model.config.patch_size
+    return Host(
+        blocks='layers',
+        prefix=0,
+        norm=None,
+        patch_embed='patch_embed',
+        patch_size=(patch, patch),
+        parts=dict(norm1='layer_norm1', ls1=None, drop_path1=None, norm2='layer_norm2', ls2=None, drop_path2=None),
+        attention=SamAttention,
+        class_token=False,
+        image_size=(side, side),
+    )
