@@ -41,7 +41,7 @@ def may_overwrite(x: Tensor) -> bool:
 
 
 def band_rows(x: Tensor, grid: tuple[int, int], hidden: int) -> int | None:
-    """Rows of the grid that a layer with `hidden` channels works on at once; None for all of them.
+    """Return rows of the grid that a layer with `hidden` channels works on at once; None for all of them.
 
     x: (B, h*w, C) tokens of the grid.
     """

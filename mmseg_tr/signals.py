@@ -50,7 +50,7 @@ def ignore() -> None:
 
 
 def stopped_by(error: BaseException | None) -> int | None:
-    """The signal that an exception comes from, also where a library turned it into another one; None for others."""
+    """Return the signal that caused an exception, also where a library turned it into another one; None for others."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, KeyboardInterrupt):

@@ -66,7 +66,7 @@ class _Reader:
         self.text, self.place, self.in_settings, self.listed = text, 0, in_settings, False
 
     def items(self, end: str) -> list[Any]:
-        """Values up to the bracket `end`, which is passed, or up to the end of the text."""
+        """Return values up to the bracket `end`, which is passed, or up to the end of the text."""
         found = []
         while not self.at(end):
             found.append(self.value())
@@ -74,7 +74,7 @@ class _Reader:
         return found
 
     def pairs(self, end: str) -> dict[str, Any]:
-        """Keys with their values up to the bracket `end`."""
+        """Return keys with their values up to the bracket `end`."""
         found = {}
         while not self.at(end):
             key = _KEY.match(self.text, self.place)
@@ -127,7 +127,7 @@ class _Reader:
         return self.word()
 
     def bracketed(self) -> Any:
-        """A value in quotes or brackets; for any other nothing is passed."""
+        """Return a value in quotes or brackets; for any other nothing is passed."""
         opening, named = self.text[self.place : self.place + 1], _DICT.match(self.text, self.place)
         if named:
             self.place = named.end()
@@ -144,7 +144,7 @@ class _Reader:
         return tuple(values) if opening == '(' else values
 
     def word(self) -> Any:
-        """Text up to the next comma or closing bracket that is not inside brackets of its own."""
+        """Return the text up to the next comma or closing bracket that is not inside brackets of its own."""
         start, opened = self.place, []
         while self.place < len(self.text):
             letter = self.text[self.place]

@@ -51,7 +51,7 @@ def create_model(
     pretrained: Source = None,
     **options: Any,
 ) -> nn.Module:
-    """A segmentation network with a token-reduction method: image (B, 3, H, W), normalised -> logits (B, K, H, W).
+    """Build a segmentation network with a method: image (B, 3, H, W), normalised -> logits (B, K, H, W).
 
     name: 'segformer_b0' to 'segformer_b5', or 'segformer' with arch=dict(...) (see nn.mit); 'segmenter_' and a timm
         name or one of ENCODERS ('segmenter_vit-s16'), or 'segmenter' with arch=dict(...) (see nn.vit).
@@ -129,7 +129,7 @@ def _rebuilt(settings: dict[str, Any]) -> Any:
 
 
 def _transform(model: Segmenter | SegFormer, pretrained: Source) -> ImageTransform | None:
-    """The normalisation that a model's encoder was trained with: the release's, else the family's or timm's."""
+    """Return the normalisation that a model's encoder was trained with: the release's, else the family's or timm's."""
     encoder = model.backbone if isinstance(model, SegFormer) else model.encoder
     first = next(module for module in encoder.modules() if isinstance(module, nn.Conv2d))
     if first.in_channels != 3:
@@ -212,7 +212,7 @@ def load_segmenter(model: Segmenter, source: str | os.PathLike[str]) -> None:
 
 
 def _arch(named: str | dict[str, Any], options: dict[str, Any]) -> str | dict[str, Any]:
-    """Dimensions by name or from options['arch'], exactly one of which is given. Raises ConfigError."""
+    """Return dimensions by name or from options['arch'], exactly one of which is given. Raises ConfigError."""
     arch = options.pop('arch', None)
     if (arch is None) == (not named):
         raise ConfigError(

@@ -71,7 +71,7 @@ class Run:
     labels: str = 'labels'
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, lists and strings."""
+        """Return plain numbers, lists and strings."""
         return dict(
             shape=list(self.shape),
             batch_size=self.batch_size,

@@ -76,7 +76,7 @@ def weights_of(rule: str, part: str) -> Mapping[str, float]:
 
 
 def _numel(out: Any) -> int:
-    """Elements of the first tensor of an operator's output."""
+    """Return elements of the first tensor of an operator's output."""
     while isinstance(out, (tuple, list)):
         out = out[0] if out else None
     return out.numel() if isinstance(out, Tensor) else 0
@@ -215,7 +215,7 @@ MOVES = frozenset(
 
 
 def units_of(name: str, func: Any, out: Any, args: tuple, kwargs: Mapping[str, Any]) -> Units | None:
-    """Units of work of one operator that ran, `name` being that of `func` without namespace and overload.
+    """Return units of work of one operator that ran, `name` being that of `func` without namespace and overload.
 
     None for an unknown operator.
     """

@@ -92,15 +92,15 @@ class MacCount:
     unknown: frozenset[str] = frozenset()
 
     def total(self, rule: str = 'all') -> float:
-        """Multiply-adds under a rule of RULES. Raises ConfigError for another."""
+        """Return multiply-adds under a rule of RULES. Raises ConfigError for another."""
         return sum(self.by_operator(rule).values())
 
     def by_operator(self, rule: str = 'all') -> dict[str, float]:
-        """Multiply-adds by kind of operator, for the kinds that the rule counts."""
+        """Return multiply-adds by kind of operator, for the kinds that the rule counts."""
         return self._sum(rule, key=1)
 
     def parts(self, rule: str = 'all') -> dict[str, float]:
-        """Multiply-adds by part of the network, in the order of PARTS; they add up to the total."""
+        """Return multiply-adds by part of the network, in the order of PARTS; they add up to the total."""
         found = self._sum(rule, key=0)
         return {part: found[part] for part in PARTS if part in found}
 
@@ -115,7 +115,7 @@ class MacCount:
 
     @classmethod
     def mean(cls, counts: Iterable[MacCount], images: int) -> MacCount:
-        """Work per image of forwards that took `images` images together."""
+        """Return the work per image of forwards that took `images` images together."""
         total: Counter[Any] = Counter()
         unknown: frozenset[str] = frozenset()
         for count in counts:
@@ -172,7 +172,7 @@ def _full_name(func) -> str:
 
 
 def count_macs(model: nn.Module, image: Tensor) -> MacCount:
-    """Work of one forward from normalised images to logits at their size, for the whole batch.
+    """Return the work of one forward from normalised images to logits at their size, for the whole batch.
 
     model: any network that analysis.network knows how to run, on any device, 'meta' included where it can run there.
     image: (B, 3, H, W) on the model's device. The model runs in eval mode, without gradients; modes are put back.
@@ -194,7 +194,7 @@ def count_macs(model: nn.Module, image: Tensor) -> MacCount:
 
 
 def closed_forms(model: nn.Module, image: Tensor) -> dict[tuple[str, str], int]:
-    """Units of work that the published counter adds by formula for a forward on images (B, C, H, W), as in MacCount."""
+    """Return the work that the published counter adds by formula for images (B, C, H, W), in units as in MacCount."""
     backbone = find_backbone(model)
     if backbone is None or backbone.reduction is None:
         return {}

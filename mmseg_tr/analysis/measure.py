@@ -90,7 +90,7 @@ def measure(
 
 
 def count_work(model: nn.Module, batches: Sequence[Tensor], amp: torch.dtype | None = None) -> MacCount:
-    """Mean work per image. One batch is enough if the images do not decide how many tokens remain."""
+    """Return the mean work per image. One batch is enough if the images do not decide how many tokens remain."""
     used = batches if is_adaptive(model) else batches[:1]
     with mixed_precision(batches[0].device, amp):
         return MacCount.mean((count_macs(model, batch) for batch in used), sum(map(len, used)))
@@ -99,7 +99,7 @@ def count_work(model: nn.Module, batches: Sequence[Tensor], amp: torch.dtype | N
 def time_models(
     contestants: Mapping[str, Contestant], batches: Sequence[Tensor], options: MeasureOptions
 ) -> dict[str, Seconds]:
-    """Seconds per image of every contestant, in turn."""
+    """Return seconds per image of every contestant, in turn."""
     return time_in_turn(
         contestants,
         batches,

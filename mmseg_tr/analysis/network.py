@@ -36,7 +36,7 @@ class Steps:
     threshold: float | None = None
 
     def labels(self, scores: Any, image: Tensor) -> Any:
-        """Class of every pixel, (B, H, W); for a network without classes per pixel, its output."""
+        """Return the class of every pixel, (B, H, W); for a network without classes per pixel, its output."""
         if self.classes is not None and scores.shape[1] > 1:
             return self.classes(scores, image)
         logits = self.enlarge(scores, image)
@@ -52,12 +52,12 @@ class PoseSteps(Steps):
     decode: Callable[[Any], Any] = lambda scores: scores
 
     def labels(self, scores: Any, image: Tensor) -> Any:
-        """Keypoints and their scores per image, as the head's codec decodes them."""
+        """Return keypoints and their scores per image, as the head's codec decodes them."""
         return self.decode(scores)
 
 
 def network_of(model: nn.Module) -> Steps:
-    """The steps of `model`."""
+    """Return the steps of `model`."""
     if isinstance(model, Segmenter):
         return _enlarging(model.scores, model.encoder.patch_size)
     if isinstance(model, SegFormer):
@@ -75,14 +75,14 @@ def is_pose(model: nn.Module) -> bool:
 
 
 def _pose_estimator(model: nn.Module) -> Steps:
-    """A top-down pose estimator of mmpose, once over each image: without the flip test."""
+    """Return a top-down pose estimator of mmpose, once over each image: without the flip test."""
     head = model.head
     decode = head.decode if getattr(head, 'decoder', None) is not None else lambda scores: scores
     return PoseSteps(lambda image: head.forward(model.extract_feat(image)), _as_it_is, decode=decode)
 
 
 def _segmentor(model: nn.Module) -> Steps:
-    """A segmentor of mmseg. Heads that cannot be stopped before the enlargement run whole, as `scores`."""
+    """Return a segmentor of mmseg. Heads that cannot be stopped before the enlargement run whole, as `scores`."""
     head, backbone = model.decode_head, model.backbone
     if getattr(head, 'takes_tokens', False) and getattr(backbone, 'out', None) == 'tokens':
         return _enlarging(model, backbone.patch_size if head.enlarge == 'padded' else None)
@@ -107,7 +107,7 @@ def _as_it_is(scores: Any, image: Tensor) -> Any:
 
 
 def _enlarging(scores: Callable[[Tensor], Any], patch_size: tuple[int, int] | None) -> Steps:
-    """A network whose scores are enlarged by enlarge_scores()."""
+    """Return a network whose scores are enlarged by enlarge_scores()."""
 
     def to_image(function: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda scores, image: function(scores, tuple(image.shape[-2:]), patch_size)
@@ -116,18 +116,18 @@ def _enlarging(scores: Callable[[Tensor], Any], patch_size: tuple[int, int] | No
 
 
 def find_backbone(model: nn.Module) -> Backbone | None:
-    """The first backbone of this package inside `model`, or None."""
+    """Return the first backbone of this package inside `model`, or None."""
     return next((module for module in model.modules() if isinstance(module, Backbone)), None)
 
 
 def reduction_of(model: nn.Module) -> Reduction | None:
-    """The token-reduction method of `model`, or None."""
+    """Return the token-reduction method of `model`, or None."""
     backbone = find_backbone(model)
     return None if backbone is None else backbone.reduction
 
 
 def method_name(reduction: Reduction) -> str:
-    """What a method is called in tables."""
+    """Return what a method is called in tables."""
     return reduction.name
 
 
@@ -138,7 +138,7 @@ def is_adaptive(model: nn.Module) -> bool:
 
 
 def count_rule_of(model: nn.Module) -> str:
-    """The counting rule that the publications of a model's method, else of its backbone, follow."""
+    """Return the counting rule that the publications of a model's method, else of its backbone, follow."""
     backbone, reduction = find_backbone(model), reduction_of(model)
     if backbone is None:
         return OTHER_RULE
@@ -146,13 +146,13 @@ def count_rule_of(model: nn.Module) -> str:
 
 
 def with_reduction(model: nn.Module, reduction: dict | str | Reduction | None) -> nn.Module:
-    """The model under another method: new modules around the same weights, which are not copied."""
+    """Return the model under another method: new modules around the same weights, which are not copied."""
     backbone = find_backbone(model)
     return same_weights(model, {} if backbone is None else {id(backbone): backbone.with_reduction(reduction)})
 
 
 def without_reduction(model: nn.Module) -> nn.Module:
-    """The plain model around the same weights, with nothing reduced."""
+    """Return the plain model around the same weights, with nothing reduced."""
     return with_reduction(model, None)
 
 

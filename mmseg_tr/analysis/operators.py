@@ -42,7 +42,7 @@ def _is_idle(func: Any, args: tuple) -> bool:
 
 @torch.inference_mode()
 def count_operators(run: Callable[[Tensor], Any], image: Tensor) -> Counter:
-    """Operators of one call of run(image) by name; .total() adds them up."""
+    """Return operators of one call of run(image) by name; .total() adds them up."""
     with OperatorCounter() as counter:
         run(image)
     return counter.counts

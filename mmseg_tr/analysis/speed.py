@@ -93,7 +93,7 @@ def _per_image(rounds: list[list[Seconds]], images: int) -> Seconds:
 
 
 def _run(contestant: Contestant, batch: Tensor) -> Seconds:
-    """Seconds of one batch, the device's own clock where it has one."""
+    """Return the seconds of one batch, the device's own clock where it has one."""
     try:
         with contestant.attention():
             if batch.device.type == 'cuda':
@@ -139,7 +139,7 @@ def mixed_precision(device: torch.device, dtype: torch.dtype | None) -> Any:
 
 
 def peak_memory(contestant: Contestant, batch: Tensor, amp: torch.dtype | None = None) -> int | None:
-    """Most bytes that torch held on the GPU during one forward to labels, weights included; None on a CPU."""
+    """Return the peak bytes of torch on the GPU during one forward to labels, weights included; None on a CPU."""
     if batch.device.type != 'cuda':
         return None
     torch.cuda.synchronize(batch.device)

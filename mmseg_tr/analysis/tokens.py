@@ -45,7 +45,7 @@ class AttentionRecorder(TorchDispatchMode):
 
 @torch.inference_mode()
 def attention_sizes(network: Callable[[Tensor], object], images: Tensor) -> list[AttentionSize]:
-    """Every call of attention in a forward, in order. images: (B, C, H, W)."""
+    """Return every call of attention in a forward, in order. images: (B, C, H, W)."""
     with AttentionRecorder() as recorder:
         network(images)
     return recorder.sizes
@@ -53,7 +53,7 @@ def attention_sizes(network: Callable[[Tensor], object], images: Tensor) -> list
 
 @torch.inference_mode()
 def tokens_per_layer(backbone: Backbone, batches: Iterable[Tensor]) -> list[float] | None:
-    """Mean number of tokens that leave each layer, over all images, prefix included; None where all tokens stay."""
+    """Return the mean number of tokens that leave each layer, prefix included; None where all tokens stay."""
     per_image: list[tuple[int, ...]] = []
     for batch in batches:
         trace = backbone.trace(batch)
@@ -64,7 +64,7 @@ def tokens_per_layer(backbone: Backbone, batches: Iterable[Tensor]) -> list[floa
 
 
 def tokens_per_stage(backbone: Backbone, images: Tensor) -> list[dict[str, int]] | None:
-    """Queries and keys, after merging, of the first block of each stage; None for a network of one stage."""
+    """Return queries and keys, after merging, of the first block of each stage; None for a network of one stage."""
     depths: Sequence[int] = backbone.depths
     if len(depths) == 1:
         return None

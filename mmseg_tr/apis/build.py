@@ -100,7 +100,7 @@ def pick_precision(amp: str | None, device: str | None) -> torch.dtype | None:
 
 
 def precision_name(dtype: torch.dtype | None) -> str:
-    """The name in PRECISIONS of an autocast type, 'fp32' for None."""
+    """Return the name in PRECISIONS of an autocast type, 'fp32' for None."""
     return next((name for name, kind in PRECISIONS.items() if kind == dtype), 'fp32')
 
 
@@ -168,7 +168,7 @@ def _photographs(config: Config, model: nn.Module, shape: tuple[int, int], count
 
 
 def network_input(config: Config, model: nn.Module, pixels: np.ndarray) -> Tensor:
-    """An RGB picture (H, W, 3) as the network takes it, at its own size: (1, C, H, W).
+    """Return an RGB picture (H, W, 3) as the network takes it, at its own size: (1, C, H, W).
 
     For a network with other channels, the picture's are repeated: it is only measured.
     """

@@ -21,7 +21,7 @@ def require_openmmlab(purpose: str) -> None:
 
 
 def pretty_text(content: dict[str, Any]) -> str:
-    """A config of plain values as the text of a .py file. Needs OpenMMLab.
+    """Return a config of plain values as the text of a .py file. Needs OpenMMLab.
 
     Raises CheckpointError for types that are not registered: mmengine would import and call what they name.
     """
@@ -34,7 +34,7 @@ def pretty_text(content: dict[str, Any]) -> str:
 
 
 def unknown_types(value: Any) -> list[str]:
-    """Values of `type` anywhere in a config that OpenMMLab's registries and this package's do not have."""
+    """Return values of `type` anywhere in a config that OpenMMLab's registries and this package's do not have."""
     return sorted({name for name in map(str, _types(value)) if not _is_registered(name)})
 
 
@@ -56,7 +56,7 @@ def _is_registered(name: str) -> bool:
 
 @cache
 def _registered() -> frozenset[str]:
-    """All names in the registries of mmengine and of the packages that derive from it."""
+    """Return all names in the registries of mmengine and of the packages that derive from it."""
     from mmengine import registry as root
     from mmseg.utils import register_all_modules
 
@@ -73,7 +73,7 @@ def _registered() -> frozenset[str]:
 
 
 def shipped_config(name: str) -> dict[str, Any]:
-    """A file of local_configs, its bases merged in and its environment variables left to whoever loads it.
+    """Return a file of local_configs, its bases merged in and its environment variables left to whoever loads it.
 
     Needs OpenMMLab. Raises ConfigError where the package's configs are not installed.
     """
@@ -95,7 +95,7 @@ class _NotPlainError(Exception):
 
 
 def read_config(text: str) -> dict[str, Any]:
-    """Plain top-level assignments of a config: numbers, texts, lists, tuples, dicts, and names of earlier ones.
+    """Return plain top-level assignments of a config: numbers, texts, lists, tuples, dicts, and names of earlier ones.
 
     That is all that mmengine's pretty_text consists of. Code that would have to run (imports, other calls), text
     that is not Python and values of more than LARGEST parts are left out.
@@ -120,7 +120,7 @@ def read_config(text: str) -> dict[str, Any]:
 
 
 def section(config: dict[str, Any], *names: str) -> dict[str, Any]:
-    """A dict inside dicts, empty without one."""
+    """Return a dict inside dicts, empty without one."""
     for name in names:
         config = config.get(name) if isinstance(config, dict) else None
     return config if isinstance(config, dict) else {}

@@ -40,7 +40,7 @@ _LARGE = 1024  # width of ViT-L, whose configs there have another LayerNorm eps
 
 
 def key_table(depth: int) -> Prefixes:
-    """Prefixes of the repository's keys with those of `mmseg_tr.nn.Segmenter`, for an encoder of this depth."""
+    """Return prefixes of the repository's keys with those of `mmseg_tr.nn.Segmenter`, for an encoder of this depth."""
     blocks = [
         (f'backbone.layers.{layer}.{theirs}', f'encoder.blocks.{layer}.{ours}')
         for layer in range(depth)
@@ -56,18 +56,18 @@ def key_table(depth: int) -> Prefixes:
 
 
 def expedite_to_segmenter(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The weights of `mmseg_tr.nn.Segmenter` from a state dict of the repository, and the keys that were dropped."""
+    """Return `mmseg_tr.nn.Segmenter`'s weights from a state dict of the repository, and the keys that were dropped."""
     kept, dropped = keymap.split(state, UNUSED)
     return io.contiguous(keymap.rename(kept, key_table(keymap.count_layers(state, 'backbone.layers')))), dropped
 
 
 def segmenter_to_expedite(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The other direction: weights of `mmseg_tr.nn.Segmenter` under the repository's keys."""
+    """Return the other direction: weights of `mmseg_tr.nn.Segmenter` under the repository's keys."""
     return keymap.rename(state, keymap.backwards(key_table(keymap.count_layers(state, 'encoder.blocks'))))
 
 
 def net_kwargs(state: Mapping[str, Tensor], where: str = 'The checkpoint') -> dict[str, Any]:
-    """The network that these weights are of, in the words of a variant.yml (`official_segmenter.build_segmenter`).
+    """Return the network of these weights in the words of a variant.yml (`official_segmenter.build_segmenter`).
 
     The image is square, its side read off the position embedding; heads are as wide as in every published ViT; the
     weights do not determine it. where: what messages call the checkpoint. Raises CheckpointError for other networks.
@@ -132,6 +132,6 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
 
 
 def _facts(meta: Any) -> dict[str, int]:
-    """The epoch, if the file has it."""
+    """Return the epoch, if the file has it."""
     epoch = meta.get('epoch') if isinstance(meta, Mapping) else None
     return {'epoch': epoch} if type(epoch) is int else {}

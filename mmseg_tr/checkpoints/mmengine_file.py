@@ -46,7 +46,7 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
 
 
 def class_names(meta: Any) -> dict[str, Any]:
-    """Classes and palette of a file's meta as plain lists, if present."""
+    """Return classes and palette of a file's meta as plain lists, if present."""
     meta = meta if isinstance(meta, Mapping) else {}
     named = meta.get('dataset_meta') or {key.lower(): meta.get(key) for key in ('CLASSES', 'PALETTE')}  # mmcv: capitals
     if not isinstance(named, Mapping):

@@ -23,7 +23,7 @@ _LOSSES = (
 
 
 def preprocessor(config: dict[str, Any], where: str) -> dict[str, Any] | None:
-    """The `data_preprocessor` of a config, None without a config. What it leaves out is mmseg's default.
+    """Return the `data_preprocessor` of a config, None without a config. What it leaves out is mmseg's default.
 
     Without mean and std nothing is normalised. Configs of mmsegmentation 0.x normalise in their pipelines.
     Raises CheckpointError for another type or setting than mmseg's own.
@@ -67,7 +67,7 @@ def head_settings(head: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def test_pipeline(config: dict[str, Any], notes: list[str]) -> list[dict[str, Any]] | None:
-    """The test pipeline of mmsegmentation 1.x; None without one or, with a note, for an unknown step."""
+    """Return the test pipeline of mmsegmentation 1.x; None without one or, with a note, for an unknown step."""
     steps = section(config, 'test_dataloader', 'dataset').get('pipeline') or config.get('test_pipeline')
     if not isinstance(steps, list | tuple) or not all(isinstance(step, dict) for step in steps):
         return None
@@ -88,7 +88,7 @@ def use_pipeline(content: dict[str, Any], steps: list[dict[str, Any]] | None) ->
 
 
 def _steps(pipeline: Any) -> Iterator[dict[str, Any]]:
-    """Every step of a pipeline, nested ones included."""
+    """Yield every step of a pipeline, nested ones included."""
     for step in pipeline if isinstance(pipeline, list | tuple) else ():
         if isinstance(step, dict):
             yield step

@@ -30,7 +30,7 @@ _UNUSED = ('auxiliary_head.',)
 
 
 def key_table(depth: int, decoder_depth: int) -> Prefixes:
-    """Prefixes of mmsegmentation's keys with those of `mmseg_tr.nn.Segmenter`, for networks of these depths."""
+    """Return prefixes of mmsegmentation's keys with those of `mmseg_tr.nn.Segmenter`, for networks of these depths."""
     parts = (('backbone', 'encoder', depth), ('decode_head', 'decoder', decoder_depth))
     blocks = [
         (f'{theirs}.layers.{layer}.{inner_theirs}', f'{ours}.blocks.{layer}.{inner_ours}')
@@ -52,7 +52,7 @@ def key_table(depth: int, decoder_depth: int) -> Prefixes:
 
 
 def mmseg_to_segmenter(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of `mmseg_tr.nn.Segmenter` from those of mmsegmentation.
+    """Return the weights of `mmseg_tr.nn.Segmenter` from those of mmsegmentation.
 
     A missing bias of the patch embedding (patch_bias=False, its default) is a bias of zeros.
     """
@@ -65,7 +65,7 @@ def mmseg_to_segmenter(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def segmenter_to_mmseg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The other direction; a bias of the patch embedding that is all zeros is left out, as mmsegmentation does."""
+    """Return the other direction; without a bias of the patch embedding that is all zeros, as mmsegmentation has it."""
     table = key_table(keymap.count_layers(state, 'encoder.blocks'), keymap.count_layers(state, 'decoder.blocks'))
     kept = {key: tensor for key, tensor in state.items() if key != PATCH_BIAS or tensor.any()}
     turned = {key: _turned(key, tensor) for key, tensor in kept.items()}

@@ -86,7 +86,7 @@ def _read(state: Mapping[str, Tensor], config: dict[str, Any], where: str) -> Se
 
 
 def config_of(settings: Settings) -> ConfigText:
-    """The config of this package."""
+    """Return the config of this package."""
     net = Network.from_net_kwargs(settings.net_kwargs)
     config = segmenter_config(net, 'vit', settings.inference, settings.dataset, dialect=settings.dialect)
     content, header = read_config(config.text), config.text.partition('\n')[0]
@@ -97,7 +97,7 @@ def config_of(settings: Settings) -> ConfigText:
 
 
 def _network(state: Mapping[str, Tensor], backbone: dict[str, Any], head: dict[str, Any], where: str) -> dict[str, Any]:
-    """Section net_kwargs of a variant.yml."""
+    """Return the section net_kwargs of a variant.yml."""
     shape = {key: tuple(tensor.shape) for key, tensor in state.items()}
     mask = 'decode_head.dec_proj.weight' in state
     try:
@@ -189,7 +189,7 @@ def _dataset(config: dict[str, Any], classes: int, side: int) -> tuple[str, int]
 
 
 def _test_settings(config: dict[str, Any], side: int, test_size: int) -> tuple[dict[str, int], dict[str, Any]]:
-    """Section inference_kwargs of a variant.yml, and what it cannot say: other windows."""
+    """Return the section inference_kwargs of a variant.yml, and what it cannot say: other windows."""
     stride = side - _OVERLAP if side > 2 * _OVERLAP else side
     inference, changes = dict(im_size=test_size, window_size=side, window_stride=stride), {}
     test = section(config, 'model', 'test_cfg')

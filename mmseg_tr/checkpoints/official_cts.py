@@ -25,7 +25,7 @@ IN_SEGMENTER, IN_SEGMENTOR, IN_CLASSIFIER = 'encoder.reduction.policy.', 'backbo
 
 
 def split_policy(model_state: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The entries of a release without the policy network, and those of the policy network without prefix.
+    """Return the entries of a release without the policy network, and those of the policy network without prefix.
 
     Raises CheckpointError unless the latter are exactly those of a policy network.
     """
@@ -37,7 +37,7 @@ def split_policy(model_state: Mapping[str, Tensor], where: str) -> tuple[dict[st
 
 
 def cts_reduction(net_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The `reduction` that net_kwargs of a CTS release describe.
+    """Return the `reduction` that net_kwargs of a CTS release describe.
 
     Raises CheckpointError for another policy_method than policy_net, and for a policy_schedule that does not add up.
     """
@@ -66,7 +66,7 @@ def cts_reduction(net_kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def load_official(
     release: str | os.PathLike, reduction: Mapping[str, Any] | None = None, *, variant: str | os.PathLike | None = None
 ) -> nn.Module:
-    """The network of an official release, in eval mode, with its weights loaded strictly.
+    """Return the network of an official release, in eval mode, with its weights loaded strictly.
 
     release: its folder or checkpoint file. variant: the description, by default variant.yml next to the checkpoint.
     reduction: switched on in the encoder; the settings in a release are not used by default. A release's
@@ -120,7 +120,7 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
 
 
 def _convert_policy(payload: Mapping[str, Any], path: Path, variant: str | os.PathLike | None) -> Converted:
-    """A checkpoint of `mmseg_tr.PolicyClassifier` from the file of the published training."""
+    """Return a checkpoint of `mmseg_tr.PolicyClassifier` from the file of the published training."""
     refuse_variant(variant, path, 'a policy network')
     check_policy_state(payload, str(path))
     return Converted(

@@ -24,7 +24,7 @@ CITYSCAPES_STRIDE = 512
 
 
 def build_segmenter(net_kwargs: Mapping[str, Any], reduction: Mapping[str, Any] | None = None) -> nn.Module:
-    """The plain `mmseg_tr.nn.Segmenter` that net_kwargs of a variant.yml describes, with fresh weights.
+    """Return the plain `mmseg_tr.nn.Segmenter` that net_kwargs of a variant.yml describes, with fresh weights.
 
     Raises CheckpointError where net_kwargs describe no network, ConfigError where `reduction` does not suit it.
     """
@@ -53,7 +53,7 @@ def build_segmenter(net_kwargs: Mapping[str, Any], reduction: Mapping[str, Any] 
 
 
 def needed_tensors(net_kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of the network that net_kwargs describe, without memory for their values."""
+    """Return the tensors of the network that net_kwargs describe, without memory for their values."""
     try:
         with torch.device('meta'):
             return build_segmenter(net_kwargs).state_dict()
@@ -64,7 +64,7 @@ def needed_tensors(net_kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
 def official_to_segmenter(
     model_state: Mapping[str, Tensor], net_kwargs: Mapping[str, Any], *, where: str = 'The checkpoint'
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The weights of `mmseg_tr.nn.Segmenter` from the `model` entry of an official checkpoint.
+    """Return the weights of `mmseg_tr.nn.Segmenter` from the `model` entry of an official checkpoint.
 
     where: what messages call the checkpoint.
     Returns the state dict, every tensor with memory of its own, and the keys that were dropped (`UNUSED_IN_RELEASES`).
@@ -81,7 +81,7 @@ def official_to_segmenter(
 def load_payload(
     payload: Any, path: Path, reduction: Mapping[str, Any] | None, variant: str | os.PathLike | None
 ) -> nn.Module:
-    """The network of a release without a policy network; see `mmseg_tr.checkpoints.load_official`.
+    """Return the network of a release without a policy network; see `mmseg_tr.checkpoints.load_official`.
 
     payload: what the checkpoint file `path` holds.
     """

@@ -60,7 +60,7 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
 
 
 def _beside(payload: Mapping[str, Any]) -> tuple[str, ...]:
-    """A file's content other than weights and meta; empty where it is the state dict itself."""
+    """Return a file's content other than weights and meta; empty where it is the state dict itself."""
     inner = formats.state_of(payload)
     if set(inner) & set(payload):
         return ()
@@ -88,7 +88,7 @@ def _check(weights: mit.Weights, arch: Mapping[str, Any], where: str) -> None:
 
 
 def _eps(weights: mit.Weights) -> tuple[str, ...]:
-    """Notes on LayerNorm eps."""
+    """Return notes on LayerNorm eps."""
     settings = mit.EPS.get(weights.layout, {})
     return tuple(
         f'these weights were made with LayerNorm {key}={value}, a setting of the backbone.'

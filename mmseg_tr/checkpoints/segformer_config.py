@@ -26,7 +26,7 @@ _HELPERS = ('data_root', 'img_scale', 'img_ratios', 'train_pipeline')
 def segformer_config(
     weights: mit.Weights, arch: str | dict[str, Any], given: dict[str, Any], what: str, where: str
 ) -> ConfigText:
-    """Config for weights with a head. given: the config inside the file `where`, {} where there is none.
+    """Return the config for weights with a head. given: the config inside the file `where`, {} where there is none.
 
     Raises CheckpointError for settings inside that have no counterpart, MissingExtraError without the OpenMMLab stack.
     """
@@ -69,13 +69,13 @@ def segformer_config(
 
 
 def _dataset(given: dict[str, Any], classes: int) -> str | None:
-    """The data set that a config inside names, or else that the number of classes implies; None for others."""
+    """Return the data set that a config inside names, or else that the number of classes implies; None for others."""
     kind = str(section(given, 'test_dataloader', 'dataset').get('type') or given.get('dataset_type') or '')
     return _BY_TYPE.get(kind.rpartition('.')[2]) or (None if kind else _BY_CLASSES.get(classes))
 
 
 def _template(name: str | None, given: dict[str, Any]) -> str:
-    """The config of local_configs that a converted one starts from."""
+    """Return the config of local_configs that a converted one starts from."""
     size = section(given, 'model', 'data_preprocessor').get('size') or given.get('crop_size')
     if name == 'ade20k' and size and tuple(size) == (640, 640):
         return _WIDE
@@ -83,14 +83,14 @@ def _template(name: str | None, given: dict[str, Any]) -> str:
 
 
 def _dimensions(weights: mit.Weights, levels: int) -> dict[str, Any]:
-    """Settings of the head that its weights imply."""
+    """Return settings of the head that its weights imply."""
     classes, channels = weights.state['decode_head.conv_seg.weight'].shape[:2]
     widths = [weights.state[f'backbone.layers.{level}.2.weight'].shape[0] for level in range(levels)]
     return dict(in_channels=widths, channels=channels, num_classes=classes)
 
 
 def _settings(given: dict[str, Any], where: str) -> dict[str, Any]:
-    """Backbone settings of a config inside, except dimensions and merging. Raises CheckpointError."""
+    """Return backbone settings of a config inside, except dimensions and merging. Raises CheckpointError."""
     backbone = section(given, 'model', 'backbone')
     found = {key: float(backbone[key]) for key in _RATES if key in backbone}
     _refuse(backbone, 'act_cfg', ('GELU',), where)
@@ -104,7 +104,7 @@ def _settings(given: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _head(given: dict[str, Any], outputs: int, where: str) -> tuple[dict[str, Any], list[str]]:
-    """Head settings of a config inside, except dimensions; mmseg's class, and so ours, takes them unchanged.
+    """Return head settings of a config inside, except dimensions; mmseg's class, and so ours, takes them unchanged.
 
     outputs: of the classifier in the weights. Returns notes as well. Raises CheckpointError.
     """

@@ -108,7 +108,7 @@ def segmenter_config(
 def _model(
     net: Network, normalization: str, crop: int, window: int, stride: int, reduction: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The `model` section, every dimension written out."""
+    """Return the `model` section, every dimension written out."""
     mean, std = STATISTICS[normalization]
     backbone = {
         'type': 'mmseg_tr.ViT',
@@ -194,7 +194,7 @@ def _resize(content: dict[str, Any], ratio: int, train_size: int | None, test_si
 
 
 def _transforms(pipeline: Any) -> Iterator[dict[str, Any]]:
-    """Every transform of a pipeline, nested ones included."""
+    """Yield every transform of a pipeline, nested ones included."""
     if isinstance(pipeline, dict):
         yield pipeline
         yield from _transforms(pipeline.get('transforms', ()))
@@ -204,7 +204,7 @@ def _transforms(pipeline: Any) -> Iterator[dict[str, Any]]:
 
 
 def dataset_classes(content: Mapping[str, Any], num_classes: int, name: str) -> tuple[dict[str, Any], list[str]]:
-    """Names and colours of the classes for the checkpoint's meta, or a note where the model has another number."""
+    """Return names and colours of the classes for the checkpoint's meta, or a note if the model has another number."""
     datasets = importlib.import_module('mmseg.datasets')
     info = getattr(datasets, content['test_dataloader']['dataset']['type']).METAINFO
     if len(info['classes']) != num_classes:

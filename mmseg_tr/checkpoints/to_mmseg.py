@@ -80,7 +80,7 @@ def to_mmseg(converted: Converted) -> Converted:
 
 
 def _build_encoder(backbone: Mapping[str, Any]) -> Any:
-    """The encoder, without memory for its weights; refused where mmsegmentation's has no such tokens."""
+    """Return the encoder, without memory for its weights; refused where mmsegmentation's has no such tokens."""
     try:
         with torch.device('meta'):
             vit = ViT(**{key: value for key, value in backbone.items() if key not in _OURS})
@@ -99,7 +99,7 @@ def _build_encoder(backbone: Mapping[str, Any]) -> Any:
 
 
 def _net_kwargs(vit: Any, backbone: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
-    """The network in the words of a variant.yml (see `official_segmenter.build_segmenter`)."""
+    """Return the network in the words of a variant.yml (see `official_segmenter.build_segmenter`)."""
     decoder = {'name': _HEADS[head['type']]}
     if decoder['name'] == 'mask_transformer':
         decoder |= {
@@ -124,7 +124,7 @@ def _net_kwargs(vit: Any, backbone: Mapping[str, Any], head: Mapping[str, Any]) 
 
 
 def _model(vit: Any, described: Mapping[str, Any], ours: Mapping[str, Any], patch_bias: bool) -> dict[str, Any]:
-    """The `model` section, with the settings on which mmsegmentation's defaults or its own configs differ."""
+    """Return the `model` section, with the settings on which mmsegmentation's defaults or its own configs differ."""
     width, head = vit.embed_dim, ours['decode_head']
     decoder = {
         'in_channels': width,
@@ -172,7 +172,7 @@ def _model(vit: Any, described: Mapping[str, Any], ours: Mapping[str, Any], patc
 
 
 def _differences(model: Mapping[str, Any], pos_resize: str, grid: tuple[int, int]) -> Iterator[str]:
-    """Notes on images that mmsegmentation treats differently."""
+    """Yield notes on images that mmsegmentation treats differently."""
     reduction = model['backbone'].get('reduction')
     if reduction:
         yield f'reduction {reduction.get("type")} is left out: mmsegmentation runs the plain network.'

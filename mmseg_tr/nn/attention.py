@@ -75,7 +75,7 @@ class SelfAttention:
     turn: Callable[[Tensor, Tensor, Tokens], tuple[Tensor, Tensor]] | None = None  # queries and keys by position
 
     def __call__(self, y: Tensor, tokens: Tokens) -> Tensor:
-        """Every image attends to itself. y: normed tokens, laid out as tokens.x; returns the same layout."""
+        """Let every image attend to itself. y: normed tokens, laid out as tokens.x; returns the same layout."""
         q, k, v = self.placed_heads(y, tokens)
         if tokens.lengths is not None and packed_kernel(q, self.dropout):
             return self.project(packed_attention(q, k, v, tokens.lengths).flatten(2), y)
@@ -110,11 +110,11 @@ class SelfAttention:
         return scaled_attention(q, k, v, size, self.dropout)
 
     def output(self, groups: list[Tensor], y: Tensor, tokens: Tokens) -> Tensor:
-        """Heads (B, H, N, d) per group joined, gated where the model is, and projected; laid out as tokens.x."""
+        """Return heads (B, H, N, d) per group joined, gated where the model is, and projected; laid out as tokens.x."""
         return self.project(tokens.join([group.transpose(1, 2).flatten(2) for group in groups]), y)
 
     def project(self, joined: Tensor, y: Tensor) -> Tensor:
-        """Heads side by side, (..., N, H * d), gated where the model is, and projected."""
+        """Return heads side by side, (..., N, H * d), gated where the model is, and projected."""
         module: Any = self.module
         joined = module.norm(joined)
         if getattr(module, 'gate', None) is not None:

@@ -82,7 +82,7 @@ class Backbone(nn.Module):
         return None
 
     def part_starts(self) -> list[tuple[str, nn.Module]]:
-        """Modules with which a part of the work begins, see analysis.macs.PARTS; empty without such modules."""
+        """Return modules with which a part of the work begins, see analysis.macs.PARTS; empty without such modules."""
         return []
 
     def fitted(self, reduction: dict | str | Reduction | None) -> Reduction | None:
@@ -106,12 +106,12 @@ class Backbone(nn.Module):
         return self.with_reduction(None)
 
     def extra_repr(self) -> str:
-        """The method and its settings; one that is a module prints itself."""
+        """Return the method and its settings; one that is a module prints itself."""
         return '' if isinstance(self.reduction, nn.Module) else f'reduction={self.reduction!r}'
 
 
 def same_weights(model: Module, instead: Mapping[int, Any] | None = None) -> Module:
-    """A copy of the modules around the same parameters and buffers. instead: by id, what takes the place of a part."""
+    """Copy the modules around the same parameters and buffers. instead: by id, what takes the place of a part."""
     shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     return copy.deepcopy(model, shared | dict(instead or {}))
 

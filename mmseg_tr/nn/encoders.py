@@ -39,7 +39,7 @@ OPTIONS = (
 
 
 def build_encoder(arch: str | dict | VisionTransformer, img_size=None, **kwargs) -> VisionTransformer:
-    """A timm VisionTransformer without its classification head, randomly initialised as Segmenter is.
+    """Return a timm VisionTransformer without its classification head, randomly initialised as Segmenter is.
 
     arch: a timm model name, or a dict with DIMENSIONS and any of OPTIONS; a timm model itself is used unchanged,
     with its weights. img_size: (H, W) or one side in pixels.
@@ -120,6 +120,6 @@ def _refuse_unsupported(model: nn.Module, arch) -> None:
 
 
 def pretraining_statistics(arch: object) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and deviation, of RGB in 0..1, that timm's weights of this name were trained with; None for other archs."""
+    """Return the mean and deviation of RGB in 0..1 that timm's weights of this name expect; None for other archs."""
     settings = timm.models.get_pretrained_cfg(arch) if isinstance(arch, str) else None
     return (tuple(settings.mean), tuple(settings.std)) if settings else None

@@ -13,14 +13,14 @@ from mmseg_tr.errors import ConfigError
 
 
 def pad_to_multiple(image: Tensor, patch_size: tuple[int, int]) -> Tensor:
-    """Zeros at the bottom and right, up to multiples of the patch: (B, C, H, W) -> (B, C, H', W')."""
+    """Pad with zeros at the bottom and right, up to multiples of the patch: (B, C, H, W) -> (B, C, H', W')."""
     (height, width), (ph, pw) = image.shape[-2:], patch_size
     bottom, right = -height % ph, -width % pw
     return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
 
 
 def window_size_of_image(height: int, width: int, window: int) -> tuple[int, int]:
-    """Size at which an image is cut into windows: its short side at least the window, its shape kept.
+    """Return the size at which an image is cut into windows: its short side at least the window, its shape kept.
 
     The long side is truncated, as published. Images are never made smaller.
     """
@@ -39,7 +39,7 @@ def enlarge_to_window(image: Tensor, window: int) -> Tensor:
 
 
 def axis_anchors(length: int, window: int, stride: int) -> list[int]:
-    """Starts of windows along one axis: multiples of the stride that leave room, then the last one that fits."""
+    """Return starts of windows along one axis: multiples of the stride that leave room, then the last one that fits."""
     last = max(length - window, 0)
     return [*range(0, last, stride), last]
 
@@ -55,7 +55,7 @@ def window_anchors(
 def average_windows(
     windows: Iterable[Tensor], anchors: Iterable[tuple[int, int]], image_size: tuple[int, int]
 ) -> Tensor:
-    """Mean of the windows that cover each pixel: windows of (B, K, wh, ww) in anchor order -> (B, K, H, W)."""
+    """Average the windows that cover each pixel: windows of (B, K, wh, ww) in anchor order -> (B, K, H, W)."""
     total: Any = None
     count: Any = None
     for logits, (y, x) in zip(windows, anchors, strict=True):
@@ -75,7 +75,7 @@ def slide(
     stride: tuple[int, int],
     window_batch: int = 1,
 ) -> Tensor:
-    """Logits of an image from overlapping windows (Segmenter, section 4): (B, C, H, W) -> (B, K, H, W).
+    """Return logits of an image from overlapping windows (Segmenter, section 4): (B, C, H, W) -> (B, K, H, W).
 
     predict: crops (n, C, wh, ww) -> logits (n, K, wh, ww), called with up to window_batch windows of each image.
     A window larger than the image shrinks to it. Raises ConfigError for a stride that would leave pixels uncovered.
@@ -107,7 +107,7 @@ def predict_views(
     stride: int,
     window_batch: int = 1,
 ) -> Tensor:
-    """Mean class probabilities over scales and flips of one image, as published: (1, K, *size).
+    """Return the mean class probabilities over scales and flips of one image, as published: (1, K, *size).
 
     views: (image (1, C, H, W), flipped) for every scale and flip. Images smaller than the window are enlarged.
     """

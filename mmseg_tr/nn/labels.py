@@ -24,7 +24,7 @@ MANY = 0.9  # share of disagreeing cells above which the whole image is enlarged
 
 
 def pixel_classes(logits: Tensor, threshold: float | None = None) -> Tensor:
-    """The class of every pixel, (B, K, H, W) -> (B, H, W) int64, as mmseg decides it.
+    """Return the class of every pixel, (B, K, H, W) -> (B, H, W) int64, as mmseg decides it.
 
     The largest of several channels; of a single one, whether its sigmoid exceeds the threshold, by default 0.3.
     """
@@ -69,7 +69,7 @@ def enlarged_labels(scores: Tensor, image_size: tuple[int, int], patch_size: tup
 
 
 def enlarged_alike(possible: Tensor) -> Tensor:
-    """Classes (K,) to enlarge, of which some are `possible`, so that torch enlarges them as it does all.
+    """Return classes (K,) to enlarge, of which some are `possible`, so that torch enlarges them as it does all.
 
     On one thread it has other arithmetic for three channels than for any other number.
     """
@@ -82,7 +82,7 @@ def enlarged_alike(possible: Tensor) -> Tensor:
 
 
 def rounding(scores: Tensor, whole: tuple[int, int]) -> Tensor:
-    """Bound on the rounding error between two enlarged scores of each image: (B,) float32."""
+    """Return a bound on the rounding error between two enlarged scores of each image: (B,) float32."""
     relative = 8 * torch.finfo(scores.dtype).eps  # products and sums, here and in the enlargement
     for patches, pixels in zip(scores.shape[-2:], whole):
         if pixels % patches or (pixels // patches).bit_count() > 1:  # then a pixel's place is rounded too
@@ -125,7 +125,7 @@ class Axis:
 
 
 def corners(x: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
-    """Values of the four patches around every cell: (B, h, w) -> (4, B, cells, cells)."""
+    """Return values of the four patches around every cell: (B, h, w) -> (4, B, cells, cells)."""
     rows, columns = axes
     return torch.stack([x[:, row][:, :, column] for row in rows.sides for column in columns.sides])
 
@@ -164,7 +164,7 @@ class Contest:
 
 
 def contests(last: Tensor, around: Tensor, cells: Tensor, axes: tuple[Axis, Axis], slack: Tensor) -> Iterator[Contest]:
-    """Which classes can win in cells (n, 3): those that no corner's best class beats at all four corners.
+    """Yield the classes that can win in cells (n, 3): those that no corner's best class beats at all four corners.
 
     last: scores (B, h, w, K). around: the best class at every corner, as corners() gives it.
     """

@@ -202,7 +202,7 @@ class MixVisionTransformer(Backbone):
 
     @torch.no_grad()
     def watch(self, image: Tensor) -> list[Merged]:
-        """Queries and keys of every block whose stage merges them, keys on their own, reduced grid.
+        """Return queries and keys of every block whose stage merges them, keys on their own, reduced grid.
 
         A plain MiT has none. Raises ValueError for a batch of several images.
         """

@@ -60,7 +60,7 @@ class EfficientAttention(nn.Module):
     def forward(
         self, y: Tensor, grid: Grid, merging: StageMerging, known: Matchings = NOTHING
     ) -> tuple[Tensor, Matchings]:
-        """Branch of the residual of the normed tokens y, (B, h*w, C), and the matchings that were used.
+        """Return the branch of the residual of the normed tokens y, (B, h*w, C), and the matchings that were used.
 
         known: matchings of an earlier block, used instead of new ones.
         """
@@ -74,7 +74,7 @@ class EfficientAttention(nn.Module):
         return branch, Matchings(of_queries, of_keys)
 
     def reduce(self, y: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        """Tokens that keys and values are made of, and their grid."""
+        """Return tokens that keys and values are made of, and their grid."""
         if self.sr_ratio == 1:
             return y, grid
         x = as_map(y, grid)
@@ -110,14 +110,14 @@ class MixFFN(nn.Module):
         return self.whole(y, grid) if rows is None else in_bands(self.whole, y, grid, rows, self.layers[4].out_channels)
 
     def whole(self, y: Tensor, grid: Grid) -> Tensor:
-        """All rows at once, padded with zeros."""
+        """Return all rows at once, padded with zeros."""
         widen, depthwise, activation, dropout, narrow, _ = self.layers
         hidden, _ = as_tokens(depthwise(as_map(pointwise(widen, y), grid)))
         return dropout(pointwise(narrow, dropout(activation(hidden))))
 
 
 def pointwise(conv: nn.Conv2d, tokens: Tensor) -> Tensor:
-    """A 1x1 convolution on tokens (B, N, C) -> (B, N, D)."""
+    """Return a 1x1 convolution on tokens (B, N, C) -> (B, N, D)."""
     return F.linear(tokens, conv.weight.flatten(1), conv.bias)
 
 
@@ -135,7 +135,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, grid: Grid, merging: StageMerging, known: Matchings = NOTHING
     ) -> tuple[Tensor, Matchings]:
-        """Tokens (B, h*w, C) after the block, and the matchings it used: `known`, where there are some."""
+        """Return tokens (B, h*w, C) after the block, and the matchings it used: `known`, where there are some."""
         y, matchings = self.attn(self.norm1(x), grid, merging, known)
         x = x + self.drop_path(y)
         return x + self.drop_path(self.ffn(self.norm2(x), grid)), matchings

@@ -19,7 +19,7 @@ RESIZE_RULES = {
 
 
 def infer_square_grid(pos_embed: Tensor, num_prefix: int) -> tuple[int, int]:
-    """Grid of a stored embedding (1, E + s*s, C) whose grid is not written anywhere: the square s x s.
+    """Return the grid of a stored embedding (1, E + s*s, C) whose grid is not written anywhere: the square s x s.
 
     Raises ValueError when the number of positions is not a square.
     """

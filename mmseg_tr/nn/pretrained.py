@@ -31,7 +31,7 @@ UNUSED = ('head', 'fc_norm', 'pre_logits', 'attn_pool', 'mask_token')
 def pretrained_state(
     arch: str | dict, source: bool | str | os.PathLike, in_chans: int, grid: tuple[int, int], rule: str
 ) -> dict[str, Tensor]:
-    """State dict of an encoder, its position embedding resized to `grid`.
+    """Return the state dict of an encoder, its position embedding resized to `grid`.
 
     source: True for timm's weights of that name; else a file or URL: .pth or .safetensors in timm's layout, AugReg's
     .npz, or a checkpoint of this package or of a Segmenter, whose encoder is taken.
@@ -62,7 +62,7 @@ def pretrained_state(
 
 
 def encoder_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The encoder's entries of a whole model, without prefix and without those of a method; any other state dict."""
+    """Return the encoder's entries of a whole model, without prefix and method; any other state dict unchanged."""
     for prefix in ENCODERS:
         if f'{prefix}patch_embed.proj.weight' in state:
             found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -71,7 +71,7 @@ def encoder_state(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_npz(path: Path, arch: str | dict, reference: nn.Module, in_chans: int) -> nn.Module:
-    """An encoder with AugReg weights, its position embedding at the grid of the file.
+    """Return an encoder with AugReg weights, its position embedding at the grid of the file.
 
     timm's loader would resize the embedding to the grid of the encoder, and so a first time before ours.
     Raises CheckpointError for files that are damaged or hold something else.
@@ -94,7 +94,7 @@ def load_npz(path: Path, arch: str | dict, reference: nn.Module, in_chans: int) 
 
 
 def fit_state(checkpoint: dict, reference: nn.Module, grid: tuple[int, int], rule: str) -> dict[str, Tensor]:
-    """Weights of an encoder out of a checkpoint: heads dropped, the position embedding resized to `grid`.
+    """Return weights of an encoder out of a checkpoint: heads dropped, the position embedding resized to `grid`.
 
     reference: the timm encoder whose keys and shapes count. Raises CheckpointError naming missing, different and
     unused entries.
@@ -117,7 +117,7 @@ def alike(key: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -
 
 
 def resize_stored(pos_embed: Tensor, grid: tuple[int, int], num_prefix: int, rule: str) -> Tensor:
-    """A stored position embedding at another grid; its own is the square that its length implies.
+    """Return a stored position embedding at another grid; its own is the square that its length implies.
 
     Raises CheckpointError where it implies none.
     """

@@ -33,7 +33,7 @@ class SegformerHead(MultiScaleFusion):
         nn.init.zeros_(self.conv_seg.bias)
 
     def levels(self, in_channels: Sequence[int], channels: int) -> nn.ModuleList:
-        """Layers that each level passes before it is enlarged."""
+        """Return layers that each level passes before it is enlarged."""
         return self.convs
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -81,7 +81,7 @@ class SegFormer(Savable):
         self.decode_head = HEADS[head](widths, num_classes, channels, dropout)
 
     def scores(self, image: Tensor) -> Tensor:
-        """Class scores at the size of the finest map, (B, C, H, W) -> (B, K, ceil(H/4), ceil(W/4))."""
+        """Return class scores at the size of the finest map, (B, C, H, W) -> (B, K, ceil(H/4), ceil(W/4))."""
         return self.decode_head(self.backbone(image))
 
     def forward(self, image: Tensor) -> Tensor:

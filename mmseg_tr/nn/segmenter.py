@@ -103,7 +103,7 @@ class MaskTransformer(nn.Module):
         return joint
 
     def embed(self, tokens: Tokens) -> Tokens:
-        """Projected patch tokens with the class embeddings after them, image by image."""
+        """Return projected patch tokens with the class embeddings after them, image by image."""
         groups = tokens.groups(self.proj_dec(tokens.x))
         joint = [torch.cat([group, self.cls_emb.expand(group.shape[0], -1, -1).to(group.dtype)], 1) for group in groups]
         lengths = tokens.lengths and tuple(n + self.num_classes for n in tokens.lengths)
@@ -111,7 +111,7 @@ class MaskTransformer(nn.Module):
         return tokens.replace(x=joint, lengths=lengths, size=None, index=None, trace=(), steps=())
 
     def masks(self, tokens: Tokens, joint: Tokens) -> Tensor:
-        """Cosine of every patch token with every class, then LayerNorm over classes; laid out as tokens.x."""
+        """Compute the cosine of patch tokens and classes, then LayerNorm over classes; laid out as tokens.x."""
         normed = joint.replace(x=self.decoder_norm(joint.x))
         scores = []
         for group in normed.groups():
@@ -157,7 +157,7 @@ class Segmenter(Savable):
         self.decoder = decoder
 
     def scores(self, image: Tensor) -> Tensor:
-        """Class scores on the patch grid, (B, 3, H, W) -> (B, K, h, w)."""
+        """Return class scores on the patch grid, (B, 3, H, W) -> (B, K, h, w)."""
         return self.decoder(self.encoder.forward_tokens(image))
 
     def forward(self, image: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ class ViT(Backbone):
         self.reduction = self.fitted(reduction)
 
     def fitted(self, reduction: dict | str | Reduction | None) -> Reduction | None:
-        """A method fitted to this network; a bare name takes the defaults for its width, depth and grid.
+        """Return a method fitted to this network; a bare name takes the defaults for its width, depth and grid.
 
         Raises ConfigError for settings that do not exist or do not fit.
         """
@@ -183,7 +183,7 @@ class ViT(Backbone):
         return levels if self.out == 'tokens' else tuple(tokens.to_map() for tokens in levels)
 
     def forward_tokens(self, image: Tensor, reduction: dict | str | Reduction | None = None) -> Tokens:
-        """Tokens that leave the last block, after the final norm; prefix tokens included."""
+        """Return tokens that leave the last block, after the final norm; prefix tokens included."""
         method = self.method(reduction)
         tokens = self.embed(image, method)
         for layer in range(1, self.depth + 1):
@@ -191,7 +191,7 @@ class ViT(Backbone):
         return self.finish(tokens, method)
 
     def levels(self, image: Tensor, reduction: dict | str | Reduction | None = None) -> tuple[Tokens, ...]:
-        """Tokens of every level of out_indices, in the order of out_indices."""
+        """Return tokens of every level of out_indices, in the order of out_indices."""
         method, found = self.method(reduction), {}
         tokens = self.embed(image, method)
         for layer in range(1, max(self.out_indices) + 2):
@@ -201,11 +201,11 @@ class ViT(Backbone):
         return tuple(found[index] for index in self.out_indices)
 
     def method(self, reduction: dict | str | Reduction | None = None) -> Reduction:
-        """The method of a forward: the given one, else the network's own, else None."""
+        """Return the method of a forward: the given one, else the network's own, else None."""
         return (self.running if reduction is None else self.fitted(reduction)) or PLAIN
 
     def embed(self, image: Tensor, method: Reduction | None = None) -> Tokens:
-        """Padded patches, prefix tokens and position embedding: (B, C, H, W) -> Tokens of (B, E + h*w, d)."""
+        """Return padded patches, prefix tokens and position embedding: (B, C, H, W) -> Tokens of (B, E + h*w, d)."""
         method = method or self.method()
         if image.dim() != 4 or image.shape[1] != self.in_chans:
             raise ConfigError(f'image must have shape (B, {self.in_chans}, H, W), got {tuple(image.shape)}.')
@@ -241,19 +241,19 @@ class ViT(Backbone):
         return self.patch_embed.norm(features.movedim(1, -1)).movedim(-1, 1)
 
     def run(self, tokens: Tokens, layer: int, method: Reduction | None = None) -> Tokens:
-        """One block; layer counts from 1."""
+        """Run one block; layer counts from 1."""
         block, method = self.blocks[layer - 1], method or self.method()
         if self.with_cp and self.training and torch.is_grad_enabled():
             return checkpoint(run_block, block, tokens, layer, method, use_reentrant=False)
         return run_block(block, tokens, layer, method)
 
     def finish(self, tokens: Tokens, method: Reduction | None = None) -> Tokens:
-        """The final norm, and what the method does after it."""
+        """Apply the final norm, and what the method does after it."""
         return (method or self.method()).after_norm(tokens.replace(x=self.norm(tokens.x)))
 
 
 def check_out_indices(out_indices: Sequence[int], depth: int) -> tuple[int, ...]:
-    """Block numbers from 0, negative ones counted from the end. Raises ConfigError."""
+    """Return block numbers from 0, negative ones counted from the end. Raises ConfigError."""
     if isinstance(out_indices, int):
         out_indices = (out_indices,)
     indices = tuple(index + depth if index < 0 else index for index in out_indices)

@@ -145,7 +145,7 @@ def check_content(path: Path) -> None:
 
 
 def digest_of(path: Path, algorithm: str, progress: Progress = lambda *_: None) -> str:
-    """The hash of a file, hexadecimal."""
+    """Return the hash of a file, hexadecimal."""
     digest, total = hashlib.new(algorithm), path.stat().st_size
     with open(path, 'rb') as file:
         while chunk := file.read(CHUNK):
@@ -155,7 +155,7 @@ def digest_of(path: Path, algorithm: str, progress: Progress = lambda *_: None) 
 
 
 def plain_address(url: str) -> str:
-    """A URL without what may be secret in it: user, password, query."""
+    """Return a URL without what may be secret in it: user, password, query."""
     try:
         parts = urllib.parse.urlsplit(url)
         host = parts.hostname or ''

@@ -29,13 +29,13 @@ def check_pretrained(source: Any) -> None:
 
 
 def cache_folder() -> Path:
-    """The folder of fetched files: $MMSEG_TR_CACHE, or a folder next to those of torch.hub (see TORCH_HOME)."""
+    """Return the folder of fetched files: $MMSEG_TR_CACHE, or a folder next to those of torch.hub (see TORCH_HOME)."""
     named = os.environ.get('MMSEG_TR_CACHE')
     return Path(named).expanduser() if named else Path(torch.hub.get_dir()) / 'checkpoints' / 'mmseg_tr'
 
 
 def cache_path(url: str) -> Path:
-    """The path of the kept file of `url`; no two URLs share one."""
+    """Return the path of the kept file of `url`; no two URLs share one."""
     name = Path(unquote(url.partition('?')[0].rstrip('/')).rpartition('/')[2])
     suffix = name.suffix if name.suffix in SUFFIXES else '.pth'
     stem = re.sub(r'[^\w.-]', '_', name.stem if suffix == name.suffix else name.name)[:80]
@@ -43,7 +43,7 @@ def cache_path(url: str) -> Path:
 
 
 def fetch_if_published(source: str | os.PathLike) -> Path:
-    """The file `source` itself; or the kept file of a name of PUBLISHED or of a URL, fetched where it is missing.
+    """Return the file `source` itself, or the kept file of a name of PUBLISHED or a URL, fetched where it is missing.
 
     Raises CheckpointError for a name that is neither a file nor published, and as fetch() does.
     """
@@ -63,7 +63,7 @@ def fetch_if_published(source: str | os.PathLike) -> Path:
 
 
 def fetch(published: Published) -> Path:
-    """The kept file of a publication, downloaded where it is missing.
+    """Return the kept file of a publication, downloaded where it is missing.
 
     Raises CheckpointError, naming the address and what to do without a network, when it is not available, is
     incomplete, has another hash, or is not a file of weights. Nothing is kept then.

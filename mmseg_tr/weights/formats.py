@@ -29,14 +29,14 @@ class Format:
 
 
 def state_of(payload: Any) -> Mapping[str, Any]:
-    """The state dict in a file's content: under state_dict or model, or bare; empty without one."""
+    """Return the state dict in a file's content: under state_dict or model, or bare; empty without one."""
     if not isinstance(payload, Mapping):
         return {}
     return next((payload[key] for key in ('state_dict', 'model') if isinstance(payload.get(key), Mapping)), payload)
 
 
 def config_inside(payload: Any) -> str:
-    """The text of the config in a file's meta, '' without one."""
+    """Return the text of the config in a file's meta, '' without one."""
     meta = payload.get('meta') if isinstance(payload, Mapping) else None
     meta = meta if isinstance(meta, Mapping) else {}
     text = meta.get('cfg') or meta.get('config')  # the latter in files of mmcv
@@ -44,7 +44,7 @@ def config_inside(payload: Any) -> str:
 
 
 def checkpoint_path(release: str | os.PathLike) -> Path:
-    """The checkpoint of an official release given as its folder or as the file itself."""
+    """Return the checkpoint of an official release given as its folder or as the file itself."""
     path = Path(release)
     return path / 'checkpoint.pth' if path.is_dir() else path
 
@@ -117,7 +117,7 @@ FORMATS = (OFFICIAL_CTS, OFFICIAL_SEGMENTER, EXPEDITE, MMSEG_SEGMENTER, SEGFORME
 
 
 def format_of(payload: Any) -> Format | None:
-    """The first of FORMATS that recognises a file's content."""
+    """Return the first of FORMATS that recognises a file's content."""
     return next((form for form in FORMATS if form.recognise(payload)), None)
 
 

@@ -35,7 +35,7 @@ _PARTS_OF_CURVES = (
 
 
 def few(names: Iterable[object], limit: int = 3) -> str:
-    """The first names of a long list and the number of others: ``'a, b, c and 40 more'``."""
+    """Return the first names of a long list and the number of others: ``'a, b, c and 40 more'``."""
     listed = [name if isinstance(name, str) and name.isprintable() else ascii(name) for name in names]
     shown = ', '.join(listed[:limit])
     return shown if len(listed) <= limit else f'{shown} and {len(listed) - limit} more'
@@ -164,7 +164,7 @@ def _why_unreadable(path: Path, error: Exception, trust: bool) -> str:
 
 
 def _blocked_globals(path: Path, message: str) -> list[str]:
-    """The functions and classes, as 'module.name', which a pickle asks for and torch does not allow."""
+    """Return the functions and classes, as 'module.name', which a pickle asks for and torch does not allow."""
     list_all = getattr(torch.serialization, 'get_unsafe_globals_in_checkpoint', None)  # torch 2.6 and newer, zip only
     if list_all is not None:
         with suppress(Exception):
@@ -173,5 +173,5 @@ def _blocked_globals(path: Path, message: str) -> list[str]:
 
 
 def contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that own their memory: published files hold overlapping strided views of one storage."""
+    """Return tensors that own their memory: published files hold overlapping strided views of one storage."""
     return {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}

@@ -24,7 +24,7 @@ def rename(state: Mapping[str, Value], table: Prefixes) -> dict[str, Value]:
 
 
 def backwards(table: Prefixes) -> Prefixes:
-    """The same table read from right to left."""
+    """Return the same table read from right to left."""
     return tuple((new, old) for old, new in table)
 
 
@@ -36,6 +36,6 @@ def split(state: Mapping[str, Value], prefixes: Iterable[str]) -> tuple[dict[str
 
 
 def count_layers(state: Iterable[str], layers: str) -> int:
-    """The number of layers by the keys, '<layers>.<number>.'."""
+    """Return the number of layers by the keys, '<layers>.<number>.'."""
     numbers = (re.match(rf'{re.escape(layers)}\.(\d+)\.', key) for key in state)
     return 1 + max((int(match[1]) for match in numbers if match), default=-1)

@@ -40,13 +40,13 @@ class Weights:
         return 'conv' if f'{HEAD}convs.0.conv.weight' in self.state else 'linear'
 
     def backbone(self) -> dict[str, Tensor]:
-        """The weights of the backbone, without prefix."""
+        """Return the weights of the backbone, without prefix."""
         state = self.state.items()
         return {key.removeprefix(BACKBONE): value for key, value in state if not key.startswith(HEAD)}
 
 
 def read_weights(payload: Any, where: str) -> Weights:
-    """What a file holds, under our names. where: what messages call it. Raises CheckpointError for other content."""
+    """Return a file's content under our names. where: its name in messages. Raises CheckpointError for others."""
     layout, state = mit_layout(payload), state_of(payload)
     if layout is None:
         raise CheckpointError(

@@ -39,7 +39,7 @@ class Layout:
         return any(prefix + self.mark in state for prefix in self.prefixes)
 
     def to_ours(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """State dict under our names, and the keys that were left out (`unused`).
+        """Return the state dict under our names, and the keys that were left out (`unused`).
 
         Keys without a rule stay unchanged, so that a comparison with a network reports them.
         """
@@ -67,7 +67,7 @@ class Layout:
         return found, dropped
 
     def _translate(self, key: str) -> tuple[str, int | None]:
-        """Our name of a key, and the place in it where ours is joined of several."""
+        """Return our name of a key, and the place in it where ours is joined of several."""
         prefix = next((prefix for prefix in self.prefixes if prefix and key.startswith(prefix)), '')
         if not prefix and '' not in self.prefixes and not key.startswith('decode_head.'):
             return key, None

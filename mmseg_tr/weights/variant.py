@@ -28,7 +28,7 @@ _VariantLoader.add_constructor(TUPLE_TAG, _tuple)
 
 
 def read_variant(path: str | os.PathLike) -> dict[str, Any]:
-    """The content of a variant.yml.
+    """Return the content of a variant.yml.
 
     Its tuples carry the tag ``!!python/tuple``, the only tag allowed in addition to plain YAML: a file with any other
     Python tag is refused, and nothing of it is called.
@@ -61,7 +61,7 @@ def read_variant(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def section(variant: Mapping[str, Any], name: str, path: str | os.PathLike = 'variant.yml') -> dict[str, Any]:
-    """One top-level section of a variant, such as net_kwargs. Raises CheckpointError where it is missing."""
+    """Return one top-level section of a variant, such as net_kwargs. Raises CheckpointError where it is missing."""
     part = variant.get(name)
     if not isinstance(part, Mapping):
         raise CheckpointError(
@@ -186,7 +186,7 @@ def normalization(variant: Mapping[str, Any]) -> str:
 
 
 def algm_reduction(variant: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The `reduction` of a release that was trained with ALGM, or None for plain Segmenter.
+    """Return the `reduction` of a release that was trained with ALGM, or None for plain Segmenter.
 
     Raises CheckpointError for an unknown patch_type and for settings that are missing or malformed.
     """

@@ -51,7 +51,7 @@ class Judge:
         self.batch = {}
 
     def agreement(self) -> dict[str, float]:
-        """Agreement in percent of what is labelled."""
+        """Return the agreement in percent of what is labelled."""
         return {name: 100 * count / max(self.counted, 1) for name, count in self.same.items()}
 
     def quality(self) -> dict[str, dict[str, float]]:
@@ -122,6 +122,6 @@ class PoseJudge(Judge):
 
 
 def mean_iou(metric: SegmenterIoUMetric) -> float:
-    """Percent, over the images that the metric has seen; its own evaluate() would print a table of classes."""
+    """Return the mean IoU in percent over the images seen; the metric's evaluate() would print a table of classes."""
     areas = (sum(parts) for parts in zip(*metric.results))
     return metric.percent(metric.total_area_to_metrics(*areas, ['mIoU'])['IoU'])

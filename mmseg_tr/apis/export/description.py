@@ -20,7 +20,7 @@ SIDE = 32  # of the plain pictures that are shown to the preprocessing
 
 
 def describe(config: Config, model: nn.Module, checkpoint: str, shape: tuple[int, int], output: str) -> dict[str, str]:
-    """Metadata of the exported file: texts, JSON where a value is not a text.
+    """Return metadata of the exported file: texts, JSON where a value is not a text.
 
     size: [height, width] of the images. mean, std, color_order, channels: see normalisation(). classes: names in the
     order of the output's numbers. threshold: of the sigmoid, for one output channel. output: 'logits' or 'labels'.

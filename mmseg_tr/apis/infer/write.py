@@ -29,7 +29,7 @@ class StillResults:
         return cls(*(out / folder / name.with_suffix(ending) for folder, ending in task.folders.items()))
 
     def paths(self) -> tuple[Path, ...]:
-        """Files that will be written."""
+        """Return files that will be written."""
         return self.drawn, self.found
 
 
@@ -54,7 +54,7 @@ class VideoResults:
         return cls(path, found=(out / found / name).with_suffix(ending))
 
     def paths(self) -> tuple[Path, ...]:
-        """Files and folders that will be written."""
+        """Return files and folders that will be written."""
         return tuple(path for path in (self.drawn, self.frames, self.found) if path is not None)
 
 

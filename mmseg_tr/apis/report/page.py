@@ -54,7 +54,7 @@ class Arrays:
 
 
 def render(report: Report) -> str:
-    """The page."""
+    """Return the page."""
     folder = files('mmseg_tr.visualization') / 'page'
     data = json.dumps(finite(page_data(report)), separators=(',', ':'), allow_nan=False)
     template = Environment(autoescape=True).from_string((folder / 'report.html').read_text())

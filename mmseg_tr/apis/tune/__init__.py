@@ -116,7 +116,7 @@ def tune(
 
 
 def ladders_of(config: Config) -> tuple[str, list[Ladder]]:
-    """The method of a config and the ladders of its settings.
+    """Return the method of a config and the ladders of its settings.
 
     Raises ConfigError without a method, or when the backbone accepts none.
     """
