@@ -14,9 +14,9 @@ from benchmarks.random_weights import settings_on, with_method
 from benchmarks.vit import Bench, Numbers, count_model, read, to_scores
 from mmseg_tr.analysis.macs import SCOPES
 from mmseg_tr.analysis.network import count_params, network_of, reduction_of
+from mmseg_tr.analysis.photographs import photograph_batch
 from mmseg_tr.analysis.speed import Contestant, mixed_precision, profile_once
 from mmseg_tr.apis.build import load_batch
-from mmseg_tr.datasets.photographs import photograph_batch
 from mmseg_tr.nn.backbone import same_weights
 from mmseg_tr.nn.mit import MixVisionTransformer, arch_settings
 from mmseg_tr.nn.mit_blocks import MixFFN

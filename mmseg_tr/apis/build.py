@@ -19,9 +19,9 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from mmseg_tr.analysis.photographs import photograph_batch
 from mmseg_tr.apis.images import SUFFIXES, files_below
 from mmseg_tr.cpu import keep_freed_memory
-from mmseg_tr.datasets.photographs import photograph_batch
 from mmseg_tr.engine.pose_checks import check_pose_network
 from mmseg_tr.engine.preprocess import PictureReader, input_channels, preprocess
 from mmseg_tr.engine.runner import config_mistakes

@@ -1,5 +1,5 @@
 """Datasets and transforms.
 
-`photographs`, `scenes`, `figures` and its neighbours are plain numpy, for the benchmarks too. The modules that need
+`scenes`, `figures` and its neighbours are plain numpy, for the benchmarks too. The modules that need
 mmseg or mmpose are named in mmseg_tr/registry.py, which imports them to fill its registries; this file imports nothing.
 """

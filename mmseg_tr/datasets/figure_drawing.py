@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mmseg_tr.analysis.photographs import NAMES, SPLITS, mirror_crop, photograph_part
 from mmseg_tr.datasets.figure_scenes import make_figure_scene
 from mmseg_tr.datasets.figures import POINTS, Figure, FigureScene, Limb
-from mmseg_tr.datasets.photographs import NAMES, SPLITS, mirror_crop, photograph_part
 from mmseg_tr.datasets.scenes import BRIGHTNESS, TINT, ZOOMS, fill_region, zoom_for
 
 DRAWING = 1  # separates this generator from the scene's

@@ -16,8 +16,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from mmseg_tr.analysis.photographs import SPLITS
 from mmseg_tr.datasets.figures import POINTS, SIDES, Figure, FigureScene, Limb, Prop
-from mmseg_tr.datasets.photographs import SPLITS
 from mmseg_tr.datasets.scenes import check_scene
 from mmseg_tr.errors import ConfigError
 

@@ -18,8 +18,8 @@ from mmcv.transforms import BaseTransform
 from mmengine.fileio import register_backend
 from mmseg.datasets import BaseSegDataset
 
+from mmseg_tr.analysis.photographs import NAMES, SPLITS
 from mmseg_tr.datasets.addresses import DrawnBackend
-from mmseg_tr.datasets.photographs import NAMES, SPLITS
 from mmseg_tr.datasets.scenes import check_scene, make_scene
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.registry import DATASETS, TRANSFORMS

@@ -15,11 +15,11 @@ from mmengine.fileio import register_backend
 from mmengine.logging import MessageHub
 from mmpose.datasets.datasets.base import BaseCocoStyleDataset
 
+from mmseg_tr.analysis.photographs import SPLITS
 from mmseg_tr.datasets.addresses import DrawnBackend
 from mmseg_tr.datasets.figure_drawing import draw_figure_scene
 from mmseg_tr.datasets.figure_files import coco_annotations
 from mmseg_tr.datasets.metainfo.photo_figures import dataset_info
-from mmseg_tr.datasets.photographs import SPLITS
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.registry import DATASETS, TRANSFORMS
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mmseg_tr.datasets.photographs import NAMES, SPLITS, mirror_crop, photograph_part
+from mmseg_tr.analysis.photographs import NAMES, SPLITS, mirror_crop, photograph_part
 from mmseg_tr.errors import ConfigError
 
 REFERENCE_SIDE = 128  # the scene side to which ZOOMS refer

@@ -61,6 +61,7 @@ def apply(
         target = target.with_positions(positions)
     strategy = fitted(target, method, settings, budget)
     target.install(target.network, strategy)
+    require_applied(model).target = target
     return model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ class Switch:
     """
 
     off: dict[int, int] = field(default_factory=dict, init=False)  # thread -> how many disabled() it is inside
+    target: Any = field(default=None, init=False)  # the budget.Target to which it was applied
 
     @property
     def disabled(self) -> bool:

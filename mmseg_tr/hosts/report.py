@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from mmseg_tr.analysis.macs import evaluating
 from mmseg_tr.analysis.measure import MeasureOptions, count_work, time_models
 from mmseg_tr.analysis.speed import Contestant
 from mmseg_tr.analysis.tokens import attention_sizes
+from mmseg_tr.hosts.instead import what_pays
+from mmseg_tr.hosts.pictures import photographs
 from mmseg_tr.hosts.state import applied_to, require_applied, restore_modules
 from mmseg_tr.hosts.watch import watch
 from mmseg_tr.nn.backbone import same_weights
@@ -41,6 +43,7 @@ class Summary:
     plain_seconds: float
     device: str
     parts: tuple[str, ...] = ()
+    instead: str = ''  # what was found to be faster, or not, where the method is slower than plain
 
     @property
     def work(self) -> float:
@@ -58,12 +61,12 @@ class Summary:
         if self.work <= 1:
             reason = 'the method saves no work here: take stronger settings or a smaller budget'
         elif self.plain_seconds / len(self.tokens) < LAUNCH_BOUND:
-            reason = 'starting operators takes most of the time: take larger batches or images'
+            reason = 'starting operators takes most of the time (launch-bound): take larger batches or images'
         elif self.plain_tokens < 256:
             reason = f'there are too few tokens, {self.plain_tokens}: take larger images'
         else:
             reason = 'finding what to merge takes longer than it saves: take fewer layers or a stronger setting'
-        return f'leave it plain: {self.time:.2f}x, {reason}.'
+        return f'leave it plain: {self.time:.2f}x, {reason}. {self.instead}'.rstrip()
 
     def __str__(self) -> str:
         settings = ', '.join(f'{key}={value!r}' for key, value in self.settings.items() if key != 'type')
@@ -97,23 +100,34 @@ class Counting(Observer):
         return tokens
 
 
-def summary(model: nn.Module, image: Tensor, *, repeats: int = 10, seconds: float = 10.0) -> Summary:
+def summary(
+    model: nn.Module,
+    image: Tensor | None = None,
+    *,
+    repeats: int = 10,
+    seconds: float = 10.0,
+    instead: float = 5.0,
+) -> Summary:
     """Measure a network with a method applied and the plain one, in turn, on the network's device.
 
-    image: (B, C, H, W) as the network takes it. repeats: rounds of timing; seconds: no new round begins later.
-    The network itself is not changed. Raises ConfigError where nothing was applied.
+    image: (B, C, H, W) as the network takes it; by default a bundled photograph, normalised as the network's own
+    settings say. repeats: rounds of timing; seconds: no new round begins later. instead: seconds in which other
+    methods are tried where this one is slower than plain; 0 for none.
+    The network itself is not changed. Raises ConfigError where nothing was applied or the normalisation is not known.
     """
     applied: Any = require_applied(model)
     weight = next(model.parameters())
+    image = photographs(model, 1, applied.target.image_size) if image is None else image
     image = image.to(weight.device, weight.dtype)
     reduced, plain = same_weights(model), same_weights(model)
+    target = require_applied(plain).target
     restore_modules(plain)
     with evaluating(reduced, plain), torch.inference_mode():
         tokens, plain_tokens, parts = count_tokens(reduced, plain, image)
         work = [count_work(network, [image]).total() / 1e9 for network in (reduced, plain)]
         contestants = dict(reduced=Contestant.of(reduced), plain=Contestant.of(plain))
         times = time_models(contestants, [image], MeasureOptions(repeats=repeats, seconds=seconds, least=3))
-    return Summary(
+    found = Summary(
         method=applied.method.name,
         settings=applied.method.settings(),
         tokens=tokens,
@@ -125,6 +139,10 @@ def summary(model: nn.Module, image: Tensor, *, repeats: int = 10, seconds: floa
         device=str(image.device),
         parts=parts,
     )
+    if found.time >= 1 or not instead:
+        return found
+    with evaluating(plain), torch.inference_mode():
+        return replace(found, instead=what_pays(plain, target, image, found.method, instead))
 
 
 def count_tokens(reduced: nn.Module, plain: nn.Module, image: Tensor) -> tuple[tuple[float, ...], int, tuple[str, ...]]:

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 import mmseg_tr.registry  # noqa: F401  # isort: skip (makes the OpenMMLab packages import)
+from mmseg_tr.analysis.photographs import photograph_batch
 from mmseg_tr.apis.export import check, refuse_adaptive
 from mmseg_tr.apis.export.check import differences, write_checked
 from mmseg_tr.apis.export.onnx import read_onnx, write_onnx
 from mmseg_tr.apis.export.program import Whole, read_torch, trace
-from mmseg_tr.datasets.photographs import photograph_batch
 from mmseg_tr.errors import ConfigError, ExportError
 from mmseg_tr.nn import LinearDecoder, MaskTransformer, Segmenter, ViT
 from mmseg_tr.nn.mit import MixVisionTransformer

@@ -145,7 +145,7 @@ def test_a_file_that_appears_meanwhile_is_kept_without_force(tmp_path, monkeypat
 
 
 def test_without_the_bundled_photographs_the_sentence_names_the_extra_and_the_folder(tmp_path, monkeypatch, capsys):
-    from mmseg_tr.datasets import photographs
+    from mmseg_tr.analysis import photographs
     from mmseg_tr.errors import installed
 
     config, checkpoint = made(tmp_path, '')

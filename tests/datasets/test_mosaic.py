@@ -14,8 +14,8 @@ from mmengine.runner import Runner
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import DATASETS, TRANSFORMS
 
+from mmseg_tr.analysis.photographs import NAMES
 from mmseg_tr.datasets.mosaic import PhotoMosaic, scene_address
-from mmseg_tr.datasets.photographs import NAMES
 from mmseg_tr.datasets.scenes import make_scene
 from mmseg_tr.errors import ConfigError, DatasetError
 

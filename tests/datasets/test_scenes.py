@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmseg_tr.datasets import photographs
-from mmseg_tr.datasets.photographs import NAMES, load_photographs, part_window, photograph_part
+from mmseg_tr.analysis import photographs
+from mmseg_tr.analysis.photographs import NAMES, load_photographs, part_window, photograph_part
 from mmseg_tr.datasets.scenes import cut_regions, make_scene, zoom_for
 from mmseg_tr.errors import ConfigError
 

@@ -14,11 +14,11 @@ from PIL import Image
 
 from benchmarks.ideal import sliced_network
 from mmseg_tr import create_model
+from mmseg_tr.analysis.photographs import photograph_batch
 from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.config import load_config
 from mmseg_tr.apis.tune.spaces import space
 from mmseg_tr.cli.command import tools
-from mmseg_tr.datasets.photographs import photograph_batch
 from mmseg_tr.paths import find_config
 from mmseg_tr.reduction import REDUCTIONS
 from tests.tools.command import call

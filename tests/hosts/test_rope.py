@@ -178,7 +178,7 @@ def test_a_budget_is_kept_and_is_one_graph():
     plain = count_macs(model, x).total()
     mmseg_tr.apply(model, 'ALGM', budget=0.8)
     assert 0.4 < count_macs(model, x).total() / plain <= 0.8
-    assert mmseg_tr.summary(model, x, repeats=1).work >= 1 / 0.8
+    assert mmseg_tr.summary(model, x, repeats=1, instead=0).work >= 1 / 0.8
     compiled = torch.compile(model, fullgraph=True, backend='eager')
     torch.testing.assert_close(compiled(x), model(x), atol=1e-5, rtol=0)
 

@@ -163,7 +163,7 @@ def test_a_budget_is_kept_and_is_one_graph(tmp_path):
     model, x = network('DINOv2', torch.float32), images(dtype=torch.float32)
     state = copy.deepcopy(model.state_dict())
     mmseg_tr.apply(model, 'ALGM', budget=0.8)
-    assert mmseg_tr.summary(model, x, repeats=1).work >= 1 / 0.8
+    assert mmseg_tr.summary(model, x, repeats=1, instead=0).work >= 1 / 0.8
     model.save_pretrained(tmp_path)
     plain = Dinov2Model.from_pretrained(tmp_path)
     assert all(torch.equal(value, state[key]) for key, value in plain.state_dict().items())

@@ -9,10 +9,10 @@ pytest.importorskip('mmseg')
 
 from PIL import Image
 
+from mmseg_tr.analysis.photographs import photograph_batch
 from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.config import load_config
 from mmseg_tr.apis.show.attention import AttentionOptions, attention_maps, crop_of, load_configured
-from mmseg_tr.datasets.photographs import photograph_batch
 from mmseg_tr.paths import config_path
 from tests.tools.command import call, mistake
 

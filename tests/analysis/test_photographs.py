@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmseg_tr.datasets import photographs
-from mmseg_tr.datasets.photographs import (
+from mmseg_tr.analysis import photographs
+from mmseg_tr.analysis.photographs import (
     NAMES,
     Photograph,
     load_photographs,
@@ -39,7 +39,7 @@ def test_a_caller_cannot_change_them():
 
 def test_needs_no_framework_and_does_not_import_what_could_download():
     code = (
-        'import sys; from mmseg_tr.datasets.photographs import photograph_batch; photograph_batch(3, (8, 8)); '
+        'import sys; from mmseg_tr.analysis.photographs import photograph_batch; photograph_batch(3, (8, 8)); '
         "names = 'mmengine mmcv mmseg torch skimage sklearn pooch'.split(); "
         'sys.exit(str([name for name in names if name in sys.modules]) if any(map(sys.modules.get, names)) else 0)'
     )
