@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.carried import carried_by, carry, carrying, grid_of
-from mmseg_tr.hosts.host import BlockView, Grid, Host, block_list
+from mmseg_tr.hosts.carried import carried_by, carry, full, grid_of
+from mmseg_tr.hosts.host import BlockView, Grid, Host, Queries, block_list
 from mmseg_tr.hosts.rope import Rotary
 from mmseg_tr.reduction import Reduction, Tokens
 from mmseg_tr.reduction.ops import per_image
@@ -38,7 +38,8 @@ class Applied(Switch):
 
     method: the strategy. num_prefix: prefix tokens. grid: of the patches; None where it depends on the image.
     depth: number of blocks. view: from a block to what run_block() reads of it.
-    rotary: how blocks get rotary positions, if they do.
+    rotary: how blocks get rotary positions, if they do. queries: that join before a block; here they come after the
+    prefix, so that a class token stays first.
     """
 
     method: Reduction
@@ -47,13 +48,16 @@ class Applied(Switch):
     depth: int
     view: BlockView
     rotary: Rotary | None = None
+    queries: Queries | None = None
     grids: dict[int, list[Grid]] = field(default_factory=dict)  # thread -> of images before the first block
+
+    left: dict[int, Tensor] = field(default_factory=dict)  # thread -> by the last block before queries join
 
     @classmethod
     def of(cls, method: Reduction, network: nn.Module, host: Host) -> Applied:
         """A method in a network of this layout."""
         view, depth = BlockView(host.parts, host.attention), len(block_list(network, host))
-        return cls(method, host.prefix, host.grid, depth, view, host.rotary)
+        return cls(method, host.prefix, host.grid, depth, view, host.rotary, host.queries)
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -64,6 +68,11 @@ class Applied(Switch):
         carried = carried_by(x)
         if carried is not None:
             return carried
+        if self.queries is not None and layer >= self.queries.layer:
+            return self._join(x, layer)
+        return self._fresh(x, layer)
+
+    def _fresh(self, x: Tensor, layer: int) -> Tokens:
         grid = self.grid or grid_of(x) or self._image_grid(layer)
         if grid is None or x.dim() != 3 or x.shape[1] != self.num_prefix + grid[0] * grid[1]:
             raise ConfigError(
@@ -75,9 +84,47 @@ class Applied(Switch):
             carry(x, tokens)  # for a block that is rerun in the backward pass
         return tokens
 
+    def _join(self, x: Tensor, layer: int) -> Tokens:
+        """Tokens with the queries after the prefix: those that the block before left, else one per patch."""
+        count = self.queries.count if self.queries is not None else 0
+        before = self.left.pop(thread(), None)
+        tokens = carried_by(before) if before is not None else None
+        if tokens is None or layer != len(tokens.trace) + 1:
+            tokens = self._fresh(x[:, count:], layer)
+        elif x.shape[1] != count + tokens.num_prefix + tokens.grid[0] * tokens.grid[1]:
+            raise ConfigError(f'block {layer} must receive {count} queries and the tokens, got {tuple(x.shape)}.')
+        first = tokens.num_prefix
+        groups = [
+            torch.cat([group[:, :first], queries, group[:, first:]], 1)
+            for group, queries in zip(tokens.groups(), self._of_groups(x[:, :count], tokens))
+        ]
+        size = tokens.size
+        if size is not None:
+            size = tokens.join(
+                [torch.cat([part.new_ones(part.shape[0], count), part], 1) for part in tokens.groups(size)]
+            )
+        lengths = tokens.lengths and tuple(length + count for length in tokens.lengths)
+        joined = tokens.join(groups)
+        tokens = tokens.replace(x=joined, size=size, lengths=lengths, num_prefix=first + count, positions=None)
+        carry(x, tokens)  # for a block that is rerun in the backward pass
+        return tokens
+
+    @staticmethod
+    def _of_groups(queries: Tensor, tokens: Tokens) -> list[Tensor]:
+        return [queries] if tokens.lengths is None else list(queries.split(1))
+
     def leave(self, tokens: Tokens) -> Tensor:
-        """What a block returns: the full tensor, which carries the tokens."""
-        return carrying(tokens)
+        """What a block returns: the full tensor, with the tokens as an attribute where they were reduced."""
+        x = self.full(tokens)
+        carry(x, tokens)
+        if self.queries is not None and len(tokens.trace) == self.queries.layer - 1:
+            self.left[thread()] = x
+        return x
+
+    def full(self, tokens: Tokens) -> Tensor:
+        """A row for every patch, in the order of the host."""
+        x, first, last = full(tokens), self.num_prefix, tokens.num_prefix
+        return x if first == last else torch.cat([x[:, first:last], x[:, :first], x[:, last:]], 1)
 
     def _image_grid(self, layer: int) -> tuple[int, int] | None:
         waiting = self.grids.get(thread())

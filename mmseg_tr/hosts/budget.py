@@ -42,6 +42,11 @@ class Target:
         raise NotImplementedError
 
     @property
+    def numbers(self) -> tuple[str, ...]:
+        """Paths of buffers that the forward reads as numbers."""
+        return ()
+
+    @property
     def image_size(self) -> Grid:
         """(H, W) of the image for which a budget is counted."""
         raise NotImplementedError
@@ -72,7 +77,7 @@ class Target:
 
     def work(self, strategy: Reduction | None) -> float:
         """Multiply-adds of the network with a method, everything counted, without running it."""
-        network = on_meta(self.network)
+        network = on_meta(self.network, self.numbers)
         if strategy is not None:
             self.install(network, strategy)
         return count_macs(network, self.image()).total()
@@ -86,6 +91,10 @@ class BlocksTarget(Target):
 
     def check(self) -> None:
         self.host.check(self.network)
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        return self.host.numbers
 
     @property
     def depth(self) -> int:
@@ -134,9 +143,12 @@ class BlocksTarget(Target):
         return replace(self, host=replace(self.host, rotary=replace(self.host.rotary, rule=rule)))
 
 
-def on_meta(network: nn.Module) -> nn.Module:
-    """The plain network without data, on which shapes and multiply-adds are computed at almost no cost."""
-    empty = {id(tensor): tensor.to('meta') for tensor in network.buffers()}
+def on_meta(network: nn.Module, numbers: tuple[str, ...] = ()) -> nn.Module:
+    """The plain network without data, on which shapes and multiply-adds are computed at almost no cost.
+
+    numbers: paths of buffers that keep their data.
+    """
+    empty = {id(tensor): tensor.to('meta') for name, tensor in network.named_buffers() if name not in numbers}
     empty |= {id(weight): nn.Parameter(weight.to('meta'), requires_grad=False) for weight in network.parameters()}
     copied = copy.deepcopy(network, empty)
     restore_modules(copied)

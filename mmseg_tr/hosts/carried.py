@@ -59,13 +59,6 @@ def full(tokens: Tokens) -> Tensor:
     return torch.cat([prefix, patches], 1)
 
 
-def carrying(tokens: Tokens) -> Tensor:
-    """The full tensor, with the tokens as an attribute where they were reduced, and their grid."""
-    x = full(tokens)
-    carry(x, tokens)
-    return x
-
-
 def carry(x: Tensor, tokens: Tokens) -> None:
     """Make tokens an attribute of the full tensor."""
     setattr(x, CARRIED, Carried(tokens, x))

@@ -17,6 +17,21 @@ Grid = tuple[int, int]
 PARTS = ('norm1', 'attn', 'ls1', 'drop_path1', 'norm2', 'mlp', 'ls2', 'drop_path2')
 
 
+# the path of a part of a block; a function of the block; None for what it does not have
+Part = str | Callable[[Any], Any] | None
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Tokens that a network puts before all others on the way into one of its blocks.
+
+    count: how many. layer: number of that block, from 1.
+    """
+
+    count: int
+    layer: int
+
+
 @dataclass(frozen=True)
 class Host:
     """Where a pre-norm vision transformer keeps what a token-reduction method needs.
@@ -26,10 +41,12 @@ class Host:
     of the module that takes the image, patch_size, and pads where images are filled up to whole patches.
     norm: path of the final norm, if there is one.
     parts: names in a block, for those that are not called as in timm: norm1, attn, ls1 and drop_path1 (on the branch of
-    attention), norm2, mlp, ls2 and drop_path2; None for what a block does not have.
+    attention), norm2, mlp, ls2 and drop_path2; None for what a block does not have, or a function that makes the part
+    of a block.
     attention: from the attention module to its pieces, as nn.attention.SelfAttention, which takes modules laid out as
     timm's Attention. class_token: the first prefix token is one. image_size: (H, W) that a budget counts at.
-    rotary: how the blocks get rotary positions, if they do.
+    rotary: how the blocks get rotary positions, if they do. queries: that join before a block, if some do. numbers:
+    paths of buffers that the forward reads as numbers.
     """
 
     blocks: str
@@ -39,11 +56,13 @@ class Host:
     patch_embed: str | None = None
     patch_size: Grid = (16, 16)
     pads: bool = False
-    parts: Mapping[str, str | None] = field(default_factory=dict)
+    parts: Mapping[str, Part] = field(default_factory=dict)
     attention: Callable[[Any], Any] = SelfAttention
     class_token: bool = True
     image_size: Grid | None = None
     rotary: Rotary | None = None
+    queries: Queries | None = None
+    numbers: tuple[str, ...] = ()
 
     def check(self, model: nn.Module) -> None:
         """Raise ConfigError, naming what is missing, unless the network has everything described here."""
@@ -59,7 +78,7 @@ class Host:
         names = BlockView.names(self.parts)
         for number, block in enumerate(blocks, 1):
             for part in ('norm1', 'attn', 'norm2', 'mlp'):
-                if (path := names[part]) is None or submodule(block, path) is None:
+                if part_of(block, names[part]) is None:
                     raise ConfigError(
                         f'block {number} is a {type(block).__name__} without {names[part]!r}: name its {part} in parts.'
                     )
@@ -82,14 +101,19 @@ def submodule(module: nn.Module, path: str) -> nn.Module | None:
     return found
 
 
+def part_of(block: nn.Module, part: Part) -> Any:
+    """A part of a block, or None."""
+    return part(block) if callable(part) else None if part is None else submodule(block, part)
+
+
 class BlockView:
     """A block as run_block() reads it: the parts under timm's names, and the pieces of its attention."""
 
-    def __init__(self, parts: Mapping[str, str | None], attention: Callable[[Any], Any]) -> None:
+    def __init__(self, parts: Mapping[str, Part], attention: Callable[[Any], Any]) -> None:
         self.parts, self.pieces = self.names(parts), attention
 
     @staticmethod
-    def names(parts: Mapping[str, str | None]) -> dict[str, str | None]:
+    def names(parts: Mapping[str, Part]) -> dict[str, Part]:
         """Every part of PARTS with its name in the block. Raises ConfigError for another part."""
         unknown = [part for part in parts if part not in PARTS]
         if unknown:
@@ -99,7 +123,7 @@ class BlockView:
     def __call__(self, block: nn.Module) -> BlockParts:
         found: dict[str, Any] = {}
         for part, name in self.parts.items():
-            module = None if name is None else submodule(block, name)
+            module = part_of(block, name)
             found[part] = nothing if module is None else module
             if isinstance(module, Tensor):
                 found[part] = Scale(module)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.applied import Applied, Switch, thread
-from mmseg_tr.hosts.carried import carried_by, full
+from mmseg_tr.hosts.carried import carried_by
 from mmseg_tr.hosts.host import Grid, Host, block_list, submodule
 from mmseg_tr.hosts.rope import Positions, Turn
 from mmseg_tr.nn.blocks import run_block
@@ -81,7 +81,8 @@ class BlockForward(Forward):
             return self.original(host_module)(x, *args, **kwargs)
         rotary = self.applied.rotary
         given = kwargs.pop(rotary.argument, None) if rotary is not None else None
-        if any(isinstance(part, Tensor) for part in (*args, *kwargs.values())) or kwargs.get('is_causal'):
+        masks = [part for part in (*args, *kwargs.values()) if isinstance(part, Tensor) and part.dim() > 1]
+        if masks or kwargs.get('is_causal'):
             raise ConfigError('an attention mask does not fit reduced tokens: use mmseg_tr.disabled(model) here.')
         module = host_module or self.module
         run = partial(self.run, module, given)
@@ -128,7 +129,7 @@ class NormForward(Forward):
             tokens = carried if carried is not None and len(carried.trace) == self.applied.depth else None
         if tokens is None:
             return norm(x, *args, **kwargs)
-        return full(self.applied.method.after_norm(tokens.replace(x=norm(tokens.x, *args, **kwargs))))
+        return self.applied.full(self.applied.method.after_norm(tokens.replace(x=norm(tokens.x, *args, **kwargs))))
 
 
 class Hook:

@@ -1,16 +1,17 @@
-"""Networks of Hugging Face transformers 5: ViT, DINOv2 and DINOv3, alone, under heads, and as backbones.
+"""Networks of Hugging Face transformers 5, alone, under heads, and as backbones.
 
 Nothing of transformers is imported: a network is known by its class.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.host import Host, submodule
+from mmseg_tr.hosts.host import Host, Queries, submodule
 from mmseg_tr.hosts.rope import Rotary
 from mmseg_tr.nn.attention import SelfAttention
 
@@ -24,42 +25,74 @@ class SplitAttention(SelfAttention):
     dropout_name: ClassVar[str] = 'attention_dropout'
 
     def packed_heads(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        module = self.module
-        heads = getattr(module, self.heads_name)
-        return tuple(getattr(module, name)(y).unflatten(-1, (heads, -1)) for name in self.layers[:3])
+        heads: Any = submodule(self.module, self.heads_name)
+        q, k, v = (self._layer(place)(y).unflatten(-1, (heads, -1)) for place in range(3))
+        return q, k, v
+
+    def _layer(self, place: int) -> Any:
+        return submodule(self.module, self.layers[place])
 
     @property
     def dropout(self) -> float:
-        return getattr(self.module, self.dropout_name) if self.module.training else 0.0
+        rate: Any = submodule(self.module, self.dropout_name)
+        return rate if self.module.training else 0.0
 
     def project(self, joined: Tensor, y: Tensor) -> Tensor:
-        return getattr(self.module, self.layers[3])(joined)
+        return self._layer(3)(joined)
 
 
-class RotaryAttention(SplitAttention):
+class NamedAttention(SplitAttention):
     """Attention of DINOv3."""
 
     heads_name: ClassVar[str] = 'num_heads'
     dropout_name: ClassVar[str] = 'dropout'
 
 
+class EomtAttention(NamedAttention):
+    """Attention of EoMT on DINOv2."""
+
+    layers: ClassVar[tuple[str, ...]] = ('q_proj', 'k_proj', 'v_proj', 'out_proj')
+
+
+class NestedAttention(SplitAttention):
+    """Attention of ViTPose and DPT: a module of three layers, and one of the last layer and its dropout."""
+
+    returns_weights = False
+    layers: ClassVar[tuple[str, ...]] = ('attention.query', 'attention.key', 'attention.value', 'output.dense')
+    heads_name: ClassVar[str] = 'attention.num_attention_heads'
+    dropout_name: ClassVar[str] = 'attention.dropout_prob'
+
+    def project(self, joined: Tensor, y: Tensor) -> Tensor:
+        return self.module.output(joined, y)
+
+
+@dataclass(frozen=True)
+class TwoPartMLP:
+    """MLP of DPT's blocks, without the residual that the second module of the block adds."""
+
+    block: nn.Module
+
+    def __call__(self, y: Tensor) -> Tensor:
+        output: Any = self.block.output
+        return output.dropout(output.dense(self.block.intermediate(y)))
+
+
 SCALED = dict(attn='attention', ls1='layer_scale1', drop_path1='drop_path', ls2='layer_scale2', drop_path2='drop_path')
+NAMED = dict(norm1='layernorm_before', attn='attention', norm2='layernorm_after', drop_path1=None, drop_path2=None)
+ROTARY = dict(attention=NamedAttention, rotary=Rotary('position_embeddings'))
+VIT = dict(blocks='layers', parts=dict(NAMED, ls1='dropout', ls2='dropout'))
 DINOV2 = dict(blocks='encoder.layer', parts=SCALED)
-DINOV3 = dict(
-    blocks='model.layer', parts=SCALED, norm='norm', attention=RotaryAttention, rotary=Rotary('position_embeddings')
+DINOV3 = dict(blocks='model.layer', parts=SCALED, norm='norm', **ROTARY)
+VITPOSE = dict(
+    blocks='encoder.layer',
+    parts=dict(NAMED, ls1=None, ls2=None),
+    attention=NestedAttention,
+    prefix=0,
+    class_token=False,
+    fixed=True,
 )
-VIT = dict(
-    blocks='layers',
-    parts=dict(
-        norm1='layernorm_before',
-        attn='attention',
-        ls1='dropout',
-        drop_path1=None,
-        norm2='layernorm_after',
-        ls2='dropout',
-        drop_path2=None,
-    ),
-)
+DPT = dict(blocks='encoder.layer', parts=dict(NAMED, ls1=None, ls2=None, mlp=TwoPartMLP), attention=NestedAttention)
+EOMT = dict(blocks='layers', parts=SCALED, attention=EomtAttention, fixed=True, numbers=('attn_mask_probs',))
 LAYOUTS: dict[str, dict[str, Any]] = {
     'ViTModel': VIT,
     'Dinov2Model': DINOV2,
@@ -68,6 +101,15 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     'Dinov2WithRegistersBackbone': DINOV2,
     'DINOv3ViTModel': DINOV3,
     'DINOv3ViTBackbone': DINOV3,
+    'VitPoseBackbone': VITPOSE,
+    'DPTModel': DPT,
+    'EomtForUniversalSegmentation': EOMT,
+    'EomtDinov3ForUniversalSegmentation': EOMT | ROTARY,
+}
+# what a config must have, and why not otherwise
+WANTED = {
+    'num_experts': (1, 'a mixture of experts chooses its MLP by data set'),
+    'is_hybrid': (False, 'a convolutional network makes its patches'),
 }
 
 
@@ -80,25 +122,36 @@ def transformers_host(model: nn.Module) -> Host | None:
     if not kind.__module__.startswith('transformers.models.') or kind.__name__ not in LAYOUTS:
         return None
     layout: dict[str, Any] = dict(norm='layernorm', attention=SplitAttention) | LAYOUTS[kind.__name__]
+    check_layout(model, layout)
+    config: Any = model.config
+    for name, (value, reason) in WANTED.items():
+        if getattr(config, name, value) != value:
+            raise ConfigError(f'{name} must be {value} in {kind.__name__}: {reason}.')
+    side, patch = (pair(value) for value in (config.image_size, config.patch_size))
+    if layout.pop('fixed', False):
+        layout |= dict(grid=(side[0] // patch[0], side[1] // patch[1]))
+    else:
+        layout |= dict(patch_embed='embeddings.patch_embeddings')
+    if getattr(config, 'num_queries', 0):
+        layout |= dict(queries=Queries(config.num_queries, config.num_hidden_layers - config.num_blocks + 1))
+    prefix = dict(prefix=1 + getattr(config, 'num_register_tokens', 0))
+    return Host(**(prefix | dict(patch_size=patch, image_size=side) | layout))
+
+
+def check_layout(model: nn.Module, layout: dict[str, Any]) -> None:
+    """Raise ConfigError, naming the first of them, where modules are missing that this package reads."""
     blocks = submodule(model, layout['blocks'])
     missing = [layout['blocks']] if blocks is None else []
     if blocks is not None and any(True for _ in blocks.children()):
-        attention, pieces = getattr(next(blocks.children()), layout['parts']['attn'], None), layout['attention']
-        wanted = (*pieces.layers, pieces.heads_name, pieces.dropout_name)
-        missing = [name for name in wanted if not hasattr(attention, name)]
+        block, pieces = next(blocks.children()), layout['attention']
+        wanted = [part for part in layout['parts'].values() if isinstance(part, str) and part != 'drop_path']
+        attention = layout['parts']['attn']
+        wanted += [f'{attention}.{name}' for name in (*pieces.layers, pieces.heads_name, pieces.dropout_name)]
+        missing = [name for name in wanted if submodule(block, name) is None]
     if missing:
         raise ConfigError(
-            f'{kind.__name__} of this release of transformers has no {missing[0]}: 5.24 or newer is supported.'
+            f'{type(model).__name__} of this release of transformers has no {missing[0]}: 5.24 or newer is supported.'
         )
-    config = model.config
-    side, patch = (pair(value) for value in (config.image_size, config.patch_size))
-    return Host(
-        prefix=1 + getattr(config, 'num_register_tokens', 0),
-        patch_embed='embeddings.patch_embeddings',
-        patch_size=patch,
-        image_size=side,
-        **layout,
-    )
 
 
 def pair(value: Any) -> tuple[int, int]:
