@@ -22,7 +22,7 @@ STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUFF := $(VENV)/bin/ruff
 
-.PHONY: demo compare pose docs test lint format setup clean distclean
+.PHONY: demo app compare pose docs test lint format setup clean distclean
 
 demo: $(STAMP)
 	$(VENV)/bin/python tools/demo.py $(ARGS)
@@ -44,6 +44,11 @@ work_dirs/demo/report.json: | $(STAMP)
 
 work_dirs/$(POLICY)/last_checkpoint: | $(STAMP)
 	$(VENV)/bin/python tools/train.py local_configs/cts/$(POLICY).py
+
+# The demo's model in a browser.
+app: $(STAMP) work_dirs/demo/report.json
+	$(VENV)/bin/python tools/app.py local_configs/segmenter/segmenter_$(MOSAIC).py \
+		"$$(cat work_dirs/demo/train/last_checkpoint)" $(ARGS)
 
 # A small SegFormer for human pose on the embedded figures: trained, then tested plain and with HQ merging, not retrained.
 POSE := segformerpp_mit-tiny_photo-figures-192x144
