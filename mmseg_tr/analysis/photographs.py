@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from mmseg_tr.errors import ConfigError, DatasetError, require_extra
 
@@ -77,6 +76,8 @@ def _photographs() -> tuple[np.ndarray, ...]:
 
 
 def _read(photograph: Photograph) -> np.ndarray:
+    from PIL import Image  # of the extra demo
+
     path = photograph_path(photograph)
     try:
         with Image.open(path) as image:
@@ -130,6 +131,8 @@ def photograph_part(name: str, split: str, zoom: float = 1.0) -> np.ndarray:
 
 
 def _resize(pixels: np.ndarray, zoom: float) -> np.ndarray:
+    from PIL import Image
+
     height, width = (max(1, round(side * zoom)) for side in pixels.shape[:2])
     return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
 

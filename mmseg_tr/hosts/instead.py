@@ -22,7 +22,8 @@ def what_pays(plain: nn.Module, target: Any, image: Tensor, first: str, seconds:
 
     target: in `plain`. first: name of the method that is tried first. After `seconds` no further one is tried.
     """
-    end, tried = time.monotonic() + seconds, []
+    tried: list[Any] = []
+    end = time.monotonic() + seconds
     path = next(name for name, module in plain.named_modules() if module is target.network)
     for key in sorted(REDUCTIONS, key=lambda key: REDUCTIONS[key].name != first):
         if tried and time.monotonic() > end:

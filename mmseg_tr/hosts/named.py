@@ -81,6 +81,7 @@ def from_transformers(name: str, rest: str, random: bool) -> NamedModel:
     try:
         config = transformers.AutoConfig.from_pretrained(rest)
         kind = getattr(transformers, (config.architectures or ['AutoModel'])[0], transformers.AutoModel)
+        model: Any
         if random:
             model = kind(config) if kind is not transformers.AutoModel else kind.from_config(config)
         else:

@@ -12,10 +12,10 @@ from typing import Any
 
 import gradio
 
+from mmseg_tr.analysis.photographs import load_photographs
 from mmseg_tr.apis.app.look import Playground
 from mmseg_tr.apis.app.page import CSS, FONTS, build_page
 from mmseg_tr.apis.app.subject import open_subject
-from mmseg_tr.datasets.photographs import load_photographs
 from mmseg_tr.errors import ConfigError, installed
 
 LOOPBACK = '127.0.0.1'

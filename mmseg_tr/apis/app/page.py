@@ -31,8 +31,8 @@ def build_page(play: Playground, title: str, megabytes: float, start: np.ndarray
         with gr.Row():
             with gr.Column(min_width=280):
                 picture = gr.Image(
-                    start, label='Picture', type='filepath', sources=['upload', 'clipboard'], buttons=['fullscreen'], elem_id='picture',
-                    height=260,
+                    start, label='Picture', type='filepath', sources=['upload', 'clipboard'],
+                    buttons=['fullscreen'], elem_id='picture', height=260,
                 )  # fmt: skip
             with gr.Column(min_width=280):
                 asked = []
