@@ -23,7 +23,7 @@ from mmseg_tr.hosts.applied import Applied, Switch, thread
 from mmseg_tr.hosts.carried import carried_by
 from mmseg_tr.hosts.host import Grid, Host, block_list, submodule
 from mmseg_tr.hosts.rope import Positions, Turn
-from mmseg_tr.nn.blocks import run_block
+from mmseg_tr.nn.blocks import refuse_torchscript, run_block
 from mmseg_tr.reduction import Reduction, Tokens
 from mmseg_tr.reduction.observe import Observer
 
@@ -189,6 +189,7 @@ def _foreign_hooks(module: nn.Module) -> list[Any]:
 def set_forward(module: nn.Module, forward: Forward) -> None:
     """Give a module a forward of its own, and a hook that passes it the module."""
     module.forward = forward  # type: ignore[assignment]
+    module.__prepare_scriptable__ = refuse_torchscript  # type: ignore[assignment]
     module.register_forward_pre_hook(HandModule(forward.applied), with_kwargs=True)
 
 

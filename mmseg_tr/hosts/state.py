@@ -36,7 +36,7 @@ def restore_modules(model: nn.Module) -> None:
     """Delete everything that this package set on a network, in place."""
     for module in model.modules():
         if isinstance(vars(module).get('forward'), Forward):
-            del module.forward
+            del module.forward, module.__prepare_scriptable__
         if isinstance(vars(module).get('switch'), Switch):  # of this package's own networks
             del module.switch
             module.reduction = None  # type: ignore[assignment]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
+from mmseg_tr.nn.blocks import refuse_torchscript
 from mmseg_tr.reduction.base import Reduction
 from mmseg_tr.reduction.ladder import Grid
 from mmseg_tr.reduction.observe import Merged
@@ -104,6 +105,9 @@ class Backbone(nn.Module):
     def plain(self: Network) -> Network:
         """Return the plain network with the same weights."""
         return self.with_reduction(None)
+
+    def __prepare_scriptable__(self) -> None:
+        refuse_torchscript()
 
     def extra_repr(self) -> str:
         """Return the method and its settings; one that is a module prints itself."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from mmseg_tr.errors import ExportError
 from mmseg_tr.nn.attention import SelfAttention
 from mmseg_tr.reduction.base import Reduction
 from mmseg_tr.reduction.ops import host_numbers
@@ -15,6 +18,8 @@ PLAIN = Reduction()
 
 def run_block(block: Block, tokens: Tokens, layer: int, reduction: Reduction = PLAIN) -> Tokens:
     """x += Attn(LN1 x); x += MLP(LN2 x), LayerScale and stochastic depth included. layer counts from 1."""
+    if reduction is not PLAIN:
+        refuse_tracing()
     tokens = reduction.before_block(tokens, layer)
     y = block.norm1(tokens.x)
     y, seen = reduction.attention(SelfAttention(block.attn), y, tokens, layer)
@@ -23,6 +28,59 @@ def run_block(block: Block, tokens: Tokens, layer: int, reduction: Reduction = P
     y = reduction.mlp(block.mlp, block.norm2(tokens.x), tokens, layer)
     tokens = tokens.replace(x=tokens.x + drop_path(block.drop_path2, block.ls2(y), tokens))
     return reduction.after_block(tokens, layer).traced()
+
+
+def refuse_torchscript() -> None:
+    """Raise ExportError: what torch.jit.script() asks a module first, as __prepare_scriptable__()."""
+    raise ExportError(
+        'TorchScript cannot hold a network of mmseg_tr: use torch.export.export(), or mmseg-tr export (.pt2, .onnx).'
+    )
+
+
+def refuse_tracing() -> None:
+    """Raise ExportError inside torch.jit.trace(), which would repeat the decisions made for one image."""
+    if torch.jit.is_tracing():
+        refuse_torchscript()
+
+
+class BlockCall:
+    """What a block runs in one forward. tokens: those that enter; after the block those that leave.
+
+    Not a dataclass: wrappers such as FSDP2 copy those among a module's arguments.
+    """
+
+    def __init__(self, tokens: Tokens, layer: int, reduction: Reduction) -> None:
+        self.tokens, self.layer, self.reduction = tokens, layer, reduction
+
+
+class TokenBlock(Block):
+    """timm's block, which also runs under a method. Parts, keys and hooks are timm's.
+
+    block(x) is timm's own forward. run() passes the tensor of the tokens through the module, so that hooks, wrappers
+    and what they do to inputs and outputs work as on timm's: a hook sees args[0] and the output as (B, T, C).
+    """
+
+    @classmethod
+    def of(cls, block: Block) -> TokenBlock:
+        """Return the same block, state and hooks included, as a TokenBlock; the given one stays usable."""
+        shared = cls.__new__(cls)
+        shared.__dict__ = block.__dict__
+        return shared
+
+    def forward(self, x: Tensor, call: BlockCall | None = None, *args, **kwargs) -> Tensor:
+        if not isinstance(call, BlockCall):
+            given = (call, *args) if call is not None or args else ()
+            return super().forward(x, *given, **kwargs)
+        call.tokens = run_block(self, call.tokens.replace(x=x), call.layer, call.reduction)
+        return call.tokens.x
+
+    def run(self, tokens: Tokens, layer: int, reduction: Reduction = PLAIN, recompute: bool = False) -> Tokens:
+        """run_block() through this module. recompute: run it again in the backward pass to save memory."""
+        if recompute:
+            return checkpoint(self.run, tokens, layer, reduction, use_reentrant=False)
+        call = BlockCall(tokens, layer, reduction)
+        x = self(tokens.x, call)
+        return call.tokens.replace(x=x)
 
 
 def drop_path(module: nn.Module, branch: Tensor, tokens: Tokens) -> Tensor:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.backbone import Backbone, check_single
+from mmseg_tr.nn.blocks import refuse_tracing
 from mmseg_tr.nn.mit_blocks import EPS, NOTHING, Block, EfficientAttention, PatchEmbed
 from mmseg_tr.reduction import Reduction, build_reduction, method_names
 from mmseg_tr.reduction.ladder import Grid
@@ -173,6 +174,8 @@ class MixVisionTransformer(Backbone):
 
     def forward(self, x: Tensor, reduction: Any = None) -> tuple[Tensor, ...]:
         reduction = self.running if reduction is None else reduction
+        if reduction is not None:
+            refuse_tracing()
         merging = [PLAIN] * len(self.layers) if reduction is None else reduction.bind_stages(self.depths).merging
         if reduction is not None and reduction.downsample:
             x = x[..., : x.shape[-2] // 2 * 2 : 2, : x.shape[-1] // 2 * 2 : 2]

@@ -7,11 +7,10 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.nn.blocks import PLAIN, run_block
+from mmseg_tr.nn.blocks import PLAIN, TokenBlock
 from mmseg_tr.nn.savable import Savable
 from mmseg_tr.nn.vit import ViT
 from mmseg_tr.reduction.base import Reduction
@@ -71,7 +70,7 @@ class MaskTransformer(nn.Module):
         self.cls_emb = nn.Parameter(torch.empty(1, num_classes, embed_dim))
         self.proj_dec = nn.Linear(in_channels, embed_dim)
         self.blocks = nn.ModuleList(
-            Block(
+            TokenBlock(
                 embed_dim,
                 num_heads,
                 qkv_bias=True,
@@ -99,7 +98,7 @@ class MaskTransformer(nn.Module):
         """Patch tokens and class embeddings after the decoder's blocks. observer: sees the tokens of the blocks."""
         joint = self.embed(tokens)
         for layer, block in enumerate(self.blocks, 1):
-            joint = run_block(block, joint, layer, observer)
+            joint = block.run(joint, layer, observer)
         return joint
 
     def embed(self, tokens: Tokens) -> Tokens:

@@ -8,11 +8,10 @@ from typing import ClassVar
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.backbone import Backbone, check_single
-from mmseg_tr.nn.blocks import PLAIN, run_block
+from mmseg_tr.nn.blocks import PLAIN, TokenBlock
 from mmseg_tr.nn.encoders import SEGMENTER_ENCODERS, build_encoder
 from mmseg_tr.nn.inference import pad_to_multiple
 from mmseg_tr.nn.pos_embed import check_resize_rule, resize_pos_embed
@@ -83,7 +82,7 @@ class ViT(Backbone):
         self.pos_embed = model.pos_embed
         self.pos_drop = model.pos_drop
         self.norm_pre = model.norm_pre
-        self.blocks = model.blocks
+        self.blocks = nn.Sequential(*map(TokenBlock.of, model.blocks))
         self.norm = model.norm
         self.embed_dim = model.embed_dim
         self.num_prefix = model.num_prefix_tokens
@@ -242,10 +241,8 @@ class ViT(Backbone):
 
     def run(self, tokens: Tokens, layer: int, method: Reduction | None = None) -> Tokens:
         """Run one block; layer counts from 1."""
-        block, method = self.blocks[layer - 1], method or self.method()
-        if self.with_cp and self.training and torch.is_grad_enabled():
-            return checkpoint(run_block, block, tokens, layer, method, use_reentrant=False)
-        return run_block(block, tokens, layer, method)
+        recompute = self.with_cp and self.training and torch.is_grad_enabled()
+        return self.blocks[layer - 1].run(tokens, layer, method or self.method(), recompute)
 
     def finish(self, tokens: Tokens, method: Reduction | None = None) -> Tokens:
         """Apply the final norm, and what the method does after it."""

@@ -31,12 +31,6 @@ def host_numbers(numbers: Sequence[int], device: torch.device) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64).to(device, non_blocking=True)
 
 
-def of_one_shape(constant: Tensor) -> Tensor:
-    """Mark a constant's shape as static for torch.compile, although constants of the same name differ in shape."""
-    constant._dynamo_static_indices = set(range(constant.dim()))  # type: ignore[attr-defined]  # torch._dynamo.mark_static() without its import
-    return constant
-
-
 @torch.compiler.disable
 def decided(counts: Tensor) -> list[int]:
     """Return counts of an adaptive method, (n,) integers, for use as shapes.
@@ -64,6 +58,16 @@ def scaled_count(count: int, total: int, other: int) -> int:
 def stat_dtype(x: Tensor) -> torch.dtype:
     """float32 for similarities and sizes of half-precision tokens, the tokens' own precision otherwise."""
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
+def deciding(x: Tensor, precision: str) -> Tensor:
+    """Return what a method compares, in the precision in which it decides: float64 on request, else unchanged."""
+    return x if precision == 'float32' else x.double()
+
+
+def deciding_dtype(x: Tensor, precision: str) -> torch.dtype:
+    """dtype of deciding(): at least that of stat_dtype()."""
+    return stat_dtype(x) if precision == 'float32' else torch.float64
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
@@ -104,7 +108,15 @@ def seeded_generator(seed: int, *place: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, 'little'))
 
 
-@torch.compiler.assume_constant_result
 def seeded_uniform(count: int, seed: int, *place: int) -> Tensor:
     """(1, count) numbers from [0, 1) on the CPU, of seeded_generator(); torch.compile treats them as a constant."""
-    return of_one_shape(drawn(lambda: torch.rand(1, count, generator=seeded_generator(seed, *place))))
+    if torch.compiler.is_dynamo_compiling():
+        # as plain numbers: one graph may not hold several constant tensors of one function, and range() takes a
+        # count that is a symbol as the number it stands for
+        return torch.tensor([_uniform_numbers(len(range(count)), seed, *place)])
+    return drawn(lambda: torch.rand(1, count, generator=seeded_generator(seed, *place)))
+
+
+@torch.compiler.assume_constant_result
+def _uniform_numbers(count: int, seed: int, *place: int) -> list[float]:
+    return torch.rand(count, generator=seeded_generator(seed, *place)).tolist()

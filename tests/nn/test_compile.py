@@ -87,3 +87,17 @@ def test_matchings_on_the_grid_compile_as_one_graph_for_several_sizes(stages, dy
     for size in ((64, 64), (96, 64)):
         image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(run(image), mit(image)[-1])
+
+
+def test_random_matchings_train_compiled_at_several_sizes():
+    """Each matching draws its own constant: one graph holds several of them."""
+    settings = dict(type='ToMe', form='dense', matching='random', r=0.4)
+    model = tiny_vit(settings, grid=(4, 4), depth=1).train()
+    whole = torch.compile(model, backend='aot_eager')
+    for grid in ((4, 4), (2, 4)):
+        gradients = []
+        for net in (model, whole):
+            model.zero_grad()
+            net(pictures(1, grid))[-1].square().mean().backward()
+            gradients.append([weight.grad.clone() for weight in model.parameters() if weight.grad is not None])
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)

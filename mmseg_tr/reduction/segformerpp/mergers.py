@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from mmseg_tr.reduction.matching import Merge, descending_rank, identity, merged_places, most_similar
-from mmseg_tr.reduction.ops import of_one_shape, per_image
+from mmseg_tr.reduction.ops import deciding, per_image
 from mmseg_tr.reduction.tokens import as_map, as_tokens
 
 Grid = tuple[int, int]
@@ -40,12 +40,6 @@ def grid_partition(grid: Grid, stride: Grid) -> tuple[NDArray[np.int64], NDArray
     sources = np.setdiff1d(np.arange(grid[0] * grid[1]), destinations)
     destinations.flags.writeable = sources.flags.writeable = False
     return destinations, sources
-
-
-@torch.compiler.assume_constant_result
-def partition_places(grid: Grid, stride: Grid, which: int) -> Tensor:
-    """One of the arrays of grid_partition(), 0 or 1, as a tensor that torch.compile treats as a constant."""
-    return of_one_shape(torch.tensor(grid_partition(grid, stride)[which]))
 
 
 def computed_partition(grid: Grid, stride: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -88,7 +82,7 @@ def grid_matching(metric: Tensor, grid: Grid, stride: Grid, r: int, offset: Tens
         dst, src = computed_partition(grid, stride, metric.device)
     elif offset is None:
         # does not wait for the device, unlike torch.tensor(device=)
-        places = [partition_places(tuple(grid), stride, which) for which in (0, 1)]
+        places = map(torch.tensor, grid_partition(tuple(grid), stride))
         dst, src = (place.to(metric.device, non_blocking=True) for place in places)
     else:
         dst, src = shifted_partition(grid, stride, offset)
@@ -106,10 +100,11 @@ class Bipartite:
 
     ratio: float
     stride: Grid
+    precision: str = 'float32'
 
     def match(self, x: Tensor, grid: Grid) -> Merge:
         """Which tokens join. x: (B, h*w, C)."""
-        return grid_matching(x, grid, self.stride, int(x.shape[1] * self.ratio))
+        return grid_matching(deciding(x, self.precision), grid, self.stride, int(x.shape[1] * self.ratio))
 
     def __call__(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> Shorter:
         """merge: a matching of tokens on the same grid, to be used instead of one of x."""
