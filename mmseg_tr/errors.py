@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
+LONGEST = 1000  # characters of a message: a value in it may be a network or a weights file
+
 
 class InputError(Exception):
     """Base of the errors below.
@@ -18,8 +20,16 @@ class InputError(Exception):
     """
 
     def __init__(self, *args: object, parameters: Sequence[str] = (), **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*(shortened(part) if isinstance(part, str) else part for part in args), **kwargs)
         self.parameters = tuple(parameters)
+
+
+def shortened(message: str) -> str:
+    """Return a message of more than LONGEST characters as one line without its middle; others unchanged."""
+    if len(message) <= LONGEST:
+        return message
+    line = ' '.join(message[: 100 * LONGEST].split()) + ' '.join(message[100 * LONGEST :][-LONGEST:].split())
+    return line if len(line) <= LONGEST else f'{line[: LONGEST // 2]} ... {line[5 - LONGEST // 2 :]}'
 
 
 class ConfigError(InputError, ValueError):

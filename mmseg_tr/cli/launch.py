@@ -6,12 +6,17 @@ torchrun alone prints its own traceback after a failing process's message, and e
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
+
+STOPPED_FOR = 10.0  # seconds after which a stopped process is reported
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,6 +26,7 @@ def main(argv: Sequence[str]) -> int:
     processes have ended too.
     """
     logging.getLogger('torch.distributed.elastic').setLevel(logging.ERROR)  # it warns about each stopped process
+    threading.Thread(target=report_stopped, args=(STOPPED_FOR,), daemon=True).start()
     try:
         run(parse_args(list(argv)))
     except ChildFailedError as error:
@@ -31,6 +37,36 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def report_stopped(seconds: float) -> None:
+    """Say in one line that a process of this program is stopped (SIGSTOP), as long as it runs: the others wait."""
+    parent, reported, before = os.getpid(), set(), set()
+    while Path('/proc').is_dir():
+        threading.Event().wait(seconds)
+        stopped = set(stopped_children(parent))
+        for process in sorted(stopped & before - reported):
+            print(
+                f'process {process} is stopped, and the others wait for it: continue it with kill -CONT {process}, or '
+                'press Ctrl-C to end all.',
+                file=sys.stderr,
+                flush=True,
+            )
+        before, reported = stopped, (reported | (stopped & before)) & stopped
+
+
+def stopped_children(parent: int) -> list[int]:
+    """Return the stopped processes that a process started itself."""
+    found = []
+    for folder in Path('/proc').iterdir():
+        if folder.name.isdigit():
+            try:
+                state, of = folder.joinpath('stat').read_text().rpartition(')')[2].split()[:2]
+            except OSError:  # it has just ended
+                continue
+            if state == 'T' and int(of) == parent:
+                found.append(int(folder.name))
+    return found
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import re
 import signal
@@ -34,6 +35,8 @@ LAUNCHERS = {
         tuple(f'OMPI_COMM_WORLD_{name}' for name in ('RANK', 'SIZE', 'LOCAL_RANK', 'LOCAL_SIZE')),
     ),
 }
+
+PR_SET_PDEATHSIG = 1  # of Linux: a signal on the death of the parent
 
 # Keeps every gloo group alive, so that none is ever destroyed: see `end_process`.
 _gloo_groups: list[dist.ProcessGroup] = []
@@ -102,6 +105,8 @@ def process_group(launcher: str) -> Iterator[None]:
 
 def _end_with(launcher: int) -> None:
     """Kill this process when the launcher is gone: one killed by kill -9 leaves its processes running."""
+    if sys.platform == 'linux':  # by the kernel, which ends a stopped process too
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:
         while os.getppid() == launcher:

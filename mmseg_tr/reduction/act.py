@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from mmseg_tr.reduction.base import Inside, Reduction
-from mmseg_tr.reduction.checks import check_flag, check_integer, check_number
+from mmseg_tr.reduction.checks import check_flag, check_integer, check_number, check_precision
 from mmseg_tr.reduction.ladder import Dial, Grid, Ladder, rungs
-from mmseg_tr.reduction.ops import decided, drawn, exporting, seeded_generator, stat_dtype, without_autocast
+from mmseg_tr.reduction.ops import decided, deciding, drawn, exporting, seeded_generator, stat_dtype, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
 MAX_HASHES = 32  # two bits each in a code of 64
@@ -31,9 +31,10 @@ def bucket_codes(q: Tensor, projection: Tensor, offset: Tensor, bucket_width: fl
 
     q: (..., N, d), scaled as attention scales it; projection: (d, n) Gaussian; offset: (n,) from [0, 1). Buckets are
     floor((q G + b) / width), counted from the lowest of the row; buckets beyond the third carry into the next hash's
-    bits, and 64-bit sums wrap around, as published. Returns (..., N) int64. Runs in float32 at least.
+    bits, and 64-bit sums wrap around, as published. Returns (..., N) int64. Runs in float32 at least, in float64 with
+    a projection of that precision.
     """
-    dtype = stat_dtype(q)
+    dtype = torch.promote_types(stat_dtype(q), projection.dtype)
     with without_autocast(q):
         bucket = (q.to(dtype) @ projection.to(dtype)).add_(offset.to(dtype)).div_(bucket_width).floor_()
     # whole numbers in floating point, exact up to 2^24 and faster to compare
@@ -108,7 +109,7 @@ def act_attention(
     usual = d**-0.5
     factor = usual if scale is None else scale
     with record_function('mmseg_tr::merge'):
-        scaled = q.detach()[..., :d].to(stat_dtype(q)) * factor
+        scaled = q.detach()[..., :d].to(torch.promote_types(stat_dtype(q), hashing.projection.dtype)) * factor
         ids, counts = cluster_ids(bucket_codes(scaled, *hashing))
         if max_clusters is not None:
             ids = ids.clamp_max(max_clusters - 1)
@@ -143,6 +144,7 @@ class ACT(Reduction):
     seed: hashes are drawn from seed and layer, so that results repeat on every device. redraw: draw new ones at every
     forward from torch's generator instead (published). clusters: attend with this number of clusters per head,
     the last of which takes all further queries; for export, which needs fixed shapes. None: as many as there are.
+    precision: of similarities and other decisions, 'float32' or 'float64', see docs/methods/index.md.
     Raises ConfigError for settings outside these.
     """
 
@@ -151,6 +153,7 @@ class ACT(Reduction):
     seed: int = 0
     redraw: bool = False
     clusters: int | None = None
+    precision: str = 'float32'
 
     count_rule: ClassVar[str] = 'expedite'
     remaining: ClassVar[str] = 'all'
@@ -162,6 +165,7 @@ class ACT(Reduction):
         check_number('bucket_width', self.bucket_width, 0, open_below=True)
         check_integer('seed', self.seed)
         check_flag('redraw', self.redraw)
+        check_precision(self.precision)
         if self.clusters is not None:
             check_integer('clusters', self.clusters, 1, hint='or None for as many as there are')
 
@@ -203,7 +207,7 @@ class ACT(Reduction):
         # redrawn hashes: the attention draws the same ones again
         with torch.random.fork_rng(devices=[]):
             projection, offset = (numbers.to(q.device) for numbers in self.hashes(layer, q.shape[-1]))
-        scaled = q.to(stat_dtype(q)) * q.shape[-1] ** -0.5
+        scaled = deciding(q.to(stat_dtype(q)), self.precision) * q.shape[-1] ** -0.5
         ids, _ = cluster_ids(bucket_codes(scaled, projection, offset, self.bucket_width))
         rows = ids[0, :, tokens.num_prefix :]
         return [Inside(f'head {head}', row, len(row.unique())) for head, row in enumerate(rows, 1)]
@@ -217,7 +221,7 @@ class ACT(Reduction):
 
     def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, None]:
         groups = attend.heads(y, tokens)
-        drawn = self.hashes(layer, groups[0][2].shape[-1])
+        drawn = (deciding(numbers, self.precision) for numbers in self.hashes(layer, groups[0][2].shape[-1]))
         projection, offset = (numbers.to(y.device, non_blocking=True) for numbers in drawn)
         hashing = Hashing(projection, offset, self.bucket_width)
         settings: dict[str, Any] = dict(attend=attend.attend, max_clusters=self.clusters)

@@ -24,10 +24,11 @@ from mmseg_tr.reduction.checks import (
     check_layers,
     check_number,
     check_pair,
+    check_precision,
 )
 from mmseg_tr.reduction.ladder import Dial, Grid, Ladder, distinct, listed, rungs, scaled_layer
 from mmseg_tr.reduction.matching import Merge, best_partners, bipartite_index, bipartite_matching, descending_rank
-from mmseg_tr.reduction.ops import decided, per_image, scaled_count, unit, without_autocast
+from mmseg_tr.reduction.ops import decided, deciding, per_image, scaled_count, unit, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
 
@@ -148,6 +149,7 @@ class ALGM(Reduction):
     counts: for export, which needs fixed shapes: numbers for every image in place of the thresholds, one per entry of
     layers: how many windows join in the first layer, how many tokens leave in each later one, e.g. (120, 200). They
     belong to the grid that the network is built for; on another one they follow the number of patches.
+    precision: of similarities and other decisions, 'float32' or 'float64', see docs/methods/index.md.
     Raises ConfigError for settings outside these.
     """
 
@@ -156,6 +158,7 @@ class ALGM(Reduction):
     threshold: float = 0.88
     batch: str = 'per_image'
     counts: Sequence[int] | None = None
+    precision: str = 'float32'
     grid: Grid | None = field(default=None, init=False, repr=False)  # the one that counts belong to
 
     dial: ClassVar[Dial] = Dial('threshold', 1.0, -1.0)
@@ -165,6 +168,7 @@ class ALGM(Reduction):
     def __post_init__(self) -> None:
         layers = check_layers(self.layers)
         check_choice('batch', self.batch, BATCH_RULES)
+        check_precision(self.precision)
         counts = check_counts('counts', self.counts, layers, 'windows to join and then tokens to merge')
         threshold = _check_threshold(self.threshold)
         self._settle(layers=layers, window=_check_window(self.window), threshold=threshold, counts=counts)
@@ -247,16 +251,17 @@ class ALGM(Reduction):
             return tokens
         with record_function('mmseg_tr::merge'):
             count = self.count(layer, tokens)
+            compared = tokens.replace(x=deciding(tokens.x, self.precision))
             if layer != self.layers[0] and count is not None:
-                return tokens.merge(bipartite_matching(tokens.x, count, tokens.num_prefix), layer)
+                return tokens.merge(bipartite_matching(compared.x, count, tokens.num_prefix), layer)
             if layer != self.layers[0]:
-                return tokens.merge(global_merge(tokens, layer, self.batch), layer)
+                return tokens.merge(global_merge(compared, layer, self.batch), layer)
             if min(tokens.grid[0] // self.window[0], tokens.grid[1] // self.window[1]) < 1:
                 warnings.warn(f'ALGM: no {self.window} window fits grid {tokens.grid}: no local merge.', stacklevel=2)
                 return tokens
             window = (self.window[0], self.window[1])
             settings: dict[str, Any] = dict(num_prefix=tokens.num_prefix, batch=self.batch, count=count)
-            return tokens.merge(local_merge(tokens.x, tokens.grid, window, self.threshold, **settings), layer)
+            return tokens.merge(local_merge(compared.x, tokens.grid, window, self.threshold, **settings), layer)
 
 
 def _check_window(window: Any) -> tuple[int, int]:

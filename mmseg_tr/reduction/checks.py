@@ -10,6 +10,7 @@ from typing import Any
 from mmseg_tr.errors import ConfigError
 
 BATCH_RULES = ('per_image', 'joint')
+PRECISIONS = ('float32', 'float64')
 _WORDS = {0: 'a non-negative integer', 1: 'a positive integer'}
 
 
@@ -62,6 +63,11 @@ def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     if value not in allowed:
         raise ConfigError(f'{name} must be one of {", ".join(map(repr, allowed))}, got {value!r}.')
     return value
+
+
+def check_precision(precision: Any) -> str:
+    """Return the precision in which a method decides. Raises ConfigError."""
+    return check_choice('precision', precision, PRECISIONS)
 
 
 def check_flag(name: str, value: Any) -> bool:

@@ -14,10 +14,18 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction
-from mmseg_tr.reduction.checks import check_choice, check_integer, check_layer, check_number, check_pair, is_integer
+from mmseg_tr.reduction.checks import (
+    check_choice,
+    check_integer,
+    check_layer,
+    check_number,
+    check_pair,
+    check_precision,
+    is_integer,
+)
 from mmseg_tr.reduction.ladder import Grid, Ladder, distinct, rungs, scaled_layer
 from mmseg_tr.reduction.matching import Merge, descending_rank
-from mmseg_tr.reduction.ops import per_image, take, unit
+from mmseg_tr.reduction.ops import deciding, per_image, take, unit
 from mmseg_tr.reduction.tokens import Tokens
 from mmseg_tr.reduction.windows import Windows
 
@@ -107,7 +115,12 @@ def interleaved(even: Tensor, odd: Tensor) -> Tensor:
 
 
 def merge_grid(
-    x: Tensor, grid: Grid, r: tuple[int, int], num_prefix: int = 0, collisions: str = 'keep'
+    x: Tensor,
+    grid: Grid,
+    r: tuple[int, int],
+    num_prefix: int = 0,
+    collisions: str = 'keep',
+    precision: str = 'float32',
 ) -> tuple[Tensor, Merge]:
     """Each row loses r[1] tokens, then each column of the result r[0].
 
@@ -116,10 +129,10 @@ def merge_grid(
     """
     (h, w), (r_h, r_w), batch = grid, r, x.shape[0]
     rows = x[:, num_prefix:].unflatten(1, (h, w)).flatten(0, 1)  # (B * h, w, C)
-    match_rows = match_lines(rows, r_w)
+    match_rows = match_lines(deciding(rows, precision), r_w)
     narrow = join_lines(rows, match_rows, r_w, collisions).unflatten(0, (batch, h))  # (B, h, w', C)
     columns = narrow.transpose(1, 2).flatten(0, 1)  # (B * w', h, C)
-    match_columns = match_lines(columns, r_h)
+    match_columns = match_lines(deciding(columns, precision), r_h)
     short = join_lines(columns, match_columns, r_h, collisions).unflatten(0, (batch, w - r_w))  # (B, w', h', C)
     merged = torch.cat([x[:, :num_prefix], short.transpose(1, 2).flatten(1, 2)], 1)
     column = match_rows.places(w).unflatten(0, (batch, h))  # (B, h, w)
@@ -136,7 +149,9 @@ def in_cut(cut: int, r: int, whole: int) -> int:
     return min(cut * r // whole, cut // 2)
 
 
-def merge_windows(x: Tensor, grid: Grid, window: Grid, r: Grid, collisions: str = 'keep') -> tuple[Tensor, Merge, Grid]:
+def merge_windows(
+    x: Tensor, grid: Grid, window: Grid, r: Grid, collisions: str = 'keep', precision: str = 'float32'
+) -> tuple[Tensor, Merge, Grid]:
     """Every window loses r rows and columns inside, and one that the edge of the grid cuts as large a share of them.
 
     x: (B, h*w, C); windows tile the grid from the top left. Our form for networks that attend in windows: their number
@@ -155,7 +170,7 @@ def merge_windows(x: Tensor, grid: Grid, window: Grid, r: Grid, collisions: str 
         for column, columns, across, gone_w in parts[1]:
             tiles = Windows((rows, columns), (rows // down, columns // across))
             area = tiles.split(x.unflatten(1, grid)[:, row : row + rows, column : column + columns])
-            merged, merge = merge_grid(area.flatten(1, 2), tiles.size, (gone_h, gone_w), 0, collisions)
+            merged, merge = merge_grid(area.flatten(1, 2), tiles.size, (gone_h, gone_w), 0, collisions, precision)
             size = (tiles.size[0] - gone_h, tiles.size[1] - gone_w)
             kept = Windows((down * size[0], across * size[1]), size)
             # where the tokens of each window are in the smaller grid
@@ -186,6 +201,7 @@ class CubistMerge(Reduction):
         14); or ratio: the share of both sides that leaves, 0 to 0.5 (published: 0.1 to 0.2). r=1 without either. On a
         grid too small for r, half of the side leaves.
     collisions: 'keep' (a receiver of two sources sees both) or 'published' (one of them is lost).
+    precision: of similarities and other decisions, 'float32' or 'float64', see docs/methods/index.md.
     Raises ConfigError for settings outside these.
     """
 
@@ -193,12 +209,14 @@ class CubistMerge(Reduction):
     r: int | tuple[int, int] | None = None
     ratio: float | None = None
     collisions: str = 'keep'
+    precision: str = 'float32'
 
     remaining: ClassVar[str] = 'rectangle'
 
     def __post_init__(self) -> None:
         check_integer('layer', self.layer, 1)
         check_choice('collisions', self.collisions, COLLISIONS)
+        check_precision(self.precision)
         if self.r is not None and self.ratio is not None:
             raise ConfigError(f'one of r and ratio must be given, got r={self.r!r}, ratio={self.ratio!r}.')
         if self.ratio is not None:
@@ -255,11 +273,12 @@ class CubistMerge(Reduction):
             self._warn_idle(tokens.window or tokens.grid)
             return tokens
         with record_function('mmseg_tr::merge'):
+            how = (self.collisions, self.precision)
             if tokens.window is not None:
-                merged, merge, rectangle = merge_windows(tokens.x, tokens.grid, tokens.window, r, self.collisions)
+                merged, merge, rectangle = merge_windows(tokens.x, tokens.grid, tokens.window, r, *how)
                 window = tokens.window[0] - r[0], tokens.window[1] - r[1]
                 return tokens.merge(merge, layer, merged).replace(rectangle=rectangle, window=window)
-            merged, merge = merge_grid(tokens.x, tokens.grid, r, tokens.num_prefix, self.collisions)
+            merged, merge = merge_grid(tokens.x, tokens.grid, r, tokens.num_prefix, *how)
             rectangle = tokens.grid[0] - r[0], tokens.grid[1] - r[1]
             return tokens.merge(merge, layer, merged).replace(rectangle=rectangle)
 

@@ -14,10 +14,10 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction, mean_merged
-from mmseg_tr.reduction.checks import check_choice, check_counts, check_layers
+from mmseg_tr.reduction.checks import check_choice, check_counts, check_layers, check_precision
 from mmseg_tr.reduction.ladder import Grid, Ladder, distinct, listed, rungs
 from mmseg_tr.reduction.matching import Merge, descending_rank
-from mmseg_tr.reduction.ops import decided, per_image, scaled_count, unit, without_autocast
+from mmseg_tr.reduction.ops import decided, deciding, per_image, scaled_count, unit, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
 RESTORE = ('backbone', 'scores')
@@ -103,6 +103,7 @@ class MPM(Reduction):
     pairs: a fixed form of ours, for export and budgets: that many tokens leave before each block, one number or one
         per entry of layers, see most_similar_pairs(). They belong to the grid that the network is built for; on
         another one they follow the number of patches.
+    precision: of similarities and other decisions, 'float32' or 'float64', see docs/methods/index.md.
     Means and attention ignore token sizes, as published.
     Raises ConfigError for settings outside these.
     """
@@ -110,11 +111,13 @@ class MPM(Reduction):
     layers: Sequence[int] = (3, 6)
     restore: str = 'backbone'
     pairs: int | Sequence[int] | None = None
+    precision: str = 'float32'
     grid: Grid | None = field(default=None, init=False, repr=False)  # the one that pairs belong to
 
     def __post_init__(self) -> None:
         layers = check_layers(self.layers)
         check_choice('restore', self.restore, RESTORE)
+        check_precision(self.precision)
         self._settle(layers=layers, pairs=check_counts('pairs', self.pairs, layers, 'or one for all', spread=True))
 
     @property
@@ -193,7 +196,8 @@ class MPM(Reduction):
         if layer not in self.layers:
             return tokens
         with record_function('mmseg_tr::merge'):
-            merge = mutual_merge(tokens) if self.pairs is None else self._fixed_merge(tokens, layer)
+            compared = tokens.replace(x=deciding(tokens.x, self.precision))
+            merge = mutual_merge(compared) if self.pairs is None else self._fixed_merge(compared, layer)
             if merge.lengths == tokens.counts:
                 warnings.warn(f'{self.name}: no two of {max(tokens.counts)} tokens are a pair to merge.', stacklevel=2)
             return tokens.merge(merge, layer, merge.apply(tokens.x, None, tokens.counts)[0])

@@ -14,10 +14,10 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction
-from mmseg_tr.reduction.checks import check_number, is_number
+from mmseg_tr.reduction.checks import check_number, check_precision, is_number
 from mmseg_tr.reduction.ladder import Grid, Ladder, distinct, rungs
 from mmseg_tr.reduction.matching import Merge, all_join, descending_rank, identity, merged_places
-from mmseg_tr.reduction.ops import per_image, stat_dtype, take, unit, without_autocast
+from mmseg_tr.reduction.ops import deciding_dtype, per_image, take, unit, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
 MATCHINGS = ('all', 'bsm')
@@ -86,6 +86,7 @@ class PiToMe(Reduction):
         list of 'all' and 'bsm', one per block.
     margin: of similarity in the first block, from which it falls linearly towards 0 (published: 0.75; 0.9 and 0.95 for
         other models), or a list with one per block. alpha: weight of similarities below the margin.
+    precision: of similarities and other decisions, 'float32' or 'float64', see docs/methods/index.md.
     Merges between attention and MLP, compares keys averaged over heads, averages by size; attention ignores sizes.
     Class, distillation and register tokens never merge. Raises ConfigError for settings outside these.
     """
@@ -94,6 +95,7 @@ class PiToMe(Reduction):
     form: str | Sequence[str] = 'bsm_first'
     margin: float | Sequence[float] = 0.75
     alpha: float = 1.0
+    precision: str = 'float32'
     depth: int | None = field(default=None, init=False, repr=False)  # of the backbone, known to bind()
 
     FORMS: ClassVar[tuple[str, ...]] = ('bsm_first', 'all_first', 'all', 'bsm')
@@ -101,6 +103,7 @@ class PiToMe(Reduction):
     def __post_init__(self) -> None:
         check_number('ratio', self.ratio, 0.5, 1)
         check_number('alpha', self.alpha, 0)
+        check_precision(self.precision)
         self._settle(form=_check_form(self.form), margin=_check_margin(self.margin))
 
     @classmethod
@@ -155,7 +158,9 @@ class PiToMe(Reduction):
         if seen is None:
             return tokens
         with record_function('mmseg_tr::merge'):
-            keys = seen.detach().mean(1, dtype=stat_dtype(seen))  # (B, H, E + T, d) -> (B, E + T, d)
+            keys = seen.detach().mean(
+                1, dtype=deciding_dtype(seen, self.precision)
+            )  # (B, H, E + T, d) -> (B, E + T, d)
             r = removed(keys.shape[1] - tokens.num_prefix, self.ratio)
             settings = (self.margin_of(layer), self.alpha, self.matching_of(layer), tokens.num_prefix)
             return tokens.merge(energy_matching(keys, r, *settings), layer)

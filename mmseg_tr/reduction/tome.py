@@ -17,7 +17,7 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Inside, Reduction
-from mmseg_tr.reduction.checks import check_choice, check_flag, check_integer, is_integer, is_number
+from mmseg_tr.reduction.checks import check_choice, check_flag, check_integer, check_precision, is_integer, is_number
 from mmseg_tr.reduction.ladder import Grid, Ladder, rungs
 from mmseg_tr.reduction.matching import (
     Merge,
@@ -27,7 +27,7 @@ from mmseg_tr.reduction.matching import (
     kth_matching,
     random_matching,
 )
-from mmseg_tr.reduction.ops import seeded_uniform, stat_dtype
+from mmseg_tr.reduction.ops import deciding, deciding_dtype, seeded_uniform
 from mmseg_tr.reduction.tokens import Tokens
 
 
@@ -62,6 +62,7 @@ class ToMe(Reduction):
     prop_attn: a token counts in attention as often as it has patches; None is the published choice, True in the
         original form and False in the dense one, which forgets sizes.
     k: for matching='kth': a positive integer, or a list per layer (filled up with ones); 2 by default.
+    precision: of similarities and other decisions, 'float32' or 'float64', see docs/methods/index.md.
     Raises ConfigError for settings outside these.
     """
 
@@ -71,6 +72,7 @@ class ToMe(Reduction):
     prop_attn: bool | None = None
     seed: int = 0
     k: Any = None
+    precision: str = 'float32'
     # of dict(mean=, slope=), once the depth is known
     schedule: tuple[int, ...] | None = field(default=None, init=False, repr=False)
 
@@ -91,6 +93,7 @@ class ToMe(Reduction):
         if not kth and self.k is not None:
             raise ConfigError(f'k must be left out with matching={self.matching!r}, got {self.k!r}.')
         check_integer('seed', self.seed)
+        check_precision(self.precision)
         k = _check_k(2 if self.k is None else self.k) if kth else None
         r = None if kth else _check_r((0.3 if dense else 8) if self.r is None else self.r)
         self._settle(r=r, k=k, prop_attn=not dense if self.prop_attn is None else self.prop_attn)
@@ -172,6 +175,7 @@ class ToMe(Reduction):
         r = self.amount(layer, num_tokens, num_prefix)
         if not r:
             return None
+        metric = deciding(metric, self.precision)
         if self.matching == 'kth':
             return kth_matching(metric, int(self._of_layer(layer)), num_prefix)
         if self.matching == 'bipartite':
@@ -213,7 +217,8 @@ class ToMe(Reduction):
         if seen is None:
             return tokens
         with record_function('mmseg_tr::merge'):
-            keys = seen.detach().mean(1, dtype=stat_dtype(seen))  # (B, H, T, d) -> (B, T, d)
+            # (B, H, T, d) -> (B, T, d)
+            keys = seen.detach().mean(1, dtype=deciding_dtype(seen, self.precision))
             merge = self.matched(keys, tokens, layer, 0)
             return tokens if merge is None else tokens.merge(merge, layer)
 

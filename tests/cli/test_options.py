@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmseg_tr.cli.options import OPTION_NAMES, KeyValues, option_name, run_tool, sentence
 from mmseg_tr.errors import CheckpointError, ConfigError, InputError, MissingExtraError
+from mmseg_tr.reduction import build_reduction
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,3 +83,12 @@ def test_a_pair_that_cannot_be_read_is_named(pair, capsys):
 
 def test_an_option_is_the_parameter_with_dashes():
     assert (option_name('show_dir'), option_name('batch_sizes')) == ('--show-dir', '--batch-size')
+
+
+def test_a_value_of_many_lines_is_shortened_in_every_message():
+    network = torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(500)])
+    with pytest.raises(ConfigError) as caught:
+        build_reduction(network)
+    text = str(caught.value)
+    assert len(text) <= 1000 and '\n' not in text
+    assert text.startswith('reduction must be a name') and 'got Sequential(' in text

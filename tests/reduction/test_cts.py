@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -435,9 +436,17 @@ def test_init_weights_loads_the_policy_checkpoint_once(policy_file):
     assert (model.reduction.policy.head.bias == 7).all()
 
 
-def test_training_without_a_policy_checkpoint_is_reported():
-    with pytest.warns(UserWarning, match='random weights'):
-        vit().init_weights()
+def test_a_policy_network_of_random_weights_is_reported_once(policy_file):
+    model, image = vit(), torch.zeros(1, 3, 64, 64)
+    with pytest.warns(UserWarning, match='policy_checkpoint'):
+        model(image)
+    trained, loaded = vit(policy_checkpoint=str(policy_file)), vit()
+    trained.init_weights()
+    loaded.load_state_dict(trained.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for known in (model, trained, loaded, trained.with_reduction(trained.reduction)):
+            known(image)
 
 
 def refused(path) -> str:

@@ -125,9 +125,7 @@ def test_the_plain_network_shares_the_weights(method):
 
 def test_a_network_with_a_policy_gives_way_to_a_method_without():
     arch = dict(embed_dim=16, depth=2, num_heads=2, patch_size=16)
-    with pytest.warns(UserWarning, match='random weights'):
-        vit = ViT(arch, img_size=64, reduction='cts')
-        vit.init_weights()
+    vit = ViT(arch, img_size=64, reduction='cts')
     assert not any('policy' in key for key in vit.plain().state_dict())
     assert vit.with_reduction(dict(type='ToMe', r=2)).reduction.r == 2
 

@@ -1,11 +1,19 @@
 """Two processes on the CPU, joined by gloo, through the launchers: a real training and a real test."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
 
 from mmseg_tr.engine.distributed import Place, check_devices, read_place
 from mmseg_tr.errors import ConfigError, DeviceError
+from tests.clean import ROOT
 from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401
 from tests.tools.command import call, launch
 
@@ -94,6 +102,44 @@ def test_a_mistake_ends_without_a_traceback(place, tmp_path):
 
 
 SLURM = dict(SLURM_PROCID='5', SLURM_NTASKS='9', SLURM_LOCALID='1', SLURM_TASKS_PER_NODE='4(x2),1')
+
+
+WAITING = """
+import os, sys, time
+from pathlib import Path
+from mmseg_tr.engine.distributed import process_group
+with process_group('pytorch'):
+    Path(f'rank{os.environ["RANK"]}').write_text(str(os.getpid()))
+    time.sleep(100)
+"""
+IMPATIENT = 'import sys; from mmseg_tr.cli import launch; launch.STOPPED_FOR = 0.3; sys.exit(launch.main(sys.argv[1:]))'
+
+
+@pytest.mark.skipif(not Path('/proc').is_dir(), reason='states of processes are read from /proc')
+def test_a_stopped_process_is_reported_and_a_killed_launcher_takes_every_process_with_it(tmp_path):
+    (tmp_path / 'waiting.py').write_text(WAITING)
+    env = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'PYTHONPATH': str(ROOT)}
+    arguments = [sys.executable, '-c', IMPATIENT, '--standalone', '--nproc-per-node', '2', 'waiting.py']
+    launcher = subprocess.Popen(arguments, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+    try:
+        files = [tmp_path / f'rank{rank}' for rank in range(2)]
+        until(lambda: all(file.is_file() and file.read_text() for file in files))
+        stopped, running = (int(file.read_text()) for file in files)
+        os.kill(stopped, signal.SIGSTOP)
+        line = next(line for line in launcher.stderr if 'is stopped' in line)
+        assert f'kill -CONT {stopped}' in line
+    finally:
+        launcher.kill()
+        launcher.wait()
+    until(lambda: not any(Path(f'/proc/{process}').exists() for process in (stopped, running)))
+
+
+def until(condition, seconds=240):
+    """Wait for a condition."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_reads_what_each_launcher_says(monkeypatch):

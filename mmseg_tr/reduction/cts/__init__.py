@@ -14,7 +14,7 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.reduction.base import Embedded, Reduction
-from mmseg_tr.reduction.checks import check_choice, check_integer, check_number, is_integer
+from mmseg_tr.reduction.checks import check_choice, check_integer, check_number, check_precision, is_integer
 from mmseg_tr.reduction.cts.policy import PolicyNet, policy_state
 from mmseg_tr.reduction.cts.sharing import (
     Sharing,
@@ -57,11 +57,13 @@ class CTS(nn.Module, Reduction):
         None refuses odd grids (the published code fails on them).
     normalization: the normalization of the images: 'vit', in [-1, 1], enter the policy unchanged; 'deit', with ImageNet
         statistics, are brought to [-1, 1] for it. The published code never does ('vit' with every backbone).
+    precision: of the policy's probabilities, 'float32' or 'float64', see docs/methods/index.md.
     Raises ConfigError for settings outside these.
     """
 
     SETTINGS: ClassVar[tuple[str, ...]] = (
         *('shared', 'share', 'policy', 'policy_checkpoint', 'policy_batch_norm', 'odd_grid', 'normalization', 'seed'),
+        'precision',
     )
 
     def __init__(
@@ -74,6 +76,7 @@ class CTS(nn.Module, Reduction):
         odd_grid: str | None = 'alone',
         normalization: str = 'vit',
         seed: int = 0,
+        precision: str = 'float32',
     ) -> None:
         super().__init__()
         self.decides = check_choice('policy', policy, POLICIES)
@@ -82,6 +85,7 @@ class CTS(nn.Module, Reduction):
         self.normalization = check_choice('normalization', normalization, ('vit', 'deit'))
         if not is_integer(seed):
             raise ConfigError(f'seed must be an integer, got {seed!r}.')
+        self.precision = check_precision(precision)
         self.seed, self.policy_checkpoint, self.unread = seed, policy_checkpoint, policy_checkpoint
         self.shared, self.share = (None, None) if policy == 'none' else _check_amount(shared, share)
         self.grid: Grid | None = None  # the one that `shared` counts on, known to bind()
@@ -142,15 +146,7 @@ class CTS(nn.Module, Reduction):
 
     def init_weights(self) -> None:
         """Load policy_checkpoint, once. Raises CheckpointError when that cannot be done."""
-        if self.policy is None:
-            return
-        if self.policy_checkpoint is None:
-            warnings.warn(
-                'CTS: policy_checkpoint=None: the policy network decides by random weights unless a checkpoint that '
-                'holds them is loaded.',
-                stacklevel=2,
-            )
-        elif self.unread:
+        if self.policy is not None and self.unread:
             self.policy.pretrained, self.unread = self.unread, None
             self.policy.init_weights()
 
@@ -226,7 +222,7 @@ class CTS(nn.Module, Reduction):
             shape = (len(image), 2, *supergrid)
             if tuple(self.guide.shape) != shape:
                 raise ConfigError(f'logits must have shape {shape} here, got {tuple(self.guide.shape)}.')
-            return policy_scores(self.guide)
+            return policy_scores(self.guide, self.precision)
         if self.decides == 'oracle':
             raise ConfigError(
                 "policy='oracle' needs labels with every forward: use mmseg_tr.OracleSegmentor, or give the forward "
@@ -234,7 +230,14 @@ class CTS(nn.Module, Reduction):
             )
         if self.decides == 'random':
             return random_scores(image, supergrid, self.seed)
-        return policy_scores(superpatch_logits(self.policy_logits(image), supergrid, patch))
+        if self.policy.is_random and not torch.compiler.is_compiling():
+            self.policy.is_random = False  # said once
+            warnings.warn(
+                'CTS: the policy network has random weights: name a trained one with policy_checkpoint, load a '
+                "checkpoint of a CTS model, or set policy='random'.",
+                stacklevel=2,
+            )
+        return policy_scores(superpatch_logits(self.policy_logits(image), supergrid, patch), self.precision)
 
     @torch.no_grad()
     def policy_logits(self, image: Tensor) -> Tensor:

@@ -43,6 +43,12 @@ class PolicyNet(nn.Module):
         self.backbone = timm.create_model(ARCH, pretrained=False, features_only=True, out_indices=(4,), norm_layer=norm)
         self.head = nn.Conv2d(FEATURES, 2, kernel_size=1)
         self.pretrained = pretrained
+        self.is_random = True  # until weights are loaded
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+        if any(key.startswith(prefix) for key in state_dict):
+            self.is_random = False
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def init_weights(self) -> None:
         """Load the weights named by `pretrained`, once. Raises CheckpointError when that cannot be done."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmseg_tr.reduction.ops import take
+from mmseg_tr.reduction.ops import deciding, take
 
 STRIDE = 32  # pixels of a cell of the policy network
 IGNORE = 255
@@ -42,9 +42,9 @@ def token_counts(patches: int, shared: int) -> tuple[int, int, float]:
     return patches - 4 * shared, patches - 3 * shared, 100 * 3 * shared / patches
 
 
-def policy_scores(logits: Tensor) -> Tensor:
-    """Probability that a superpatch shows one class: (B, 2, h, w) logits -> (B, h, w), computed in float32."""
-    return logits.float().softmax(1)[:, 1]
+def policy_scores(logits: Tensor, precision: str = 'float32') -> Tensor:
+    """Probability that a superpatch shows one class: (B, 2, h, w) logits -> (B, h, w), computed in this precision."""
+    return deciding(logits.float(), precision).softmax(1)[:, 1]
 
 
 def superpatch_logits(logits: Tensor, supergrid: tuple[int, int], patch: tuple[int, int]) -> Tensor:

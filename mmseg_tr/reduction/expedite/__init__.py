@@ -14,10 +14,18 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction
-from mmseg_tr.reduction.checks import check_choice, check_integer, check_layer, check_number, check_pair, is_integer
+from mmseg_tr.reduction.checks import (
+    check_choice,
+    check_integer,
+    check_layer,
+    check_number,
+    check_pair,
+    check_precision,
+    is_integer,
+)
 from mmseg_tr.reduction.expedite.clustering import cluster_patches, scaled_distances
 from mmseg_tr.reduction.ladder import Grid, Ladder, distinct, rungs, scaled_layer
-from mmseg_tr.reduction.ops import stat_dtype, without_autocast
+from mmseg_tr.reduction.ops import deciding, stat_dtype, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
 WEIGHTINGS = ('l2', 'sum')
@@ -109,6 +117,7 @@ class Expedite(Reduction):
     reconstruct: what is reconstructed on the full grid: 'scores', the class scores of a head on tokens (published; with
         out='maps' the features that leave the backbone); 'backbone', the features after the last layer and its norm;
         or the number of a layer after which the full grid continues.
+    precision: of clusters and weights, 'float32' or 'float64', see docs/methods/index.md.
     Class and other prefix tokens bypass it. In training too, losses see the full grid, while the published training
     took them from the clusters' map. An image with fewer patches than clusters is not reduced, with a warning.
     Raises ConfigError for settings outside these.
@@ -123,6 +132,7 @@ class Expedite(Reduction):
     reconstruct_temperature: float = 0.02
     reconstruct: str | int = 'scores'
     weighting: str = 'l2'
+    precision: str = 'float32'
 
     count_rule: ClassVar[str] = 'expedite'
     indexed: ClassVar[bool] = False
@@ -136,6 +146,7 @@ class Expedite(Reduction):
         check_k(self.k)
         _check_reconstruct(self.reconstruct, self.layer)
         check_choice('weighting', self.weighting, WEIGHTINGS)
+        check_precision(self.precision)
         if self.clusters is not None:
             self._settle(clusters=check_pair('clusters', self.clusters, '(rows, columns), such as (28, 28)'))
             if self.k > math.prod(self.clusters):
@@ -218,12 +229,13 @@ class Expedite(Reduction):
             return tokens
         with record_function('mmseg_tr::merge'):
             prefix, patches = tokens.x[:, : tokens.num_prefix], tokens.x[:, tokens.num_prefix :]
+            patches = deciding(patches, self.precision)
             clusters = cluster_patches(
                 patches, tokens.grid, (rows, columns), self.iterations, self.window, self.temperature
             )
             weights = reconstruction_weights(patches, clusters, self.k, self.reconstruct_temperature, self.weighting)
             x = torch.cat([prefix, clusters.to(prefix.dtype)], 1)
-            return tokens.replace(x=x, reconstruct=Reconstruction(weights))
+            return tokens.replace(x=x, reconstruct=Reconstruction(weights.to(stat_dtype(tokens.x))))
 
 
 def _in_proportion(grid: Grid) -> Grid:

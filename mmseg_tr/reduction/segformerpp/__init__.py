@@ -11,6 +11,7 @@ import torch
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction
+from mmseg_tr.reduction.checks import check_precision
 from mmseg_tr.reduction.ladder import Grid, Ladder
 from mmseg_tr.reduction.observe import Merged
 from mmseg_tr.reduction.segformerpp.ladders import ladders
@@ -36,12 +37,14 @@ class SegFormerPP(Reduction):
         (q_s, (sy, sx)); kv_mode 'bsm' (kv_r, kv_sx, kv_sy) or 'n2d' (kv_s). q_r and kv_r are the fractions of tokens
         removed. share, with 'bsm': this many consecutive blocks use the matching of the first, 'stage' for the whole
         stage; 1, where every block has its own, is published.
+    precision: of similarities and other decisions, 'float32' or 'float64', see docs/methods/index.md.
     The default is the preset 'bsm_hq'. No weights are added. Raises ConfigError for settings that do not exist; warns
     of settings that merge nothing.
     """
 
     preset: str | None = None
     stages: Sequence[dict[str, Any] | None] | None = None
+    precision: str = 'float32'
     merging: tuple[StageMerging, ...] = field(default=(), init=False, repr=False)
     downsample: bool = field(default=False, init=False, repr=False)
 
@@ -59,7 +62,7 @@ class SegFormerPP(Reduction):
             preset = 'bsm_hq' if preset is None else preset
             stages = preset_stages(preset)
         # empty: nothing merges, for any number of stages
-        merging = parse_stages(stages or ())
+        merging = parse_stages(stages or (), check_precision(self.precision))
         downsample = preset is not None and preset_name(preset) == 'downsample'
         self._settle(preset=preset, merging=merging, downsample=downsample)
         idle = [stage for stage, asked in enumerate(merging, 1) if asked.idle]
@@ -80,7 +83,7 @@ class SegFormerPP(Reduction):
     def settings(self) -> dict[str, Any]:
         """Type and arguments that build this strategy again."""
         asked = dict(preset=self.preset) if self.stages is None else dict(stages=self.stages)
-        return dict(type=type(self).__name__, **asked)
+        return dict(type=type(self).__name__, **asked, precision=self.precision)
 
     @property
     def active(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmseg_tr.errors import ConfigError
@@ -70,17 +71,17 @@ def tidy(name: str) -> str:
     return name.lower().replace('-', '_')
 
 
-def parse_stages(stages: Sequence[dict[str, Any] | None]) -> tuple[StageMerging, ...]:
+def parse_stages(stages: Sequence[dict[str, Any] | None], precision: str = 'float32') -> tuple[StageMerging, ...]:
     """What every stage merges. Raises ConfigError for anything but a list of dicts, and for what parse_stage() does."""
     listed = isinstance(stages, Sequence) and not isinstance(stages, str)
     if not listed or not all(stage is None or isinstance(stage, dict) for stage in stages):
         raise ConfigError(
             f"stages must be a list of one dict per stage, such as dict(q_mode='n2d', q_s=(2, 2)), got {stages!r}."
         )
-    return tuple(parse_stage(stage or {}, number) for number, stage in enumerate(stages, 1))
+    return tuple(parse_stage(stage or {}, number, precision) for number, stage in enumerate(stages, 1))
 
 
-def parse_stage(settings: dict[str, Any], number: int) -> StageMerging:
+def parse_stage(settings: dict[str, Any], number: int, precision: str = 'float32') -> StageMerging:
     """Mergers of one stage; keys that are None count as not written. Raises ConfigError naming stage `number`."""
     settings = {key: value for key, value in settings.items() if value is not None}
     found = {}
@@ -102,6 +103,10 @@ def parse_stage(settings: dict[str, Any], number: int) -> StageMerging:
             f'stage {number}: {next(iter(settings))!r} is not a setting of its modes: '
             'q_mode and kv_mode take bsm with _r, _sx, _sy, and n2d (q_mode also n1d) with _s; share goes with bsm.'
         )
+    found = {
+        side: replace(merger, precision=precision) if isinstance(merger, Bipartite) else merger
+        for side, merger in found.items()
+    }
     return StageMerging(found.get('q'), found.get('kv'), share)
 
 
