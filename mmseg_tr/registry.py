@@ -33,6 +33,7 @@ DATASETS = _child(_root.DATASETS, 'datasets.mosaic', 'datasets.image_folders', '
 TRANSFORMS = _child(_root.TRANSFORMS, 'datasets.mosaic', 'datasets.label_transforms', 'datasets.pose')
 METRICS = _child(_root.METRICS, 'evaluation')
 HOOKS = _child(_root.HOOKS, 'engine')
+VISBACKENDS = _child(_root.VISBACKENDS, 'engine')
 OPTIM_WRAPPERS = _child(_root.OPTIM_WRAPPERS, 'engine')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(_root.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
 PARAM_SCHEDULERS = _child(_root.PARAM_SCHEDULERS, 'engine')

@@ -239,12 +239,17 @@ def use_visualization(config: Config, show: bool, show_dir: str | None, wait_tim
         draw_poses(config, show, show_dir, wait_time)
         return
     hook.draw, hook.interval = True, 1
+    if hook.type in ('SegVisualizationHook', 'mmseg.SegVisualizationHook'):
+        hook.type = 'mmseg_tr.PredictionVisualizationHook'
     if show:
         hook.show, hook.wait_time = True, wait_time
     if show_dir:
         config.visualizer.save_dir = show_dir
-        if not config.visualizer.get('vis_backends'):
-            config.visualizer.vis_backends = [{'type': 'LocalVisBackend'}]
+        backends = [dict(backend) for backend in config.visualizer.get('vis_backends') or [{'type': 'LocalVisBackend'}]]
+        for backend in backends:
+            if backend.get('type') in ('LocalVisBackend', 'mmengine.LocalVisBackend'):
+                backend['type'] = 'mmseg_tr.SafeVisBackend'
+        config.visualizer.vis_backends = backends
 
 
 def without_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:

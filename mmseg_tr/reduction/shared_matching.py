@@ -19,10 +19,10 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Inside, Reduction
-from mmseg_tr.reduction.checks import check_choice, check_integer, check_layers, check_pair, is_integer
+from mmseg_tr.reduction.checks import check_choice, check_integer, check_layers, check_pair, check_precision, is_integer
 from mmseg_tr.reduction.ladder import Grid, Ladder, distinct
 from mmseg_tr.reduction.matching import Merge, descending_rank, joined_similarity, merged_places, most_similar
-from mmseg_tr.reduction.ops import per_image, scaled_count, seeded_uniform, stat_dtype, take
+from mmseg_tr.reduction.ops import deciding, per_image, scaled_count, seeded_uniform, stat_dtype, take
 from mmseg_tr.reduction.tokens import Tokens
 
 DESTINATIONS = ('place', 'random', 'gradient')
@@ -89,6 +89,7 @@ class SharedMatching(Reduction):
         'gradient', the patch of least gradient of the features.
     r: sources that merge, a number, or a fraction of the patches (published: 0.9, which is all sources); None for all.
         A number belongs to the grid that the network is built for; on another one it follows the number of patches.
+    precision: of similarities and other decisions, 'float32' or 'float64', see docs/methods/index.md.
     Raises ConfigError for settings outside these.
     """
 
@@ -98,6 +99,7 @@ class SharedMatching(Reduction):
     destinations: str = 'place'
     r: int | float | None = None
     seed: int = 0
+    precision: str = 'float32'
     grid: Grid | None = field(default=None, init=False, repr=False)  # the one that a number r belongs to
 
     remaining: ClassVar[str] = 'all'
@@ -106,6 +108,7 @@ class SharedMatching(Reduction):
         check_integer('match_every', self.match_every, 1)
         check_choice('destinations', self.destinations, DESTINATIONS)
         check_integer('seed', self.seed)
+        check_precision(self.precision)
         region = (self.region, self.region) if is_integer(self.region) else self.region
         region = check_pair('region', region, 'a positive integer, or (rows, columns) such as (2, 2)')
         layers = None if self.layers is None else check_layers(self.layers)
@@ -171,7 +174,7 @@ class SharedMatching(Reduction):
         # a host may have changed the tokens between blocks: they come without a matching then
         if place % self.match_every and isinstance(handed, Merge) and handed.index.shape == y.shape[:2]:
             return handed, False
-        y, r = y.detach(), self.amount(tokens.grid)
+        y, r = deciding(y.detach(), self.precision), self.amount(tokens.grid)
         cost = self._cost(y[:, tokens.num_prefix :], tokens.grid)
         return region_matching(y, cost, tokens.grid, self._sides, r, tokens.num_prefix), True
 

@@ -26,6 +26,7 @@ METHODS = {
     'PiToMe': dict(type='PiToMe', ratio=0.9, form='all'),
     'CubistMerge': dict(type='CubistMerge', ratio=0.15),
     'Expedite': dict(type='Expedite', layer=1, clusters=(16, 16)),
+    'SharedMatching': dict(type='SharedMatching', destinations='gradient', match_every=2, r=400),
     'CTS': dict(type='CTS', share=0.3),
 }
 NEITHER_MATCH_NOR_HASH = {'EViT'}

@@ -1,5 +1,6 @@
 """tools/train.py and tools/test.py as a user calls them, on a data set of eight pictures."""
 
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,9 @@ import torch
 import yaml
 from PIL import Image
 
+from mmseg_tr import files
+from mmseg_tr.engine import SafeVisBackend
+from mmseg_tr.errors import WriteError
 from tests.tiny import CLASSES, unformatted_config_text, write_config, write_dataset  # noqa: F401
 from tests.tools.command import call, mistake
 
@@ -160,6 +164,16 @@ def test_every_image_is_drawn(place, tmp_path):
     assert len(list((tmp_path / 'shown').rglob('*.png'))) == 8
 
 
+def test_a_picture_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, '_move', full)
+    with pytest.raises(WriteError, match='0.png_0.png'):
+        SafeVisBackend(str(tmp_path)).add_image('a/test_0.png', np.zeros((4, 4, 3), np.uint8))
+    assert not list(tmp_path.rglob('*.png'))
+
+
 def test_ade20k_files_count_from_one(place, tmp_path):
     more = "test_dataloader['dataset'].update(reduce_zero_label=True)"
     config = write_config(tmp_path, place / 'data', more)
@@ -177,9 +191,12 @@ def test_images_of_one_name_in_several_folders_keep_their_folders(place, tmp_pat
             source = place / 'data' / kind / f'0{number}.png'
             (root / kind / folder / f'{number}.png').write_bytes(source.read_bytes())
     config = write_config(tmp_path, root)
-    run_test(place, tmp_path, '--out', tmp_path / 'out', config=config)
+    run_test(place, tmp_path, '--out', tmp_path / 'out', '--show-dir', tmp_path / 'shown', config=config)
     written = sorted(path.relative_to(tmp_path / 'out').as_posix() for path in (tmp_path / 'out').rglob('*.png'))
     assert written == ['a/0.png', 'b/0.png', 'b/1.png']
+    (shown,) = (tmp_path / 'shown').rglob('vis_image')
+    drawn = sorted(path.relative_to(shown).as_posix() for path in shown.rglob('*.png'))
+    assert [name.partition('.png')[0] for name in drawn] == ['a/test_0', 'b/test_0', 'b/test_1']
 
 
 def test_cityscapes_files_hold_label_ids(place, tmp_path):
