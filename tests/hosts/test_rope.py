@@ -12,9 +12,9 @@ from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.rope import Rotary, Turn, halves
 from mmseg_tr.hosts.timm import Eva
-from mmseg_tr.reduction import Reduction, Tokens
-from tests.hosts.test_timm import METHODS, Operators, apply, images
-from tests.nn.networks import shaken
+from mmseg_tr.reduction import Tokens
+from tests.hosts.test_timm import METHODS, apply, images
+from tests.nn.networks import shaken, timm
 from tests.parity.rope import rope_angles
 
 COMMON = dict(img_size=(48, 64), patch_size=8, embed_dim=32, depth=4, num_heads=2, num_classes=5, use_rot_pos_emb=True)
@@ -158,18 +158,18 @@ def test_copies_run_with_their_own_weights():
         assert not torch.equal(copied(x), want) and torch.equal(model(x), want)
 
 
-@pytest.mark.parametrize('kind', KINDS)
 @torch.no_grad()
-def test_without_an_active_layer_a_layer_has_at_most_one_operator_more(kind):
-    def operators():
-        with Operators() as mode:
-            model(images())
-        return mode.count
-
-    model = network(kind)
-    before = operators()
-    mmseg_tr.apply(model, Reduction())  # which does nothing anywhere
-    assert operators() <= before + 4
+def test_a_network_of_features_only_returns_the_same_levels():
+    tiny = dict(img_size=(48, 64), patch_size=8, embed_dim=32, depth=4, num_heads=2)
+    model = timm.create_model('vit_small_patch16_dinov3', features_only=True, out_indices=(1, 2), **tiny)
+    whole = timm.create_model('vit_small_patch16_dinov3', num_classes=0, **tiny)
+    shaken(whole).double()
+    model = model.double().eval()
+    model.model.load_state_dict({key: whole.state_dict()[key] for key in model.model.state_dict()})
+    levels = apply(model, 'ALGM')(images())
+    wanted = apply(whole, 'ALGM').forward_intermediates(images(), indices=[1, 2], intermediates_only=True)
+    for level, want in zip(levels, wanted, strict=True):
+        torch.testing.assert_close(level, want)
 
 
 @torch.no_grad()

@@ -7,14 +7,12 @@ import warnings
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmseg_tr
 from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.timm import VisionTransformer, VisionTransformerDistilled
 from mmseg_tr.nn import ViT
-from mmseg_tr.reduction import Reduction
 from tests.nn.networks import shaken
 
 SIZE = (48, 64)
@@ -100,27 +98,6 @@ def test_a_setting_that_reduces_nothing_changes_nothing(kind, name, dtype, close
         warnings.simplefilter('ignore')  # a setting that reduces nothing warns
         got = mmseg_tr.apply(model, name, **NEUTRAL[name])(x)
     torch.testing.assert_close(got, plain, atol=close, rtol=close if dtype == torch.bfloat16 else 0)
-
-
-class Operators(TorchDispatchMode):
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += not func.is_view
-        return func(*args, **(kwargs or {}))
-
-
-@torch.no_grad()
-def test_without_an_active_layer_a_layer_has_at_most_one_operator_more():
-    def operators():
-        with Operators() as mode:
-            model(images())
-        return mode.count
-
-    model = network()
-    before = operators()
-    mmseg_tr.apply(model, Reduction())  # which does nothing anywhere
-    assert operators() <= before + 4
 
 
 @pytest.mark.parametrize('name', METHODS)
