@@ -7,14 +7,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, check_source, model_argument, require_openmmlab, run_tool
+from mmseg_tr.errors import ConfigError
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        'configs', nargs='+', metavar='CONFIG', help='config files, one a method; the plain one may be left out'
+        'configs', nargs='*', metavar='CONFIG', help='config files, one a method; the plain one may be left out'
+    )
+    model_argument(parser)
+    parser.add_argument(
+        '--pictures', metavar='DIR', help='with --model: image files (default: the bundled photographs)'
     )
     parser.add_argument(
         '--methods',
@@ -30,7 +35,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar='METHOD',
         help='a method over the first CONFIG with its settings, type=ToMe,r=8; may be repeated',
     )
-    parser.add_argument('--checkpoint', required=True, metavar='FILE', help='weights of the plain model')
+    parser.add_argument(
+        '--checkpoint', metavar='FILE', help="weights of the plain model (with --model its own, 'none': random)"
+    )
     parser.add_argument(
         '--out', default='work_dirs/compare', metavar='DIR', help='folder of the files (default: %(default)s)'
     )
@@ -49,9 +56,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compare, print, write."""
     require_openmmlab('to compare the networks of configs')
     args = parse_args(argv)
+    check_source(args.configs, args.model)
+    if args.configs and not args.checkpoint:
+        raise ConfigError('--checkpoint must be given with a config: weights of the plain model.')
     from rich.console import Console
 
     from mmseg_tr.apis.compare import CompareOptions, compare
+    from mmseg_tr.apis.compare.named import compare_named
     from mmseg_tr.apis.compare.table import check_folder, table, write_files
 
     check_folder(Path(args.out), args.force)
@@ -68,7 +79,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     console = Console(width=None if sys.stdout.isatty() else 140)
     with Console(stderr=True).status('reading') as status:
-        comparison = compare(args.configs, args.checkpoint, options, status.update)
+        if args.model:
+            comparison = compare_named(args.model, args.checkpoint, options, args.pictures, status.update)
+        else:
+            comparison = compare(args.configs, args.checkpoint, options, status.update)
     paths = write_files(comparison, Path(args.out))
     console.print(table(comparison))
     for kind, path in paths.items():

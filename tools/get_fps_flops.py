@@ -8,7 +8,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import cfg_options_argument, reduction_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import (
+    cfg_options_argument,
+    check_source,
+    model_argument,
+    reduction_argument,
+    require_openmmlab,
+    run_tool,
+)
 from mmseg_tr.errors import ConfigError
 
 
@@ -16,9 +23,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        'config', help='config file, of this package, any segmentor of mmseg or pose estimator of mmpose'
+        'config', nargs='?', help='config file, of this package, any segmentor of mmseg or pose estimator of mmpose'
     )
-    parser.add_argument('--checkpoint', metavar='FILE', help='weights (default: random ones)')
+    model_argument(parser)
+    parser.add_argument(
+        '--checkpoint', metavar='FILE', help="weights (default: random ones; with --model its own, 'none': random)"
+    )
     parser.add_argument('--images', metavar='DIR', help='image files (default: the bundled photographs)')
     parser.add_argument('--num-images', type=int, metavar='N', help='how many (default: 8, or the largest batch)')
     parser.add_argument(
@@ -54,11 +64,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     require_openmmlab('to build the network of a config')
     args = parse_args(argv)
+    check_source(args.config, args.model)
     check_file(args)
     shapes = [shape for sizes in args.shape or [] for shape in parse_shapes(sizes)]
     from rich.console import Console
 
-    from mmseg_tr.apis.benchmark import BenchmarkOptions, benchmark
+    from mmseg_tr.apis.benchmark import BenchmarkOptions, benchmark, benchmark_host
     from mmseg_tr.apis.benchmark_table import print_report
     from mmseg_tr.files import write_atomically
 
@@ -80,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     console = Console()
     with Console(stderr=True).status('building') as status:
-        report = benchmark(args.config, args.checkpoint, options, status.update)
+        measure = benchmark_host if args.model else benchmark
+        report = measure(args.model or args.config, args.checkpoint, options, status.update)
     print_report(report, console)
     if args.json:
         write_atomically(json.dumps(report.to_dict(), indent=2) + '\n', args.json)

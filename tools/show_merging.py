@@ -11,14 +11,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, model_argument, require_openmmlab, run_tool
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, epilog='Exit status: 1 when an input was skipped.')
-    parser.add_argument('config', metavar='CONFIG')
-    parser.add_argument('checkpoint', metavar='CKPT', help="weights, or 'none' for random ones")
+    named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    named.add_argument('--model')
+    if named.parse_known_args(argv)[0].model is None:
+        parser.add_argument('config', metavar='CONFIG', help='config file; left out with --model')
+        parser.add_argument('checkpoint', metavar='CKPT', help="weights, or 'none' for random ones")
+    else:
+        parser.add_argument('--checkpoint', metavar='CKPT', help="'none' for random weights (default: its own)")
+    model_argument(parser)
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image and video files, and folders of them')
     parser.add_argument('out', metavar='OUT', help='folder for OUT/NAME/layerNN.png, sheet.png and merging.json')
     parser.add_argument(
@@ -51,13 +57,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rich.console import Console
 
     import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
+    from mmseg_tr.apis.hosts import HostView
     from mmseg_tr.apis.show.merging import caption, show_merging
     from mmseg_tr.apis.show.view import open_view
 
     console = Console(stderr=True)
-    view = open_view(
-        args.config, args.checkpoint, reduction=args.reduction, device=args.device, cfg_options=args.cfg_options
-    )
+    if args.model:
+        view = HostView.open(args.model, args.checkpoint, args.reduction, args.device)
+    else:
+        view = open_view(
+            args.config, args.checkpoint, reduction=args.reduction, device=args.device, cfg_options=args.cfg_options
+        )
 
     def tell(folder: Path, found: list, scale: str) -> None:
         print(f'{folder}: {scale}')

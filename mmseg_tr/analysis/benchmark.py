@@ -92,10 +92,12 @@ def benchmark_model(
     images: Tensor,
     options: MeasureOptions | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    plain: nn.Module | None = None,
 ) -> list[Run]:
     """Count and time `model` and the same network without its reduction, once per batch size.
 
-    images: (n, 3, H, W), normalised, all different, on the model's device.
+    images: (n, 3, H, W), normalised, all different, on the model's device. plain: the network without its reduction,
+    where it is not one of this package's.
     Raises ConfigError for a rule that does not exist or a batch larger than the number of images.
     """
     options = options or MeasureOptions()
@@ -104,14 +106,20 @@ def benchmark_model(
         if not 1 <= size <= len(images):
             raise ConfigError(f'batch_sizes must be from 1 to the number of images, {len(images)}, got {size}.')
     options = replace(options, rule=rule)
-    return [_benchmark(model, images, size, options, progress) for size in options.batch_sizes]
+    if plain is None:
+        plain = model if reduction_of(model) is None else without_reduction(model)
+    return [_benchmark(model, plain, images, size, options, progress) for size in options.batch_sizes]
 
 
 def _benchmark(
-    model: nn.Module, images: Tensor, size: int, options: MeasureOptions, progress: Callable[[str], None]
+    model: nn.Module,
+    plain: nn.Module,
+    images: Tensor,
+    size: int,
+    options: MeasureOptions,
+    progress: Callable[[str], None],
 ) -> Run:
-    reduced = reduction_of(model) is not None
-    plain = without_reduction(model) if reduced else model
+    reduced = plain is not model
     batches = list(images[: len(images) // size * size].split(size))
     where = f'{images.shape[2]}x{images.shape[3]}, batch {size}'
     shares = None

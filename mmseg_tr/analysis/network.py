@@ -121,9 +121,12 @@ def find_backbone(model: nn.Module) -> Backbone | None:
 
 
 def reduction_of(model: nn.Module) -> Reduction | None:
-    """Return the token-reduction method of `model`, or None."""
+    """Return the token-reduction method of `model`, or None; also one that mmseg_tr.apply() set on another network."""
     backbone = find_backbone(model)
-    return None if backbone is None else backbone.reduction
+    if backbone is not None:
+        return backbone.reduction
+    applied = (getattr(vars(module).get('forward'), 'applied', None) for module in model.modules())
+    return next((one.method for one in applied if one is not None), None)
 
 
 def method_name(reduction: Reduction) -> str:

@@ -26,6 +26,7 @@ from mmseg_tr.apis.build import (
     prepare_device,
 )
 from mmseg_tr.apis.config import load_config, reduction_settings, require_sections, use_reduction
+from mmseg_tr.apis.hosts import host_runs, open_named
 from mmseg_tr.errors import ConfigError
 
 
@@ -135,18 +136,41 @@ def benchmark(
         for shape in options.shapes or [own_shape(config)]:
             batch = load_batch(config, model, options.images, shape, count, 1)
             runs += benchmark_model(model, batch.to(place), options.measuring(dtype, len(batch)), progress)
-        about = _circumstances(config, checkpoint, options, place) | dict(count=runs[0].rule)
+        own = reduction_settings(config.model.get('backbone') or {}) or None
+        about = _circumstances(str(config.filename), own, checkpoint, options, place) | dict(count=runs[0].rule)
     cautions = (*_missing(options, runs), *_cautions(model, checkpoint, runs))
     return BenchmarkReport(about, tuple(runs), cautions)
 
 
+def benchmark_host(
+    name: str,
+    checkpoint: str | None = None,
+    options: BenchmarkOptions | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> BenchmarkReport:
+    """As benchmark(), of a network of another library: timm:NAME or transformers:FOLDER_OR_NAME.
+
+    checkpoint: 'none' for random weights; by default those of the name.
+    """
+    options = options or BenchmarkOptions()
+    if options.cfg_options:
+        raise ConfigError('cfg_options are for a config, and model names a network.', parameters=['cfg_options'])
+    place, dtype = prepare_device(options.device), pick_precision(options.amp, options.device)
+    model, runs = host_runs(open_named(name, checkpoint, place), options, dtype, progress)
+    reduction = reduction_of(model)
+    settings = None if reduction is None else reduction.settings()
+    about = _circumstances(name, settings, checkpoint or name, options, place) | dict(count=runs[0].rule)
+    random = None if checkpoint else name
+    return BenchmarkReport(about, tuple(runs), (*_missing(options, runs), *_cautions(model, random, runs)))
+
+
 def _circumstances(
-    config: Config, checkpoint: str | None, options: BenchmarkOptions, place: torch.device
+    config: str, reduction: Any, checkpoint: str | None, options: BenchmarkOptions, place: torch.device
 ) -> dict[str, Any]:
     return dict(
-        config=str(config.filename),
+        config=config,
         checkpoint=checkpoint,
-        reduction=reduction_settings(config.model.get('backbone') or {}) or None,
+        reduction=reduction,
         count=None,
         device=str(place),
         machine=machine(place),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmseg_tr import signals
-from mmseg_tr.errors import InputError, Interrupted, WriteError, require_extra
+from mmseg_tr.errors import ConfigError, InputError, Interrupted, WriteError, require_extra
 from mmseg_tr.values import read_value
 
 # Options that are not the parameter's name with dashes; `option_name` derives the others.
@@ -144,6 +144,22 @@ def reduction_argument(parser: argparse.ArgumentParser) -> None:
         help="over the config's: a name (tome), settings (type=ToMe,r=8, or r=8 for those of the config's method), or "
         'None for the plain model; `mmseg-tr methods` lists them',
     )
+
+
+def model_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --model."""
+    parser.add_argument(
+        '--model',
+        metavar='NAME',
+        help='in place of a config, a network of another library: timm:NAME or transformers:FOLDER_OR_NAME',
+    )
+
+
+def check_source(configs: object, model: str | None) -> None:
+    """Raise ConfigError unless there is either a config or a model."""
+    if bool(configs) == bool(model):
+        given = 'both' if configs else 'neither'
+        raise ConfigError(f'either a config or --model must be given, got {given}.')
 
 
 def export_local_rank(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ but in attention on those of the windows, as if each window were an image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,9 @@ from mmseg_tr.hosts.host import BlockView, Grid, Host, block_list
 from mmseg_tr.hosts.patch import AttentionForward, Call, Forward, ThroughModule, set_forward, wrap_sequence
 from mmseg_tr.hosts.relative import RelativeAttention, SamAttention
 from mmseg_tr.nn.blocks import run_block
-from mmseg_tr.reduction import REDUCTIONS, Reduction, Tokens
+from mmseg_tr.reduction import REDUCTIONS, Merge, Reduction, Tokens
+from mmseg_tr.reduction.base import Inside
+from mmseg_tr.reduction.observe import Watcher
 from mmseg_tr.reduction.ops import per_image
 from mmseg_tr.reduction.windows import Windows
 
@@ -62,10 +64,33 @@ class ThroughWindows(ThroughModule):
         grid = tokens.rectangle or tokens.grid
         windows = Windows(grid, tokens.window if self.windowed and tokens.window else grid)
         parts = windows.split(y.unflatten(1, grid))  # (B * windows, h, w, C)
-        call = Call(self.method, self.attend, Tokens(parts.flatten(1, 2), windows.size, memo=tokens.memo), layer)
+        inner, method = Tokens(parts.flatten(1, 2), windows.size, memo=tokens.memo), self.method
+        if isinstance(method, Watcher):
+            method.note(self.inside(method.method, inner, windows, layer), tokens, layer)
+            method = method.method
+        call = Call(method, self.attend, inner, layer)
         branch = self.module(parts, call)
         branch = branch[0] if isinstance(branch, tuple) else branch
         return windows.join(branch).flatten(1, 2), call.seen
+
+    def inside(self, method: Reduction, inner: Tokens, windows: Windows, layer: int) -> list[Inside]:
+        """What merges inside attention in all windows of one image."""
+        found = []
+        for number in range(inner.x.shape[0]):
+            memo = inner.memo
+            if isinstance(memo, Merge) and memo.index.shape[0] == inner.x.shape[0]:
+                memo = replace(memo, index=memo.index[number : number + 1], lengths=memo.lengths[:1])
+            one = inner.replace(x=inner.x[number : number + 1], memo=memo)
+            found.append(method.inside(self.attend, one.x, one, layer, 'attention'))
+        joined = []
+        for parts in zip(*found):
+            starts = [sum(part.tokens for part in parts[:number]) for number in range(len(parts))]
+            places = torch.stack([part.places + start for part, start in zip(parts, starts)])
+            places = windows.join(places.unflatten(1, windows.size)[..., None]).flatten()
+            told = [part.similarity for part in parts if part.similarity is not None]
+            similarity = (sum(mean for mean, _ in told) / len(told), min(low for _, low in told)) if told else None
+            joined.append(Inside(parts[0].part, places, sum(part.tokens for part in parts), similarity))
+        return joined
 
 
 class SamBlockForward(Forward):

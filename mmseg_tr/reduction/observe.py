@@ -102,11 +102,11 @@ class Watcher(Observer):
     found: list[Merged] = field(default_factory=list)
 
     def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
-        self._note(self.method.inside(attend, y, tokens, layer, 'attention'), tokens, layer)
+        self.note(self.method.inside(attend, y, tokens, layer, 'attention'), tokens, layer)
         return super().attention(attend, y, tokens, layer)
 
     def mlp(self, mlp: Callable[[Tensor], Tensor], y: Tensor, tokens: Tokens, layer: int) -> Tensor:
-        self._note(self.method.inside(None, y, tokens, layer, 'mlp'), tokens, layer)
+        self.note(self.method.inside(None, y, tokens, layer, 'mlp'), tokens, layer)
         return super().mlp(mlp, y, tokens, layer)
 
     def after_block(self, tokens: Tokens, layer: int) -> Tokens:
@@ -119,7 +119,8 @@ class Watcher(Observer):
             self.found.append(Merged(layer, f'layer {layer}', '', groups, count, similarity))
         return tokens
 
-    def _note(self, parts: Sequence[Inside], tokens: Tokens, layer: int) -> None:
+    def note(self, parts: Sequence[Inside], tokens: Tokens, layer: int) -> None:
+        """Record what merges inside a part of a layer, for one image."""
         for part in parts:
             groups = part.places.cpu().view(tokens.grid).numpy()
             self.found.append(Merged(layer, f'layer {layer}', part.part, groups, part.tokens, part.similarity))

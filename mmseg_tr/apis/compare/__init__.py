@@ -47,8 +47,8 @@ class Predictions:
 
     @property
     def quality(self) -> float:
-        """mIoU or PCK@0.1, percent."""
-        return self.miou if self.pck is None else self.pck
+        """mIoU or PCK@0.1, percent; without labels the agreement."""
+        return next((score for score in (self.pck, self.miou) if score is not None), self.agreement)
 
 
 @dataclass(frozen=True)
