@@ -5,10 +5,14 @@ taken from the tests' reports, so that it also holds when several processes shar
 """
 
 import json
+import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+
+# One thread per process, also in those that tests start: they share the cores. Torch reads this when it is imported.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 PARITY = Path(__file__).parent / 'parity'
 

@@ -5,6 +5,9 @@ from pathlib import Path
 import torch
 import yaml
 
+from mmseg_tr.checkpoints.expedite import key_table
+from mmseg_tr.weights import keymap
+
 WIDTH, CLASSES = 64, 5
 
 
@@ -112,3 +115,8 @@ def write_release(folder, description=None, state=None):
     # the unsafe dumper writes tuples as the published code did, with !!python/tuple
     (folder / 'variant.yml').write_text(yaml.dump(description, Dumper=yaml.Dumper))
     return folder / 'checkpoint.pth'
+
+
+def segmenter_to_expedite(state):
+    """Weights of `mmseg_tr.nn.Segmenter` under the keys of the Expedite repository."""
+    return keymap.rename(state, keymap.backwards(key_table(keymap.count_layers(state, 'encoder.blocks'))))

@@ -52,12 +52,12 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imports(file: Path) -> list[Import]:
+@cache
+def imports(file: Path) -> tuple[Import, ...]:
     """Every import of a file, wherever it is, with `importlib.import_module('...')`."""
-    found = []
-    for node, inside in walk(parse(file)):
-        found += [Import(short(file), node.lineno, name, inside) for name in _named(node)]
-    return found
+    return tuple(
+        Import(short(file), node.lineno, name, inside) for node, inside in walk(parse(file)) for name in _named(node)
+    )
 
 
 def walk(node: ast.AST, inside: str = '') -> Iterator[tuple[ast.AST, str]]:
@@ -75,7 +75,12 @@ def _named(node: ast.AST) -> list[str]:
         assert node.level == 0, 'imports are absolute'
         names = [f'{node.module}.{alias.name}' for alias in node.names]
         return sorted({name if name in modules() else node.module for name in names})
-    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith('import_module') and node.args:
+    if isinstance(node, ast.Call) and _last_name(node.func) == 'import_module' and node.args:
         (name, *_) = node.args
         return [name.value] if isinstance(name, ast.Constant) and isinstance(name.value, str) else []
     return []
+
+
+def _last_name(node: ast.expr) -> str | None:
+    """`c` of `a.b.c`."""
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, 'id', None)

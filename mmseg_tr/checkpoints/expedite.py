@@ -61,11 +61,6 @@ def expedite_to_segmenter(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor
     return io.contiguous(keymap.rename(kept, key_table(keymap.count_layers(state, 'backbone.layers')))), dropped
 
 
-def segmenter_to_expedite(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the other direction: weights of `mmseg_tr.nn.Segmenter` under the repository's keys."""
-    return keymap.rename(state, keymap.backwards(key_table(keymap.count_layers(state, 'encoder.blocks'))))
-
-
 def net_kwargs(state: Mapping[str, Tensor], where: str = 'The checkpoint') -> dict[str, Any]:
     """Return the network of these weights in the words of a variant.yml (`official_segmenter.build_segmenter`).
 

@@ -13,15 +13,9 @@ from mmseg_tr.registry import METRICS
 
 
 def count_right(prediction: Tensor, labels: Tensor) -> tuple[int, int]:
-    """Return how many superpatches are right and how many count, without those labelled 255. Any equal shapes."""
+    """Return how many superpatches are right, and how many count: those not labelled 255. 0 or 1, any equal shapes."""
     counted = labels != IGNORE
     return int(((prediction == labels) & counted).sum()), int(counted.sum())
-
-
-def superpatch_accuracy(prediction: Tensor, labels: Tensor) -> float:
-    """Return the percentage of right superpatches; NaN without any. prediction, labels: 0 or 1; labels may be 255."""
-    right, total = count_right(prediction, labels)
-    return 100 * right / total if total else float('nan')
 
 
 @METRICS.register_module()

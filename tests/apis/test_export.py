@@ -22,7 +22,7 @@ ARCH = dict(embed_dim=16, depth=2, num_heads=2, patch_size=8)
 METHODS = {
     'ALGM': dict(type='ALGM', layers=(1, 2), counts=(6, 5)),
     'CTS': dict(type='CTS', shared=5),
-    'Expedite': dict(type='Expedite', layer=1, clusters=(5, 4), iterations=2, window=3, temperature=0.1, k=3),
+    'Expedite': dict(type='Expedite', layer=1, clusters=(5, 4), iterations=1, window=3, temperature=0.1, k=3),
     'EViT': dict(type='EViT', keep_rate=0.6, layers=(1,), k=2),
     'ToMe-dense': dict(type='ToMe', form='dense', r=[0.3]),
     'ToMe-kth': dict(type='ToMe', matching='kth', k=[3]),
@@ -92,17 +92,12 @@ def check_graph(graph):
     assert [entry for entry in settings if entry[0] == 'reduction' and entry[1] != b'none'] == []
 
 
-def test_program_is_saved_alone_under_its_name(photographs, tmp_path):
+def test_program_is_saved_alone_under_its_name_and_labels_leave_as_numbers(photographs, tmp_path):
     out = tmp_path / 'new' / 'a.pt2'
-    found = write_checked(network(dict(type='ToMe', r=[9])), photographs, out, 'torch', (1, 3))
+    found = write_checked(network(None, 'labels', depth=1), photographs, out, 'torch', (1, 3))
     assert set(found) == {1, 3} and max(found.values()) <= 1e-4
     assert [path.name for path in out.parent.iterdir()] == ['a.pt2']
-
-
-def test_labels_leave_as_numbers(photographs, tmp_path):
-    whole = network(None, 'labels', depth=1)
-    write_checked(whole, photographs, tmp_path / 'a.pt2', 'torch')
-    labels = torch.export.load(tmp_path / 'a.pt2').module()(photographs[:2])
+    labels = torch.export.load(out).module()(photographs[:2])
     assert labels.shape == (2, 64, 64) and labels.dtype == torch.int64 and labels.unique().numel() > 1
 
 
@@ -110,7 +105,7 @@ def test_file_that_disagrees_is_not_kept(photographs, tmp_path, monkeypatch):
     (tmp_path / 'a.pt2').write_bytes(b'an older file')
     monkeypatch.setattr(check, 'read_torch', lambda path: lambda image: read_torch(path)(image) + 0.01)
     with pytest.raises(ExportError, match='0.01 at a batch of 1'):
-        write_checked(network(None, depth=1), photographs, tmp_path / 'a.pt2', 'torch', (1,))
+        write_checked(Whole(torch.nn.Conv2d(3, 5, 1)).eval(), photographs, tmp_path / 'a.pt2', 'torch', (1,))
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b'an older file']
 
 

@@ -152,10 +152,5 @@ class TestNames:
             palette_of(config, build_model(config, None), str(tmp_path / 'a.pth'))
 
 
-def test_mmseg_imports_after_this_package():
-    import subprocess
-    import sys
-
-    code = 'import mmseg_tr; from mmseg.apis import init_model; from mmseg_tr import Predictor'
-    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True, timeout=120)
+def test_the_package_lists_its_names():
     assert {'Predictor', 'create_model'} <= {*dir(mmseg_tr)}

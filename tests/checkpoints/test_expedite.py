@@ -9,7 +9,7 @@ from mmseg_tr.checkpoints.official_segmenter import needed_tensors
 from mmseg_tr.errors import CheckpointError
 from mmseg_tr.weights.formats import EXPEDITE
 from mmseg_tr.weights.keymap import SEGMENTER_TO_SEGMENTOR, backwards, rename
-from tests.releases import model_state, net_kwargs
+from tests.releases import model_state, net_kwargs, segmenter_to_expedite
 from tests.tiny import unformatted_config_text  # noqa: F401
 
 SQUARE = dict(image_size=(32, 32))
@@ -20,7 +20,7 @@ def payload(**changes):
     official = model_state(net_kwargs(**(SQUARE | changes)))
     heads = {key: value for key, value in official.items() if key.startswith(layout.UNUSED)}
     rest = {key: value for key, value in official.items() if key not in heads}
-    return {'state_dict': layout.segmenter_to_expedite(rest) | heads, 'meta': {'n_cls': 5, 'epoch': 3}}
+    return {'state_dict': segmenter_to_expedite(rest) | heads, 'meta': {'n_cls': 5, 'epoch': 3}}
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_renaming_there_and_back_changes_nothing():
     given = payload()['state_dict']
     state, dropped = layout.expedite_to_segmenter(given)
     assert set(dropped) == {'encoder.head.weight', 'encoder.head.bias'}
-    back = layout.segmenter_to_expedite(state)
+    back = segmenter_to_expedite(state)
     assert back.keys() == given.keys() - set(dropped)
     assert all(torch.equal(back[key], given[key]) for key in back)
 
@@ -119,7 +119,7 @@ def test_a_network_of_width_1024_has_the_repositorys_norm_eps(tmp_path):
     pytest.importorskip('mmseg')
     needed = needed_tensors(net_kwargs(d_model=1024, n_layers=1, n_heads=16, image_size=(32, 32)))
     state = {key: torch.zeros(1).expand(tensor.shape) for key, tensor in needed.items()}  # a single number in memory
-    content = {'state_dict': layout.segmenter_to_expedite(state)}
+    content = {'state_dict': segmenter_to_expedite(state)}
     assert 'norm_eps=1e-06' in layout.convert(content, tmp_path / 'large.pth').config
 
 

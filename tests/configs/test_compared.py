@@ -4,6 +4,7 @@ Networks keep their depth, their grid and their settings, and are built 16 chann
 tokens does not depend on the width, and all rows together stay within seconds.
 """
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,17 +66,27 @@ def narrow(model):
 
 
 def narrow_vit(path):
-    torch.manual_seed(0)
+    """The narrow backbone, which counts tokens without computing their values."""
     backbone = dict(narrow(load(path).model).backbone)
     backbone.pop('type')
-    return ViT(**backbone).eval()
+    with torch.device('meta'):
+        return ViT(**backbone).eval()
+
+
+@cache
+def whole_vit(dataset):
+    """The plain backbone at full width, without memory for its weights."""
+    backbone = dict(load(ROOT / f'segmenter/segmenter_vit-l16_{dataset}_expedite.py').model.backbone)
+    backbone.pop('type')
+    with torch.device('meta'):
+        return ViT(**backbone)
 
 
 def lengths(vit, side):
     """Tokens that leave each layer for an image of the crop, prefix left out."""
     found = []
     with torch.no_grad():
-        tokens = vit.embed(torch.randn(1, 3, side * 16, side * 16))
+        tokens = vit.embed(torch.empty(1, 3, side * 16, side * 16, device='meta'))
         for layer in range(1, len(vit.blocks) + 1):
             tokens = vit.run(tokens, layer)
             found.append(tokens.x.shape[1] - tokens.num_prefix)
@@ -119,14 +130,11 @@ def test_model_section_reads_back_from_its_pretty_text(path, tmp_path):
 
 
 @pytest.mark.parametrize('path', COMPARED, ids=[path.stem for path in COMPARED])
-def test_whole_model_builds(path):
-    """At full width, without memory for its weights."""
-    backbone = dict(load(path).model.backbone)
-    backbone.pop('type')
-    with torch.device('meta'):
-        vit = ViT(**backbone)
+def test_the_method_fits_the_whole_model(path):
+    vit = whole_vit(dataset_of(path))
     assert (vit.embed_dim, len(vit.blocks), vit.grid) == (1024, 24, (SIDES[dataset_of(path)],) * 2)
-    assert type(vit.reduction).__name__.lower() == path.parent.name
+    reduction = vit.fitted(load(path).model.backbone.reduction)
+    assert type(reduction).__name__.lower() == path.parent.name
 
 
 @pytest.mark.filterwarnings('ignore:Expedite. grid:UserWarning')

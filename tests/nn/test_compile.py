@@ -71,7 +71,7 @@ STAGES = {
         dict(kv_mode='bsm', kv_r=0.6, kv_sx=2, kv_sy=2),
         dict(q_mode='bsm', q_r=0.5, q_sx=4, q_sy=4),
     ],
-    'keys': [dict(kv_mode='bsm', kv_r=0.8, kv_sx=4, kv_sy=4), {}],
+    'keys': [dict(kv_mode='bsm', kv_r=0.8, kv_sx=4, kv_sy=4)],
 }
 
 
@@ -80,9 +80,11 @@ STAGES = {
 )  # symbols later, at once
 @torch.inference_mode()
 def test_matchings_on_the_grid_compile_as_one_graph_for_several_sizes(stages, dynamic):
-    arch = dict(embed_dims=8, num_layers=(1, 1), num_heads=(1, 2), patch_sizes=(7, 3), strides=(4, 2), sr_ratios=(4, 1))
+    two = dict(num_layers=(1, 1), num_heads=(1, 2), patch_sizes=(7, 3), strides=(4, 2), sr_ratios=(4, 1))
+    number = len(STAGES[stages])
+    arch = dict(embed_dims=8) | {key: values[:number] for key, values in two.items()}
     settings = dict(type='SegFormerPP', stages=STAGES[stages])
-    mit = MixVisionTransformer(arch, reduction=settings, out_indices=(0, 1)).eval()
+    mit = MixVisionTransformer(arch, reduction=settings, out_indices=range(number)).eval()
     run = compiled(mit, fullgraph=True, dynamic=dynamic)
     for size in ((64, 64), (96, 64)):
         image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmseg_tr.checkpoints.expedite import BLOCK, UNUSED, expedite_to_segmenter, segmenter_to_expedite
+from mmseg_tr.checkpoints.expedite import BLOCK, UNUSED, expedite_to_segmenter
 from mmseg_tr.nn import MaskTransformer, Segmenter, ViT
 from mmseg_tr.nn.attention import SelfAttention
 from mmseg_tr.nn.blocks import PLAIN, run_block
@@ -22,6 +22,7 @@ from mmseg_tr.reduction.expedite.clustering import cluster_patches, scaled_dista
 from mmseg_tr.reduction.matching import bipartite_matching
 from mmseg_tr.weights.keymap import rename, split
 from tests.parity.harness import Case, golden_cases, run_case
+from tests.releases import segmenter_to_expedite
 
 FAMILY = 'expedit'
 

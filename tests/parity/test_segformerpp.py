@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from mmseg_tr.compat import ensure_openmmlab
 from mmseg_tr.errors import installed
 from mmseg_tr.nn.mit import ARCHS, EfficientAttention, MixVisionTransformer
+from mmseg_tr.nn.segformer import SegFormer
 from mmseg_tr.reduction.segformerpp import Neighbours1D, Neighbours2D, grid_matching, mergers
 from mmseg_tr.reduction.segformerpp.settings import parse_stage
+from mmseg_tr.weights.mit import load_strictly
 from tests.parity.harness import Case, golden_cases, golden_root, run_case
 from tests.parity.pose import pose_codec, require_mmpose, run_pose_network
 
@@ -319,7 +321,8 @@ def test_state_dict_is_that_of_the_published_models(arch):
         pytest.skip(f'there is no {file} (MMSEG_TR_GOLDEN names another folder)')
     want = {key: tuple(shape) for key, shape in json.loads(gzip.decompress(file.read_bytes()))[arch].items()}
     with torch.device('meta'):
-        model = Model(arch, 'bsm_hq', 256, 19)
+        model = SegFormer(MixVisionTransformer(arch, reduction='bsm_hq'), 19)
+        load_strictly(model, {key: torch.empty(shape) for key, shape in want.items()}, arch)
     got = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     assert got == want
     ours = [key for key in want if key.startswith('backbone.')]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -156,6 +158,25 @@ def tiny_vit(
             for parameter in vit.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return vit.eval()
+
+
+@cache
+def _plain_vit(prefix: int, grid: tuple[int, int], dtype: torch.dtype) -> ViT:
+    return tiny_vit(None, prefix, grid).to(dtype)
+
+
+def shared_vit(
+    reduction: dict,
+    prefix: int = 1,
+    grid: tuple[int, int] = (8, 8),
+    dtype: torch.dtype = torch.float32,
+    out: str = 'maps',
+) -> ViT:
+    """As tiny_vit(), around modules that are built once per shape: for tests that leave them unchanged."""
+    vit = copy.copy(_plain_vit(prefix, grid, dtype))
+    vit._modules = vit._modules.copy()  # a method may be a module
+    vit.out, vit.reduction = out, vit.fitted(reduction)
+    return vit
 
 
 def pictures(batch: int, grid: tuple[int, int], seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -1,4 +1,4 @@
-"""Two processes on the CPU, joined by gloo, through the launchers: a real training and a real test."""
+"""Two processes on the CPU, joined by gloo: a real training through its launcher, and a real test."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from mmseg_tr.engine.distributed import Place, check_devices, read_place
 from mmseg_tr.errors import ConfigError, DeviceError
 from tests.clean import ROOT
 from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401
-from tests.tools.command import call, launch
+from tests.tools.command import call, launch, launch_forked
 
 # What each process has after each update, and how it ends, written by itself.
 RECORDER = """
@@ -85,8 +85,9 @@ def test_a_process_leaves_its_interpreter_in_one_piece(place):
 def test_scores_are_those_of_one_process(place, tmp_path, monkeypatch):
     config, checkpoint = write_config(tmp_path, place / 'data'), place / 'work' / 'iter_4.pth'
     arguments = ['--eval', 'mIoU', 'mDice', '--out', tmp_path / 'out', '--frac-dataset', '0.72']
-    done = launch(tmp_path, 'dist_test.sh', config, checkpoint, 2, *arguments, '--work-dir', tmp_path / 'two')
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    log = tmp_path / 'log.txt'
+    done = launch_forked(2, log, 'test', config, checkpoint, *arguments, '--work-dir', tmp_path / 'two')
+    assert done == [0, 0], log.read_text()[-3000:]
     monkeypatch.setattr('mmengine.device.utils.DEVICE', 'cpu')  # as the two
     assert call('test', config, checkpoint, *arguments, '--work-dir', tmp_path / 'one') == 0
     one, two = (yaml.safe_load((tmp_path / name / 'scores_ss.yml').read_text()) for name in ('one', 'two'))
@@ -95,7 +96,7 @@ def test_scores_are_those_of_one_process(place, tmp_path, monkeypatch):
 
 
 def test_a_mistake_ends_without_a_traceback(place, tmp_path):
-    done = launch(tmp_path, 'dist_train.sh', tmp_path / 'nowhere.py', 2)
+    done = launch(tmp_path, 'dist_train.sh', tmp_path / 'nowhere.py', 1)
     assert done.returncode == 2
     assert 'train.py: config file' in done.stderr
     assert 'Traceback' not in done.stderr

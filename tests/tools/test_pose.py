@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.tiny import unformatted_config_text  # noqa: F401 (a fixture that applies by itself)
 from tests.tiny_pose import SCENES, write_config, write_files
-from tests.tools.command import TOOLS, call, launch, mistake
+from tests.tools.command import TOOLS, call, launch_forked, mistake
 
 ROOT = TOOLS.parent
 
@@ -154,12 +154,12 @@ def test_mmpose_s_own_tools_run_the_configs(tmp_path):
 
 
 def test_two_processes_train_and_test(tmp_path):
-    """tools/dist_train.sh on the CPU, with a hook that averages the batch norms over the processes."""
-    config = write_config(tmp_path, more="custom_hooks = [dict(type='SyncBuffersHook')]")
-    done = launch(tmp_path, 'dist_train.sh', config, 2, '--work-dir', tmp_path / 'run')
-    assert done.returncode == 0, done.stderr[-3000:]
+    """With a hook that averages the batch norms over the processes."""
+    config, log = write_config(tmp_path, more="custom_hooks = [dict(type='SyncBuffersHook')]"), tmp_path / 'log.txt'
+    done = launch_forked(2, log, 'train', config, '--work-dir', tmp_path / 'run')
+    assert done == [0, 0], log.read_text()[-3000:]
     scores = tmp_path / 'scores.json'
     options = ('--eval', 'PCK', '--work-dir', tmp_path / 'test', '--scores', scores)
-    done = launch(tmp_path, 'dist_test.sh', config, tmp_path / 'run' / 'iter_2.pth', 2, *options)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = launch_forked(2, log, 'test', config, tmp_path / 'run' / 'iter_2.pth', *options)
+    assert done == [0, 0], log.read_text()[-3000:]
     assert 0 <= json.loads(scores.read_text())['PCK@0.1'] <= 1
