@@ -22,7 +22,7 @@ STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUFF := $(VENV)/bin/ruff
 
-.PHONY: demo app compare pose docs test lint format setup clean distclean
+.PHONY: demo app compare which-wins pose docs test lint format setup clean distclean
 
 demo: $(STAMP)
 	$(VENV)/bin/python tools/demo.py $(ARGS)
@@ -30,7 +30,7 @@ demo: $(STAMP)
 # The demo's model under every method. CTS brings a policy network, which is trained for it in some minutes.
 MOSAIC := vit-tiny-p8_photo-mosaic-128x128
 POLICY := cts-policy_effnet-lite0_photo-mosaic-128x128
-METHODS := segmenter algm cts expedite evit tome act
+METHODS := segmenter algm cts expedite evit tome act mpm cubistmerge pitome sharedmatching
 COMPARED := $(foreach method,$(METHODS),$(wildcard local_configs/$(method)/*$(MOSAIC)*.py))
 
 compare: $(STAMP) work_dirs/demo/report.json work_dirs/$(POLICY)/last_checkpoint
@@ -38,6 +38,15 @@ compare: $(STAMP) work_dirs/demo/report.json work_dirs/$(POLICY)/last_checkpoint
 		--checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" --out work_dirs/compare --force $(ARGS)
 	$(VENV)/bin/python tools/report.py $(COMPARED) --checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" \
 		--compare work_dirs/compare/compare.json --out work_dirs/compare/report.html --force
+	$(VENV)/bin/python tools/compare.py $(COMPARED) --work 0.85 0.7 0.5 --repeats 3 \
+		--checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" --out work_dirs/equal_work --force $(ARGS)
+
+# The table of docs/which_wins.md, from the comparisons at equal work, one of them compiled as well.
+which-wins: compare
+	$(VENV)/bin/python tools/compare.py $(COMPARED) --work 0.7 --compiled --images 16 --repeats 3 --frac-dataset 0.1 \
+		--checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" --out work_dirs/equal_work_compiled --force $(ARGS)
+	cp work_dirs/equal_work/compare.json docs/which_wins.json
+	cp work_dirs/equal_work_compiled/compare.json docs/which_wins_compiled.json
 
 work_dirs/demo/report.json: | $(STAMP)
 	$(VENV)/bin/python tools/demo.py

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import mmseg_tr.compat  # noqa: E402, F401 (before timm, where torchvision is built for another torch)
-from docs.published import readme, results_tables  # noqa: E402
+from docs.published import equal_work, readme, results_tables  # noqa: E402
 from mmseg_tr.version import __version__  # noqa: E402
 
 project = 'mmseg_tr'
@@ -35,9 +35,9 @@ def keep_lines(app, what, name, obj, options, lines: list[str]) -> None:
 
 
 def fill_in(app, docname: str, source: list[str]) -> None:
-    """Put what stands elsewhere in the repository where a page asks for it: {{ readme algm }}, {{ results }}."""
+    """Put what is kept elsewhere into a page that asks: {{ readme algm }}, {{ results }}, {{ equal work }}."""
     source[0] = re.sub(r'\{\{ readme (\w+) \}\}', lambda match: readme(match[1]), source[0])
-    source[0] = source[0].replace('{{ results }}', results_tables())
+    source[0] = source[0].replace('{{ results }}', results_tables()).replace('{{ equal work }}', equal_work())
 
 
 def setup(app) -> None:

@@ -67,3 +67,60 @@ def table(rows: list[dict]) -> Iterable[str]:
         values = [row['metrics'].get(key, '') for key in metrics] + [row.get(key, '') for key in others]
         cells = [f'[{Path(row["config"]).stem}](../{row["config"]})', row['method'], *map(str, values)]
         yield '| ' + ' | '.join(cells) + ' |'
+
+
+BEST = {'miou': 'quality', 'agreement': 'agreement', 'fps': 'FPS', 'throughput': 'throughput'}
+
+
+def equal_work() -> str:
+    """What which_wins.md shows: sentences and a table, from what `make which-wins` puts beside it."""
+    found = json.loads((ROOT / 'docs' / 'which_wins.json').read_text())
+    about, (plain, *rows) = found['about'], found['rows']
+    compiled = _compiled_ratios()
+    groups = {f'{share:.0%}': [] for share in about['work']}
+    for row in rows:
+        groups[row['name'].rpartition(' ')[2]].append(row)
+    measured = (
+        f'Measured with `{Path(about["checkpoint"]).name}` on {about["images_tested"]} scenes, {about["images_timed"]} '
+        f'of them timed, in batches of {about["batch_size"]}: {about["machine"]}, threads: {about["threads"]}, torch '
+        f'{about["torch"]}. The plain network has a {about["quality"]} of {plain["miou"]:.1f}.'
+    )
+    head = ['Work', 'Method', about['quality'], 'Agreement', 'GMACs', 'FPS', 'Throughput', 'Compiled', 'Settings']
+    lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
+    for share, group in groups.items():
+        lines += [
+            _cells(share, row, plain, compiled.get(row['name'], ''))
+            for row in sorted(group, key=lambda row: -row['miou'])
+        ]
+    left_out = '; '.join(f'{name} ({reason})' for name, reason in about['left_out'].items())
+    wins = [f'- {_winners(share, group)}' for share, group in groups.items() if group]
+    return '\n'.join([measured, '', *wins, '', *lines, '', f'Left out: {left_out or "nothing"}.'])
+
+
+def _compiled_ratios() -> dict[str, str]:
+    """Throughput under torch.compile by name, as a ratio to the plain network's, where it was timed."""
+    file = ROOT / 'docs' / 'which_wins_compiled.json'
+    plain, *rows = json.loads(file.read_text())['rows'] if file.is_file() else [{}]
+    return {row['name']: f'{row["throughput_compiled"] / plain["throughput_compiled"]:.2f}x' for row in rows}
+
+
+def _cells(share: str, row: dict, plain: dict, compiled: str) -> str:
+    """A line of the table; speeds as ratios to the plain network's."""
+    speeds = [*(f'{row[key] / plain[key]:.2f}x' for key in ('fps', 'throughput')), compiled]
+    settings = ', '.join(f'`{key}={value!r}`' for key, value in row['settings'].items() if key != 'type')
+    numbers = [f'{row["miou"]:.1f}', f'{row["agreement"]:.1f} %', f'{row["gmacs"]:.3f}', *speeds]
+    return '| ' + ' | '.join([share, _label(row), *numbers, settings]) + ' |'
+
+
+def _label(row: dict) -> str:
+    """The method, with its form where it has several."""
+    form = row['settings'].get('form')
+    return row['method'] if form is None else f'{row["method"]} ({form})'
+
+
+def _winners(share: str, rows: list[dict]) -> str:
+    """Which method is best in each respect at one share of the work."""
+    best = {what: max(rows, key=lambda row: row[key]) for key, what in BEST.items()}
+    return (
+        f'At {share} of the work, best by ' + ', by '.join(f'{what}: {_label(row)}' for what, row in best.items()) + '.'
+    )

@@ -36,6 +36,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help='a method over the first CONFIG with its settings, type=ToMe,r=8; may be repeated',
     )
     parser.add_argument(
+        '--work',
+        nargs='+',
+        type=float,
+        default=(),
+        metavar='SHARE',
+        help="compare at equal work: every method at these shares of the plain network's multiply-adds, such as 0.7; "
+        'settings are chosen for it, and what cannot be reached is left out by name',
+    )
+    parser.add_argument('--compiled', action='store_true', help='also time every network under torch.compile')
+    parser.add_argument(
         '--checkpoint', metavar='FILE', help="weights of the plain model (with --model its own, 'none': random)"
     )
     parser.add_argument(
@@ -75,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         amp=args.amp,
         methods=args.methods,
         reductions=args.reduction,
+        work=args.work,
+        compiled=args.compiled,
         cfg_options=args.cfg_options,
     )
     console = Console(width=None if sys.stdout.isatty() else 140)

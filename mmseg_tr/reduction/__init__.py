@@ -74,6 +74,8 @@ def build_reduction(
     if isinstance(cfg, str):
         settings = default_settings(cfg, width, depth, grid)
         return None if settings is None else build_reduction(settings)
+    if isinstance(cfg, list | tuple):
+        raise ConfigError(f'reduction must be one method, as methods are not combined, got a list of {len(cfg)}.')
     if not isinstance(cfg, Mapping):
         raise ConfigError(f"reduction must be a name, or a dict such as dict(type='ALGM', layers=(1, 5)), got {cfg!r}.")
     settings = dict(cfg)

@@ -242,7 +242,8 @@ class CubistMerge(Reduction):
             key, steps = 'ratio', [round(0.02 * step, 2) for step in range(1, 26)]
             steps = [ratio for ratio in steps if any(lost(side, ratio) for side in grid)]
         else:
-            key, steps = 'r', list(range(1, min(grid) // 2 + 1))
+            # rows and columns in turn: (1, 1), (1, 2), (2, 2), ...
+            key, steps = 'r', [(step // 2, (step + 1) // 2) for step in range(2, 2 * (min(grid) // 2) + 1)]
         return [Ladder(f'{cls.name}, layer {layer}', rungs(own, key, steps, layer=layer)) for layer in layers]
 
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:

@@ -75,6 +75,11 @@ def test_names_that_are_nearly_right_are_told():
         tiny_vit(dict(type='algm', treshold=0.5))
 
 
+def test_two_methods_at_once_are_refused():
+    with pytest.raises(ConfigError, match='one method, as methods are not combined, got a list of 2'):
+        tiny_vit([dict(type='ALGM'), dict(type='ToMe')])
+
+
 @pytest.mark.parametrize('name', ['none', 'Original', 'plain'])
 def test_names_of_the_plain_model_are_the_plain_model(name):
     assert tiny_vit(name).reduction is None

@@ -11,14 +11,18 @@ pytest.importorskip('mmseg')
 from PIL import Image
 
 from mmseg_tr.apis.build import build_model
+from mmseg_tr.apis.compare.equal_work import NEAR, nearest
 from mmseg_tr.apis.compare.models import names_of, share_weights
 from mmseg_tr.apis.config import load_config
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.paths import config_path
+from mmseg_tr.reduction.ladder import Ladder
 from tests.tools.command import call, mistake
 
 NAME = 'vit-tiny-p8_photo-mosaic-128x128'
-PLAIN, ALGM, TOME = (str(config_path(f'{name}/{name}_{NAME}.py')) for name in ('segmenter', 'algm', 'tome'))
+PLAIN, ALGM, TOME, CUBIST = (
+    str(config_path(f'{name}/{name}_{NAME}.py')) for name in ('segmenter', 'algm', 'tome', 'cubistmerge')
+)
 POLICY = str(config_path('cts/cts-policy_effnet-lite0_photo-mosaic-128x128.py'))
 SMALL = ('--images', 4, '--batch-size', 2, '--repeats', 1, '--device', 'cpu')
 OPTIONS = (
@@ -147,6 +151,8 @@ def test_networks_that_are_no_segmentors_are_refused(tmp_path, capsys):
         ([PLAIN, '--batch-size', '0'], '--batch-size must be a positive integer, got 0'),
         ([PLAIN, '--images', '0'], '--images must be a positive integer, got 0'),
         ([PLAIN, '--repeats', '0'], '--repeats must be a positive integer, got 0'),
+        ([PLAIN, '--work', '1.2'], '--work must be shares above 0 and below 1, such as 0.7, got 1.2'),
+        ([PLAIN, '--work', '0.7', '0.7'], '--work must name each share once'),
         ([PLAIN, '--frac-dataset', '0'], '--frac-dataset must be above 0 and at most 1, got 0.0'),
     ],
     ids=lambda value: '_'.join(value[-2:]).rpartition('/')[2] if isinstance(value, list) else '',
@@ -156,6 +162,29 @@ def test_mistakes_are_told_in_one_sentence(checkpoint, tmp_path, capsys, argumen
     names = [value for value in arguments if value.endswith('.py')]
     assert said in mistake(capsys, 'compare', *names, *first, *arguments[len(names) :], *OPTIONS)
     assert not list(tmp_path.iterdir())
+
+
+def test_methods_are_compared_at_equal_work_and_left_out_by_name_where_they_cannot(checkpoint, tmp_path, capsys):
+    found = compared(tmp_path, checkpoint, PLAIN, CUBIST, '--methods', 'sharedmatching', '--work', 0.8, 0.5)
+    names = [row['name'] for row in found['rows']]
+    assert names == ['segmenter', 'cubistmerge 80%', 'cubistmerge 50%', 'sharedmatching 80%']
+    plain, *others = (row['gmacs'] for row in found['rows'])
+    assert [gmacs / plain for gmacs in others] == pytest.approx([0.8, 0.5, 0.8], abs=NEAR)
+    assert found['about']['left_out'].keys() == {'sharedmatching 50%'} and found['about']['work'] == [0.8, 0.5]
+    assert 'left out: sharedmatching 50%' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('share', [0.95, 0.71, 0.4, 0.05])
+def test_the_rung_nearest_to_a_share_is_found_with_few_counts(share):
+    works, asked = [1 - 0.01 * step for step in range(1, 91)], []
+
+    def work(rung):
+        asked.append(rung['r'])
+        return works[rung['r']]
+
+    found, rung = nearest(Ladder('', tuple(dict(r=r) for r in range(90))), share, work)
+    assert abs(found - share) == min(abs(entry - share) for entry in works) and works[rung['r']] == found
+    assert len(set(asked)) <= 9
 
 
 def test_names_leave_out_what_all_configs_share():

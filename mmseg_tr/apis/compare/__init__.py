@@ -12,6 +12,7 @@ from torch import nn
 
 from mmseg_tr.analysis.network import method_name, reduction_of
 from mmseg_tr.apis.build import build_model, machine, pick_precision, precision_name, prepare_device
+from mmseg_tr.apis.compare.equal_work import Worker, at_equal_work, sample
 from mmseg_tr.apis.compare.loop import Cost, Progress, build_test_loader, measure_costs, predict_all
 from mmseg_tr.apis.compare.models import (
     PLAIN,
@@ -79,9 +80,13 @@ def compare(
     """
     options = replace(options or CompareOptions(), **settings)
     place, dtype = prepare_device(options.device), pick_precision(options.amp, options.device)
-    named = load_compared(configs, options)
-    models = build_compared(named, checkpoint, place, progress)
+    named, left_out = load_compared(configs, options), {}
     first = next(iter(named.values()))
+    if options.work:
+        plain = build_model(first, checkpoint).to(place).eval()
+        worker = Worker(plain, sample(plain, build_test_loader(first, options.fraction).dataset, options.batch_size))
+        named, left_out = at_equal_work(named, worker, options.work, progress)
+    models = build_compared(named, checkpoint, place, progress)
     loader = build_test_loader(first, options.fraction)
     options.check_dataset(len(loader.dataset))
     tested = predict_all(models, first, loader, options.images, dtype, progress)
@@ -111,6 +116,8 @@ def compare(
         threads=torch.get_num_threads(),
         precision=precision_name(dtype),
         torch=torch.__version__,
+        work=list(options.work),
+        left_out=left_out,
     )
     return Comparison(rows, about)
 

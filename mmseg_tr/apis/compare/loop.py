@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmseg_tr.analysis.measure import MeasureOptions, measure, time_models
 from mmseg_tr.analysis.network import is_pose
 from mmseg_tr.analysis.speed import Contestant, mixed_precision
-from mmseg_tr.apis.compare.options import MeasuringOptions
+from mmseg_tr.apis.compare.options import CompareOptions
 from mmseg_tr.apis.compare.quality import Judge, PixelJudge, PoseJudge
 from mmseg_tr.engine.runner import FRACTION, ToolRunner
 from mmseg_tr.engine.windows import windows_of
@@ -49,15 +49,17 @@ class Tested:
 class Cost:
     """Per picture, all of its windows together.
 
-    fps: pictures per second, one window at a time; throughput: in batches of windows; both to scores. gmacs: 1e9
-    multiply-adds, everything counted. peak_memory: bytes on the GPU, None on a CPU. Per window: tokens_per_layer, mean
-    number that leaves each layer, prefix included, None without a ViT; tokens_per_stage, queries and keys, of a MiT.
+    fps: pictures per second, one window at a time; throughput: in batches of windows; both to scores.
+    throughput_compiled: under torch.compile, None where that was not timed. gmacs: 1e9 multiply-adds, everything
+    counted. peak_memory: bytes on the GPU, None on a CPU. Per window: tokens_per_layer, mean number that leaves each
+    layer, prefix included, None without a ViT; tokens_per_stage, queries and keys, of a MiT.
     """
 
     gmacs: float
     params: int
     fps: float
     throughput: float
+    throughput_compiled: float | None
     peak_memory: int | None
     tokens_per_layer: list[float] | None
     tokens_per_stage: list[dict[str, int]] | None
@@ -113,7 +115,7 @@ def of_one_size(images: list[Tensor]) -> list[Tensor]:
 def measure_costs(
     models: Mapping[str, nn.Module],
     tested: Tested,
-    options: MeasuringOptions,
+    options: CompareOptions,
     amp: torch.dtype | None,
     progress: Progress,
 ) -> dict[str, Cost]:
@@ -123,13 +125,19 @@ def measure_costs(
     many = MeasureOptions(repeats=options.repeats, seconds=None, amp=amp)
     alone = time_models(contestants, tested.inputs, replace(many, repeats=max(options.repeats // 2, 1)))
     told = lambda text: progress(f'{text}, batches of {options.batch_size}')  # noqa: E731
-    found, _ = measure(models, tested.batches(options.batch_size), many, progress=told)
+    batches, compiled = tested.batches(options.batch_size), {}
+    found, _ = measure(models, batches, many, progress=told)
+    if options.compiled:
+        progress('compiling')
+        graphs = {name: Contestant.of(model, compiled=True) for name, model in models.items()}
+        compiled = time_models(graphs, batches, replace(many, compiled=True))
     return {
         name: Cost(
             gmacs=tested.windows * one.work.total() / 1e9,
             params=one.params,
             fps=1 / (tested.windows * alone[name].scores),
             throughput=1 / (tested.windows * one.seconds.scores),
+            throughput_compiled=1 / (tested.windows * compiled[name].scores) if compiled else None,
             peak_memory=one.peak_memory,
             tokens_per_layer=one.tokens_per_layer,
             tokens_per_stage=one.tokens_per_stage,

@@ -63,7 +63,7 @@ def with_methods(
         for text in texts:
             if parameter == 'methods' and not re.fullmatch(r'[\w+-]+', text):
                 raise ConfigError(
-                    f'methods must be names such as tome, got {text}: settings are reductions.', [parameter]
+                    f'methods must be names such as tome, got {text}: settings are reductions.', parameters=[parameter]
                 )
             if text in found:
                 raise ConfigError(f'each method must be given once, got {text} twice.', parameters=[parameter])
@@ -71,7 +71,7 @@ def with_methods(
             use_reduction(found[text], text)
             if not settings_of(found[text]):
                 raise ConfigError(
-                    f'{parameter} must name methods, got {text}: the plain model is included.', [parameter]
+                    f'{parameter} must name methods, got {text}: the plain model is included.', parameters=[parameter]
                 )
     return found
 

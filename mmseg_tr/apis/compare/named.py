@@ -35,8 +35,8 @@ def compare_named(
     pictures: a folder; by default the bundled photographs. Raises ConfigError, CheckpointError or DatasetError.
     """
     options = options or CompareOptions()
-    if options.cfg_options or options.fraction != 1.0:
-        wrong = 'cfg_options' if options.cfg_options else 'fraction'
+    given = dict(cfg_options=options.cfg_options, fraction=options.fraction != 1.0, work=options.work)
+    for wrong in (name for name, value in given.items() if value):
         raise ConfigError(f'{wrong} is for a config, and model names a network.', parameters=[wrong])
     place, dtype = prepare_device(options.device), pick_precision(options.amp, options.device)
     named = open_named(name, checkpoint, place)

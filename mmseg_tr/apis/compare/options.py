@@ -49,7 +49,25 @@ class MeasuringOptions:
 
 @dataclass(frozen=True)
 class CompareOptions(MeasuringOptions):
-    """As MeasuringOptions. methods, reductions: further methods over the first config, see models.with_methods()."""
+    """As MeasuringOptions. methods, reductions: further methods over the first config, see models.with_methods().
+
+    work: shares of the plain network's multiply-adds, such as (0.85, 0.7): every method is compared at each of them,
+    with settings that are chosen for it, see equal_work. compiled: also time every network under torch.compile.
+    """
 
     methods: Sequence[str] = ()
     reductions: Sequence[str] = ()
+    work: Sequence[float] = ()
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for share in self.work:
+            if not 0 < share < 1:
+                raise ConfigError(
+                    f'work must be shares above 0 and below 1, such as 0.7, got {share:g}.', parameters=['work']
+                )
+        if len(set(self.work)) < len(self.work):
+            raise ConfigError(
+                f'work must name each share once, got {" ".join(map(str, self.work))}.', parameters=['work']
+            )

@@ -43,6 +43,10 @@ def table(comparison: Comparison) -> Table:
     windows, (height, width) = comparison.about['windows_per_image'], comparison.about['shape']
     if windows != 1:
         out.caption = f'per picture, of {windows:.3g} windows of {height}x{width} on average; tokens per window'
+    for name, reason in comparison.about.get('left_out', {}).items():
+        out.caption = '\n'.join(filter(None, [out.caption, f'left out: {name}, {reason}']))
+    if plain.throughput_compiled is not None:
+        out.add_column('compiled')
     out.add_column('peak memory')
     out.add_column('tokens, first and last layer' if plain.tokens_per_stage is None else 'queries to keys, per stage')
     out.columns[0].no_wrap = True
@@ -56,10 +60,18 @@ def table(comparison: Comparison) -> Table:
             f'{row.gmacs:.3f} ({100 * (row.gmacs / plain.gmacs - 1):+.0f} %)',
             f'{row.fps:.1f} ({row.fps / plain.fps:.2f}x)',
             f'{row.throughput:.1f} ({row.throughput / plain.throughput:.2f}x)',
+            *_compiled(row, plain),
             '-' if row.peak_memory is None else f'{row.peak_memory / 2**20:.0f} MiB',
             _tokens(row),
         )
     return out
+
+
+def _compiled(row: ComparedModel, plain: ComparedModel) -> list[str]:
+    """The cell of the throughput under torch.compile, where that was timed, with its ratio to the plain model's."""
+    if row.throughput_compiled is None or plain.throughput_compiled is None:
+        return []
+    return [f'{row.throughput_compiled:.1f} ({row.throughput_compiled / plain.throughput_compiled:.2f}x)']
 
 
 def _tokens(row: ComparedModel) -> str:
