@@ -51,8 +51,8 @@ def apply(
     model: a network of a supported library, or one that contains it. method: a name, dict(type=...), or a strategy.
     budget: the share of the plain network's multiply-adds that is kept at most, above 0 and at most 1; the method's
     settings are then chosen. settings: of the method, which override defaults and budget. host: how a network of no
-    supported library is laid out. positions: the rotary position of a merged token, 'mean' of its patches' coordinates
-    (default), 'representative' (of its middle patch) or 'rotated' (mean of its patches' rotations).
+    supported library is laid out. positions: the rotary position of a merged token, 'rotated' (mean of its patches'
+    rotations, default), 'mean' (of their coordinates) or 'representative' (of the middle patch).
     Raises ConfigError, and changes nothing, for a method or setting that does not fit.
     """
     check_untouched(model)

@@ -18,7 +18,7 @@ from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction import Tokens
 from mmseg_tr.reduction.ops import exporting, host_numbers, running_starts, stat_dtype, without_autocast
 
-RULES = ('mean', 'representative', 'rotated')
+RULES = ('rotated', 'mean', 'representative')
 
 
 def cosines_and_sines(given: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -37,15 +37,15 @@ class Rotary:
     """How a host hands its blocks the rotary positions of the patches.
 
     argument: of a block's forward. tables: from its value to cosines and sines, each (h*w, d), or (H, h*w, d) where
-    heads differ. rule: the position of a token that stays for several patches: 'mean' of their coordinates,
-    'representative', that of the patch nearest to this mean, or 'rotated', the mean of the cosines and of the sines,
-    which is what the mean of the rotated keys would have. Tokens that form a smaller grid get the positions of that
+    heads differ. rule: the position of a token that stays for several patches: 'rotated', the mean of their cosines and
+    of their sines, which turns a key into the mean of the patches' turned keys; 'mean' of their coordinates; or
+    'representative', that of the patch nearest to this mean. Tokens that form a smaller grid get the positions of that
     grid, over the same range.
     """
 
     argument: str
     tables: Callable[[Any], tuple[Tensor, Tensor]] = cosines_and_sines
-    rule: str = 'mean'
+    rule: str = 'rotated'
 
 
 @dataclass(frozen=True)

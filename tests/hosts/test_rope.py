@@ -108,7 +108,7 @@ def test_the_mean_of_both_neighbours_is_the_patch_between_them(kind):
     for token, (patch, step) in enumerate(pairs.items()):
         index[0, [patch - step, patch + step]] = token
     tokens = Tokens(torch.zeros(1, 4, 32), (6, 8), 1, index=index, gaps=True)
-    found = Turn(Rotary('rope', halves), seen[0], True).positions(tokens)
+    found = Turn(Rotary('rope', halves, 'mean'), seen[0], True).positions(tokens)
     for got, table in zip((found.cos, found.sin), halves(seen[0])):
         table = table[:, None] if table.dim() == 2 else table.transpose(0, 1)
         torch.testing.assert_close(got[0, 1:], table[list(pairs)], atol=1e-5, rtol=0)
@@ -121,7 +121,7 @@ def test_the_rule_is_an_option(positions):
     default = apply(model, 'ALGM').forward_features(x)
     mmseg_tr.remove(model)
     apply(model, 'ALGM', positions=positions)
-    assert torch.equal(model.forward_features(x), default) == (positions == 'mean')
+    assert torch.equal(model.forward_features(x), default) == (positions == 'rotated')
 
 
 @pytest.mark.parametrize('name', ['ALGM', 'Expedite', 'CubistMerge'])
