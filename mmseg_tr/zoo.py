@@ -17,12 +17,12 @@ from torch import nn
 
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.nn import LinearDecoder, MaskTransformer, Segmenter, ViT
+from mmseg_tr.nn.checks import check_sizes
 from mmseg_tr.nn.encoders import pretraining_statistics
 from mmseg_tr.nn.image_transform import HALF, ImageTransform
 from mmseg_tr.nn.mit import ARCHS, MixVisionTransformer
 from mmseg_tr.nn.savable import as_dtype
 from mmseg_tr.nn.segformer import SegFormer
-from mmseg_tr.reduction.checks import check_positive
 from mmseg_tr.weights import formats, keymap, mit
 from mmseg_tr.weights.fetch import fetch_if_published
 from mmseg_tr.weights.fit import check_tensors, completed
@@ -68,7 +68,7 @@ def create_model(
     into its input, (C, H, W), normalised as its encoder's weights ask for; None for other than three channels.
     Raises ConfigError for names and settings that do not exist or fit, CheckpointError for weights that cannot be used.
     """
-    check_positive(num_classes=num_classes)
+    check_sizes(num_classes=num_classes)
     if not (pretrained is None or isinstance(pretrained, bool | str | os.PathLike)):
         raise ConfigError(f'pretrained={pretrained!r} is neither True, a name, a URL nor a file.')
     family, _, rest = str(name).partition('_')

@@ -8,6 +8,7 @@ mmseg_tr.remove(model)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -72,6 +73,10 @@ def fitted(target: Target, method: Any, settings: dict[str, Any], budget: float 
             raise ConfigError('settings and budget are for a method by name: a strategy has its settings.')
         strategy: Reduction | None = method
     else:
+        if not isinstance(method, str | Mapping):
+            raise ConfigError(
+                f"method must be a name, a dict such as dict(type='ALGM'), or a strategy, got {method!r}."
+            )
         asked = dict(type=method) if isinstance(method, str) else dict(method)
         asked |= settings
         target.check_fits(find_method(asked.get('type')))

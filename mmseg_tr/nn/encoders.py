@@ -7,6 +7,8 @@ from typing import Any
 
 from mmseg_tr.compat import ensure_torchvision
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.nn.checks import check_numbers, check_size
+from mmseg_tr.reduction.checks import check_flag, check_number, check_pair, is_integer
 
 ensure_torchvision()  # timm imports torchvision
 
@@ -25,6 +27,7 @@ SEGMENTER_ENCODERS = frozenset(
 )
 # A plain ViT given by its dimensions instead of a name.
 DIMENSIONS = ('embed_dim', 'depth', 'num_heads', 'patch_size')
+FLAGS = ('qkv_bias', 'qk_norm', 'class_token', 'no_embed_class', 'pre_norm', 'distilled')
 OPTIONS = (
     'mlp_ratio',
     'qkv_bias',
@@ -65,10 +68,10 @@ def build_encoder(arch: str | dict | VisionTransformer, img_size=None, **kwargs)
 
 def check_img_size(img_size) -> tuple[int, int]:
     """(H, W) in pixels from a side or a pair. Raises ConfigError."""
-    size = (img_size, img_size) if isinstance(img_size, int) else img_size
-    if not isinstance(size, (tuple, list)) or len(size) != 2 or any(not isinstance(s, int) or s < 1 for s in size):
-        raise ConfigError(f'img_size must be one side or (height, width) in pixels, got {img_size!r}.')
-    return tuple(size)
+    size = (img_size, img_size) if is_integer(img_size) else img_size
+    sides = check_pair('img_size', size, 'one side or (height, width) in pixels')
+    check_numbers('img_size', sides)
+    return sides
 
 
 def _from_name(arch: str, **kwargs) -> VisionTransformer:
@@ -90,8 +93,14 @@ def _from_dimensions(arch: dict, **kwargs) -> VisionTransformer:
         what = f'lacks {", ".join(missing)}' if missing else f'has unknown {", ".join(unknown)}'
         raise ConfigError(f'arch={arch} {what}: it takes {", ".join(DIMENSIONS)} and may take {", ".join(OPTIONS)}.')
     for key in DIMENSIONS:
-        if isinstance(arch[key], bool) or not isinstance(arch[key], int) or arch[key] < 1:
-            raise ConfigError(f'arch {key} must be a positive integer, got {arch[key]!r}.')
+        check_size(f'arch {key}', arch[key])
+    for key in FLAGS:
+        if key in arch:
+            check_flag(f'arch {key}', arch[key])
+    check_size('arch reg_tokens', arch.get('reg_tokens', 0), least=0)
+    check_number('arch mlp_ratio', arch.get('mlp_ratio', 4.0), 1 / arch['embed_dim'], 1024)
+    if arch.get('init_values') is not None:
+        check_number('arch init_values', arch['init_values'], 0, 1024)
     if arch['embed_dim'] % arch['num_heads']:
         raise ConfigError(f'arch embed_dim={arch["embed_dim"]} does not divide into {arch["num_heads"]} heads.')
     distilled = arch.pop('distilled', False)

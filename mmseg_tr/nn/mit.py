@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,8 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.backbone import Backbone, check_single
 from mmseg_tr.nn.blocks import refuse_tracing
+from mmseg_tr.nn.checks import check_image, check_numbers, check_rates, check_sizes
 from mmseg_tr.nn.mit_blocks import EPS, NOTHING, Block, EfficientAttention, PatchEmbed
 from mmseg_tr.reduction import Reduction, build_reduction, method_names
+from mmseg_tr.reduction.checks import check_flag, check_number
 from mmseg_tr.reduction.ladder import Grid
 from mmseg_tr.reduction.observe import Merged
 from mmseg_tr.reduction.segformerpp.deprecated import reduction_from_merging
@@ -86,16 +88,24 @@ class MixVisionTransformer(Backbone):
     ) -> None:
         super().__init__()
         dims = arch_settings(arch)
+        check_sizes(in_channels=in_channels)
+        check_rates(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
+        check_flag('with_cp', with_cp)
+        for name, eps in (('norm_eps', norm_eps), ('embed_eps', norm_eps if embed_eps is None else embed_eps)):
+            check_number(name, eps, 0)
         check_pretrained(pretrained)
         if pretrained is True and not isinstance(arch, str):
             raise ConfigError('pretrained=True needs an arch by name: give a weights file for an arch by dimensions.')
         self.arch, self.pretrained = arch, pretrained
         depths = tuple(dims['num_layers'])
-        self.out_indices, self.with_cp = tuple(out_indices), with_cp
-        if not self.out_indices or not all(index in range(len(depths)) for index in self.out_indices):
-            raise ConfigError(f'out_indices={out_indices} must name stages from 0 to {len(depths) - 1}.')
+        self.out_indices, self.with_cp = check_numbers('out_indices', out_indices, least=0), with_cp
+        if list(self.out_indices) != sorted(set(self.out_indices) & set(range(len(depths)))):
+            raise ConfigError(
+                f'out_indices must name stages from 0 to {len(depths) - 1} in ascending order, got {out_indices}.'
+            )
         self.widths = tuple(dims['embed_dims'] * heads for heads in dims['num_heads'])
         step = drop_path_rate / max(sum(depths) - 1, 1)  # stochastic depth grows from block to block
+        self.in_channels = in_channels
         self.layers: Any = nn.ModuleList()  # of [embed, blocks, norm]
         for stage, width in enumerate(self.widths):
             blocks = nn.ModuleList()
@@ -173,12 +183,13 @@ class MixVisionTransformer(Backbone):
         return len(self.layers), (1, 1)
 
     def forward(self, x: Tensor, reduction: Any = None) -> tuple[Tensor, ...]:
+        check_image(x, self.in_channels, self.layers[0][0].projection.weight)
         reduction = self.running if reduction is None else reduction
         if reduction is not None:
             refuse_tracing()
         merging = [PLAIN] * len(self.layers) if reduction is None else reduction.bind_stages(self.depths).merging
         if reduction is not None and reduction.downsample:
-            x = x[..., : x.shape[-2] // 2 * 2 : 2, : x.shape[-1] // 2 * 2 : 2]
+            x = x[..., : max(x.shape[-2] // 2 * 2, 1) : 2, : max(x.shape[-1] // 2 * 2, 1) : 2]
         maps, small = [], []
         for stage, ((embed, blocks, norm), asked) in enumerate(zip(self.layers, merging, strict=True)):
             x, grid = embed(x)
@@ -222,10 +233,16 @@ def arch_settings(arch: str | dict) -> dict:
         if arch not in ARCHS:
             raise ConfigError(f'arch={arch!r} is unknown: it is one of {", ".join(ARCHS)}, or a dict of dimensions.')
         return DEFAULTS | ARCHS[arch]
+    if not isinstance(arch, Mapping):
+        raise ConfigError(f'arch must be one of {", ".join(ARCHS)}, or a dict of dimensions, got {arch!r}.')
     unknown = [key for key in arch if key not in DEFAULTS]
     if unknown:
         raise ConfigError(f'arch has no setting {unknown[0]!r}: its settings are {", ".join(DEFAULTS)}.')
-    dims = DEFAULTS | arch
+    dims = DEFAULTS | dict(arch)
+    check_sizes(**{f'arch.{key}': dims[key] for key in ('embed_dims', 'mlp_ratio')})
+    check_flag('arch.qkv_bias', dims['qkv_bias'])
+    for key in ('num_layers', 'num_heads', 'patch_sizes', 'strides', 'sr_ratios'):
+        dims[key] = check_numbers(f'arch.{key}', dims[key])
     counts = {key: len(value) for key, value in dims.items() if isinstance(value, Sequence)}
     if len(set(counts.values())) > 1:
         raise ConfigError(f'arch lists must have one entry per stage each, got {counts}.')

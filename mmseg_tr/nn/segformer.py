@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mmseg_tr.errors import ConfigError
+from mmseg_tr.nn.checks import check_rates, check_sizes
 from mmseg_tr.nn.fusion import MultiScaleFusion
 from mmseg_tr.nn.mit import MixVisionTransformer
 from mmseg_tr.nn.savable import Savable
 from mmseg_tr.nn.segmenter import enlarge_scores
-from mmseg_tr.reduction.checks import check_positive
+from mmseg_tr.reduction.checks import check_choice
 
 
 class SegformerHead(MultiScaleFusion):
@@ -21,7 +21,8 @@ class SegformerHead(MultiScaleFusion):
     """
 
     def __init__(self, in_channels: Sequence[int], num_classes: int, channels: int = 256, dropout: float = 0.1) -> None:
-        check_positive(num_classes=num_classes, channels=channels)
+        check_sizes(num_classes=num_classes, channels=channels)
+        check_rates(dropout=dropout)
         super().__init__(in_channels, channels)
         self.convs = self.levels(in_channels, channels)
         self.dropout = nn.Dropout2d(dropout)
@@ -72,10 +73,8 @@ class SegFormer(Savable):
         resolution: str = 'full',
     ) -> None:
         super().__init__()
-        if head not in HEADS:
-            raise ConfigError(f'head={head!r} is unknown: it is one of {", ".join(HEADS)}.')
-        if resolution not in ('full', 'quarter'):
-            raise ConfigError(f"resolution={resolution!r} is unknown: it is 'full' or 'quarter'.")
+        check_choice('head', head, tuple(HEADS))
+        check_choice('resolution', resolution, ('full', 'quarter'))
         self.backbone, self.resolution = backbone, resolution
         widths = [backbone.widths[index] for index in backbone.out_indices]
         self.decode_head = HEADS[head](widths, num_classes, channels, dropout)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.blocks import PLAIN, TokenBlock
+from mmseg_tr.nn.checks import check_rates, check_sizes
 from mmseg_tr.nn.savable import Savable
 from mmseg_tr.nn.vit import ViT
 from mmseg_tr.reduction.base import Reduction
-from mmseg_tr.reduction.checks import check_positive
 from mmseg_tr.reduction.tokens import Tokens
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-5)
@@ -25,7 +25,7 @@ class LinearDecoder(nn.Module):
 
     def __init__(self, num_classes: int, embed_dim: int) -> None:
         super().__init__()
-        check_positive(num_classes=num_classes, embed_dim=embed_dim)
+        check_sizes(num_classes=num_classes, embed_dim=embed_dim)
         self.head = nn.Linear(embed_dim, num_classes)
         init_decoder(self)
 
@@ -55,9 +55,10 @@ class MaskTransformer(nn.Module):
     ) -> None:
         super().__init__()
         in_channels = embed_dim if in_channels is None else in_channels
-        check_positive(embed_dim=embed_dim, in_channels=in_channels)
+        check_sizes(embed_dim=embed_dim, in_channels=in_channels)
+        check_rates(dropout=dropout, drop_path=drop_path)
         num_heads = max(embed_dim // 64, 1) if num_heads is None else num_heads
-        check_positive(num_classes=num_classes, embed_dim=embed_dim, depth=depth, num_heads=num_heads)
+        check_sizes(num_classes=num_classes, depth=depth, num_heads=num_heads)
         if num_classes == 1:
             raise ConfigError(
                 'num_classes must be 2 or more for the mask transformer, which normalises its scores over the classes, '

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.backbone import Backbone, check_single
 from mmseg_tr.nn.blocks import PLAIN, TokenBlock
+from mmseg_tr.nn.checks import check_image, check_rates, check_sizes
 from mmseg_tr.nn.encoders import SEGMENTER_ENCODERS, build_encoder
 from mmseg_tr.nn.inference import pad_to_multiple
 from mmseg_tr.nn.pos_embed import check_resize_rule, resize_pos_embed
 from mmseg_tr.nn.pretrained import pretrained_state, resize_stored
 from mmseg_tr.reduction import Reduction, Tokens, build_reduction
+from mmseg_tr.reduction.checks import check_choice, check_flag, check_number, is_integer
 from mmseg_tr.reduction.ladder import Grid
 from mmseg_tr.reduction.observe import Merged, Watcher
 from mmseg_tr.weights.fetch import check_pretrained
@@ -61,8 +63,12 @@ class ViT(Backbone):
         with_cp: bool = False,
     ) -> None:
         super().__init__()
-        if out not in ('maps', 'tokens'):
-            raise ConfigError(f"out={out!r} is unknown: it is 'maps' or 'tokens'.")
+        check_choice('out', out, ('maps', 'tokens'))
+        check_sizes(in_chans=in_chans)
+        check_rates(drop_path_rate=drop_path_rate, drop_rate=drop_rate)
+        check_flag('with_cp', with_cp)
+        if norm_eps is not None:
+            check_number('norm_eps', norm_eps, 0)
         if pretrained is True and isinstance(arch, dict):
             raise ConfigError('pretrained=True needs an arch by name: give a weights file for an arch by dimensions.')
         check_pretrained(pretrained)
@@ -91,7 +97,9 @@ class ViT(Backbone):
         self.grid: tuple[int, int] = tuple(model.patch_embed.grid_size)
         self.out_indices = check_out_indices(out_indices, len(self.blocks))
         published = isinstance(arch, dict) or self.arch.split('.')[0] in SEGMENTER_ENCODERS
-        self.pos_resize = check_resize_rule(pos_resize or ('bilinear' if published else 'bicubic_antialias'))
+        self.pos_resize = check_resize_rule(
+            ('bilinear' if published else 'bicubic_antialias') if pos_resize is None else pos_resize
+        )
         if norm_eps is not None or published:
             set_norm_eps(self, 1e-5 if norm_eps is None else norm_eps)
         self.reduction = self.fitted(reduction)
@@ -206,8 +214,7 @@ class ViT(Backbone):
     def embed(self, image: Tensor, method: Reduction | None = None) -> Tokens:
         """Return padded patches, prefix tokens and position embedding: (B, C, H, W) -> Tokens of (B, E + h*w, d)."""
         method = method or self.method()
-        if image.dim() != 4 or image.shape[1] != self.in_chans:
-            raise ConfigError(f'image must have shape (B, {self.in_chans}, H, W), got {tuple(image.shape)}.')
+        check_image(image, self.in_chans, self.patch_embed.proj.weight)
         padded = pad_to_multiple(image, self.patch_size)
         grid = tuple(side // patch for side, patch in zip(padded.shape[-2:], self.patch_size))
         pos = resize_pos_embed(self.pos_embed, self.grid, grid, self.pos_embed_prefix, self.pos_resize)
@@ -251,8 +258,10 @@ class ViT(Backbone):
 
 def check_out_indices(out_indices: Sequence[int], depth: int) -> tuple[int, ...]:
     """Return block numbers from 0, negative ones counted from the end. Raises ConfigError."""
-    if isinstance(out_indices, int):
+    if is_integer(out_indices):
         out_indices = (out_indices,)
+    if not isinstance(out_indices, list | tuple | range) or not all(map(is_integer, out_indices)):
+        raise ConfigError(f'out_indices must be a list of block numbers such as (5, 11), got {out_indices!r}.')
     indices = tuple(index + depth if index < 0 else index for index in out_indices)
     if not indices or any(not 0 <= index < depth for index in indices) or len(set(indices)) < len(indices):
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ def is_integer(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite int or float; True and False are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def check_integer(name: str, value: Any, least: int = 0, most: int | None = None, hint: str = '') -> int:
@@ -30,12 +31,6 @@ def check_integer(name: str, value: Any, least: int = 0, most: int | None = None
         return value
     what = _WORDS.get(least, f'an integer of {least} or more') if most is None else f'an integer from {least} to {most}'
     raise ConfigError(f'{name} must be {what}{hint and f", {hint}"}, got {value!r}.')
-
-
-def check_positive(**values: Any) -> None:
-    """Raise ConfigError unless every value is a positive integer."""
-    for name, value in values.items():
-        check_integer(name, value, 1)
 
 
 def check_number(
@@ -60,7 +55,8 @@ def check_number(
 
 def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     """Return one of the allowed values."""
-    if value not in allowed:
+    # arrays compare element by element
+    if not any(isinstance(value, type(option)) and value == option for option in allowed):
         raise ConfigError(f'{name} must be one of {", ".join(map(repr, allowed))}, got {value!r}.')
     return value
 

@@ -261,7 +261,7 @@ def _check_window(window: Any) -> int:
 
 def _check_reconstruct(reconstruct: Any, layer: int) -> None:
     number = is_integer(reconstruct)
-    if not number and reconstruct not in ('scores', 'backbone'):
+    if not number and not (isinstance(reconstruct, str) and reconstruct in ('scores', 'backbone')):
         raise ConfigError(f"reconstruct must be 'scores', 'backbone' or the number of a layer, got {reconstruct!r}.")
     if number and reconstruct <= layer:
         raise ConfigError(f'reconstruct must be a layer after layer={layer}, the one of clustering, got {reconstruct}.')

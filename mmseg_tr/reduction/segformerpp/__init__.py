@@ -62,7 +62,8 @@ class SegFormerPP(Reduction):
             preset = 'bsm_hq' if preset is None else preset
             stages = preset_stages(preset)
         # empty: nothing merges, for any number of stages
-        merging = parse_stages(stages or (), check_precision(self.precision))
+        empty = isinstance(stages, Sequence) and not len(stages)
+        merging = parse_stages(() if stages is None or empty else stages, check_precision(self.precision))
         downsample = preset is not None and preset_name(preset) == 'downsample'
         self._settle(preset=preset, merging=merging, downsample=downsample)
         idle = [stage for stage, asked in enumerate(merging, 1) if asked.idle]
