@@ -1,7 +1,7 @@
 """Draw which patches share a token, layer by layer, for every method: PNGs, a contact sheet, animations.
 
-ALGM, CTS, Expedite, EViT and ToMe show what leaves a layer; dense ToMe what its attention and its MLP work on, ACT
-the clusters of every head, SegFormer++ queries and keys of every block.
+Methods that shorten the network show what leaves a layer; dense ToMe what its attention and its MLP work on,
+SharedMatching what its attention works on, ACT the clusters of every head, SegFormer++ queries and keys of every block.
 """
 
 import argparse

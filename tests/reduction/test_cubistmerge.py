@@ -84,6 +84,21 @@ def test_windows_merge_inside_themselves(h, w, window):
             assert len(found[0].unique()) == want.shape[1]
 
 
+@few
+@given(h=st.integers(1, 7), w=st.integers(1, 7), part=st.floats(0, 1), prefix=st.sampled_from([0, 1, 5]))
+def test_rows_merge_first_and_then_columns_of_what_is_left(h, w, part, prefix):
+    r_h, r_w = int(part * (h // 2)), int((1 - part) * (w // 2))
+    x = noise(2, prefix + h * w, 5, seed=h * w)
+    merged, merge = merge_grid(x, (h, w), (r_h, r_w), prefix)
+    for image, found, index in zip(x, merged, merge.index):
+        rows = [by_hand(row, r_w) for row in image[prefix:].unflatten(0, (h, w))]
+        columns = [by_hand(torch.stack([row[j] for row, _ in rows]), r_h) for j in range(w - r_w)]
+        want = torch.stack([column for column, _ in columns], 1).flatten(0, 1)
+        places = [columns[rows[i][1][j]][1][i] * (w - r_w) + rows[i][1][j] for i in range(h) for j in range(w)]
+        assert torch.equal(found, torch.cat([image[:prefix], want]))
+        assert index.tolist() == [*range(prefix), *(prefix + place for place in places)]
+
+
 def test_constant_lines_change_nothing_but_their_length():
     x = torch.ones(1, 1, 3).expand(2, 9, 3)
     assert torch.equal(join_lines(x, match_lines(x, 4), 4), x[:, :5])
