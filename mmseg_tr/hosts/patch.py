@@ -26,6 +26,7 @@ from mmseg_tr.hosts.rope import Positions, Turn
 from mmseg_tr.nn.blocks import refuse_torchscript, run_block
 from mmseg_tr.reduction import Reduction, Tokens
 from mmseg_tr.reduction.observe import Observer
+from mmseg_tr.reduction.ops import exporting
 
 
 @dataclass
@@ -82,7 +83,8 @@ class BlockForward(Forward):
         rotary = self.applied.rotary
         given = kwargs.pop(rotary.argument, None) if rotary is not None else None
         masks = [part for part in (*args, *kwargs.values()) if isinstance(part, Tensor) and part.dim() > 1]
-        if masks or kwargs.get('is_causal'):
+        # transformers makes a mask of ones while it is exported, whose values cannot be read then
+        if (masks and not exporting()) or kwargs.get('is_causal'):
             raise ConfigError('an attention mask does not fit reduced tokens: use mmseg_tr.disabled(model) here.')
         module = host_module or self.module
         run = partial(self.run, module, given)

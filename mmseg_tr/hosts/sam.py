@@ -66,14 +66,14 @@ class ThroughWindows(ThroughModule):
         parts = windows.split(y.unflatten(1, grid))  # (B * windows, h, w, C)
         inner, method = Tokens(parts.flatten(1, 2), windows.size, memo=tokens.memo), self.method
         if isinstance(method, Watcher):
-            method.note(self.inside(method.method, inner, windows, layer), tokens, layer)
+            method.note(self.merged_in(method.method, inner, windows, layer), tokens, layer)
             method = method.method
         call = Call(method, self.attend, inner, layer)
         branch = self.module(parts, call)
         branch = branch[0] if isinstance(branch, tuple) else branch
         return windows.join(branch).flatten(1, 2), call.seen
 
-    def inside(self, method: Reduction, inner: Tokens, windows: Windows, layer: int) -> list[Inside]:
+    def merged_in(self, method: Reduction, inner: Tokens, windows: Windows, layer: int) -> list[Inside]:
         """What merges inside attention in all windows of one image."""
         found = []
         for number in range(inner.x.shape[0]):
