@@ -26,7 +26,7 @@ from mmseg_tr.reduction import REDUCTIONS, Merge, Reduction, Tokens
 from mmseg_tr.reduction.base import Inside
 from mmseg_tr.reduction.observe import Watcher
 from mmseg_tr.reduction.ops import per_image
-from mmseg_tr.reduction.windows import Windows
+from mmseg_tr.reduction.windows import GridWindows
 
 ensure_torchvision()  # timm imports torchvision
 
@@ -62,7 +62,7 @@ class ThroughWindows(ThroughModule):
 
     def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
         grid = tokens.rectangle or tokens.grid
-        windows = Windows(grid, tokens.window if self.windowed and tokens.window else grid)
+        windows = GridWindows(grid, tokens.window if self.windowed and tokens.window else grid)
         parts = windows.split(y.unflatten(1, grid))  # (B * windows, h, w, C)
         inner, method = Tokens(parts.flatten(1, 2), windows.size, memo=tokens.memo), self.method
         if isinstance(method, Watcher):
@@ -73,7 +73,7 @@ class ThroughWindows(ThroughModule):
         branch = branch[0] if isinstance(branch, tuple) else branch
         return windows.join(branch).flatten(1, 2), call.seen
 
-    def merged_in(self, method: Reduction, inner: Tokens, windows: Windows, layer: int) -> list[Inside]:
+    def merged_in(self, method: Reduction, inner: Tokens, windows: GridWindows, layer: int) -> list[Inside]:
         """What merges inside attention in all windows of one image."""
         found = []
         for number in range(inner.x.shape[0]):

@@ -27,7 +27,7 @@ from mmseg_tr.reduction.ladder import Grid, Ladder, distinct, rungs, scaled_laye
 from mmseg_tr.reduction.matching import Merge, descending_rank
 from mmseg_tr.reduction.ops import deciding, per_image, take, unit
 from mmseg_tr.reduction.tokens import Tokens
-from mmseg_tr.reduction.windows import Windows
+from mmseg_tr.reduction.windows import GridWindows
 
 COLLISIONS = ('keep', 'published')
 
@@ -168,11 +168,11 @@ def merge_windows(
     for row, rows, down, gone_h in parts[0]:
         line, left = [], 0
         for column, columns, across, gone_w in parts[1]:
-            tiles = Windows((rows, columns), (rows // down, columns // across))
+            tiles = GridWindows((rows, columns), (rows // down, columns // across))
             area = tiles.split(x.unflatten(1, grid)[:, row : row + rows, column : column + columns])
             merged, merge = merge_grid(area.flatten(1, 2), tiles.size, (gone_h, gone_w), 0, collisions, precision)
             size = (tiles.size[0] - gone_h, tiles.size[1] - gone_w)
-            kept = Windows((down * size[0], across * size[1]), size)
+            kept = GridWindows((down * size[0], across * size[1]), size)
             # where the tokens of each window are in the smaller grid
             number = torch.arange(kept.grid[0], device=x.device)[:, None] + top
             number = number * width + torch.arange(kept.grid[1], device=x.device) + left

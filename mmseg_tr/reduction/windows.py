@@ -11,7 +11,7 @@ Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Windows:
+class GridWindows:
     """Windows of `size` (rows, columns) in a grid (h, w)."""
 
     grid: Grid

@@ -1,8 +1,5 @@
 """Image encoders of SAM in timm and transformers: windows, relative positions, no class token."""
 
-import copy
-import warnings
-
 import pytest
 import torch
 
@@ -10,6 +7,7 @@ import mmseg_tr
 from mmseg_tr.compat import ensure_torchvision
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.relative import between, on_grid
+from tests.hosts.checks import check_host, check_neutral
 from tests.nn.networks import shaken
 
 pytest.importorskip('transformers')
@@ -75,37 +73,14 @@ def outputs(model, x):
     ('name', 'kind'),
     [(name, kind) for name in METHODS for kind in KINDS if ' ' not in kind or name == 'ToMe'],
 )
-@torch.no_grad()
 def test_a_host_returns_what_it_returned_and_is_itself_afterwards(name, kind):
-    model, x = network(kind), images()
-    state, plain = copy.deepcopy(model.state_dict()), outputs(model, x)
-    mmseg_tr.apply(model, name, **METHODS[name])
-    reduced = outputs(model, x)
-    assert [value.shape for value in reduced] == [value.shape for value in plain]
-    assert not torch.allclose(reduced[0], plain[0], atol=1e-9)
-    alone = [torch.cat(parts) for parts in zip(outputs(model, x[:1]), outputs(model, x[1:]))]
-    for a, b in zip(alone, reduced):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
-    assert all(torch.equal(a, b) for a, b in zip(outputs(copy.deepcopy(model), x), reduced))
-    with mmseg_tr.disabled(model):
-        assert all(torch.equal(a, b) for a, b in zip(outputs(model, x), plain))
-    mmseg_tr.remove(model)
-    assert all(torch.equal(a, b) for a, b in zip(outputs(model, x), plain))
-    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    check_host(network(kind), images(), outputs, name, **METHODS[name])
 
 
 @pytest.mark.parametrize(('dtype', 'close'), [(torch.float64, 1e-6), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize(('name', 'kind'), [('CubistMerge', kind) for kind in KINDS] + [('ToMe', 'timm')])
-@torch.no_grad()
 def test_a_setting_that_reduces_nothing_changes_nothing(kind, name, dtype, close):
-    model, x = network(kind, dtype), images(dtype=dtype)
-    plain = outputs(model, x)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # a setting that reduces nothing warns
-        mmseg_tr.apply(model, name, **NEUTRAL[name])
-        got = outputs(model, x)
-    for value, want in zip(got, plain):
-        torch.testing.assert_close(value, want, atol=close * max(want.abs().max().item(), 1), rtol=0)
+    check_neutral(network(kind, dtype), images(dtype=dtype), outputs, close, name, **NEUTRAL[name])
 
 
 @torch.no_grad()

@@ -1,8 +1,6 @@
 """SegFormer of transformers with SegFormer++: equal to our own MiT, and gone without a trace."""
 
-import copy
 import pickle
-import warnings
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.mit import MixVisionTransformer
 from mmseg_tr.reduction.segformerpp.settings import PRESETS
 from mmseg_tr.weights.mit import load_backbone
+from tests.hosts.checks import check_host, check_neutral
 from tests.nn.networks import shaken
 
 pytest.importorskip('transformers')
@@ -72,36 +71,14 @@ def test_a_segformer_equals_our_own_mit_with_the_same_weights(name, tmp_path):
 @pytest.mark.parametrize(
     ('name', 'kind'), [*zip(('bsm_hq_shared', 'stages', 'downsample'), KINDS), ('downsample', KINDS[1])]
 )
-@torch.no_grad()
 def test_a_host_returns_what_it_returned_and_is_itself_afterwards(name, kind):
-    model, x = network(kind), images()
-    state, plain = copy.deepcopy(model.state_dict()), outputs(model, x)
-    mmseg_tr.apply(model, 'SegFormerPP', **METHODS[name])
-    reduced = outputs(model, x)
-    assert [value.shape for value in reduced] == [value.shape for value in plain]
-    assert not all(torch.allclose(a, b, atol=1e-9) for a, b in zip(reduced, plain))
-    alone = [torch.cat(parts) for parts in zip(outputs(model, x[:1]), outputs(model, x[1:]))]
-    for a, b in zip(alone, reduced):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
-    assert all(torch.equal(a, b) for a, b in zip(outputs(copy.deepcopy(model), x), reduced))
-    with mmseg_tr.disabled(model):
-        assert all(torch.equal(a, b) for a, b in zip(outputs(model, x), plain))
-    mmseg_tr.remove(model)
-    assert all(torch.equal(a, b) for a, b in zip(outputs(model, x), plain))
-    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    assert not any('forward' in vars(part) for part in model.modules())
+    check_host(network(kind), images(), outputs, 'SegFormerPP', **METHODS[name])
 
 
 @pytest.mark.parametrize(('dtype', 'close'), [(torch.float64, 1e-6), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-@torch.no_grad()
 def test_settings_that_merge_nothing_change_nothing(dtype, close):
-    model, x = network(dtype=dtype), images(dtype=dtype)
-    plain = outputs(model, x)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # a setting that merges nothing warns
-        mmseg_tr.apply(model, 'SegFormerPP', stages=[dict(q_mode='bsm', q_r=0.0, q_sx=2, q_sy=2)] * 4)
-    for got, want in zip(outputs(model, x), plain):
-        torch.testing.assert_close(got, want, atol=close * max(want.abs().max().item(), 1), rtol=0)
+    stages = [dict(q_mode='bsm', q_r=0.0, q_sx=2, q_sy=2)] * 4
+    check_neutral(network(dtype=dtype), images(dtype=dtype), outputs, close, 'SegFormerPP', stages=stages)
 
 
 def test_gradients_reach_every_weight_also_with_checkpointing():

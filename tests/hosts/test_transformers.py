@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import warnings
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ import torch
 import mmseg_tr
 from mmseg_tr.compat import ensure_torchvision
 from mmseg_tr.errors import ConfigError
+from tests.hosts.checks import check_host, check_neutral
 from tests.nn.networks import shaken
 
 pytest.importorskip('transformers')
@@ -91,36 +91,14 @@ def outputs(model, x):
 
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('name', METHODS)
-@torch.no_grad()
 def test_a_host_returns_what_it_returned_and_is_itself_afterwards(name, kind):
-    model, x = network(kind), images()
-    state, plain = copy.deepcopy(model.state_dict()), outputs(model, x)
-    mmseg_tr.apply(model, name, **METHODS[name])
-    reduced = outputs(model, x)
-    assert [value.shape for value in reduced] == [value.shape for value in plain]
-    assert not all(torch.allclose(a, b, atol=1e-9) for a, b in zip(reduced, plain))
-    alone = [torch.cat(parts) for parts in zip(outputs(model, x[:1]), outputs(model, x[1:]))]
-    for a, b in zip(alone, reduced):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
-    assert all(torch.equal(a, b) for a, b in zip(outputs(copy.deepcopy(model), x), reduced))
-    with mmseg_tr.disabled(model):
-        assert all(torch.equal(a, b) for a, b in zip(outputs(model, x), plain))
-    mmseg_tr.remove(model)
-    assert all(torch.equal(a, b) for a, b in zip(outputs(model, x), plain))
-    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    check_host(network(kind), images(), outputs, name, **METHODS[name])
 
 
 @pytest.mark.parametrize(('dtype', 'close'), [(torch.float64, 1e-6), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize('kind', KINDS)
-@torch.no_grad()
 def test_a_setting_that_reduces_nothing_changes_nothing(kind, dtype, close):
-    model, x = network(kind, dtype), images(dtype=dtype)
-    plain = outputs(model, x)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # a setting that reduces nothing warns
-        mmseg_tr.apply(model, 'ALGM', layers=(2,), threshold=2.0)
-    for got, want in zip(outputs(model, x), plain):
-        torch.testing.assert_close(got, want, atol=close * max(want.abs().max().item(), 1), rtol=0)
+    check_neutral(network(kind, dtype), images(dtype=dtype), outputs, close, 'ALGM', layers=(2,), threshold=2.0)
 
 
 @torch.no_grad()
