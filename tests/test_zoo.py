@@ -5,11 +5,12 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import mmseg_tr
 from mmseg_tr import create_model
-from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.errors import CheckpointError, ConfigError, DatasetError
 from mmseg_tr.nn import LinearDecoder
 from mmseg_tr.nn.image_transform import ImageTransform
 from mmseg_tr.reduction import default_settings, method_names
@@ -24,6 +25,7 @@ VIT = dict(embed_dim=WIDTH, depth=2, num_heads=2, patch_size=8)
 
 HUB = """
 import torch
+from PIL import Image
 from mmseg_tr import create_model
 model = create_model('segformer_b0', 'bsm_hq', num_classes=19).eval()
 with torch.no_grad():
@@ -207,7 +209,6 @@ def test_published_hub_arguments_are_accepted():
 
 
 def test_image_transform_takes_pictures_arrays_and_tensors():
-    from PIL import Image
 
     array = (torch.arange(20 * 30 * 3) % 256).view(20, 30, 3).byte()
     transform = ImageTransform((40, 45))
@@ -237,3 +238,22 @@ def test_a_model_carries_the_normalisation_of_its_encoder(tmp_path):
     ):
         assert torch.allclose(model.transform(grey)[:, 0, 0], torch.tensor(top), atol=1e-4)
     assert create_model('segmenter', **small, in_chans=1).transform is None
+
+
+def test_the_hub_measures_random_images_and_cityscapes(tmp_path):
+    import hubconf
+
+    model = create_model('segformer', num_classes=3, arch=dict(embed_dims=8, num_layers=[1] * 4, num_heads=[1] * 4),
+                         channels=16).eval()  # fmt: skip
+    found = hubconf.random_benchmark_entrypoint(model, [1, 2], (3, 64, 64), repeats=2)
+    assert list(found) == ['3x64x64, batch 1', '3x64x64, batch 2']
+    assert all(one['fps'] > 0 and one['gmacs'] > 0 for one in found.values())
+    pictures = tmp_path / 'leftImg8bit' / 'val' / 'town'
+    pictures.mkdir(parents=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 64, 3), dtype=np.uint8)).save(pictures / 'a.png')
+    arguments = (model, tmp_path / 'leftImg8bit' / 'val', (64, 128))
+    made = hubconf.cityscapes_benchmark(*arguments, reference=tmp_path / 'reference')
+    assert made['agreement'] is None and (tmp_path / 'reference' / 'a.png').is_file()
+    assert hubconf.cityscapes_benchmark(*arguments, reference=tmp_path / 'reference')['agreement'] == 100
+    with pytest.raises(DatasetError, match='leftImg8bit'):
+        hubconf.cityscapes_benchmark(model, tmp_path / 'nowhere')

@@ -1,0 +1,81 @@
+"""Rows of the published tables, as the metafiles hold them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import yaml
+
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.paths import CARRIED, CONFIGS
+
+DRIVE = re.compile(r'https://drive\.google\.com/file/d/([\w-]+)/')
+TASK = 'Semantic Segmentation'
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row. weights, variant: addresses, None where none is published. miou, gmacs: published, or None."""
+
+    name: str
+    config: Path
+    dataset: str
+    weights: str | None
+    variant: str | None
+    miou: float | None
+    gmacs: float | None
+
+
+def find_rows(names: Sequence[str] = (), metafile: str | None = None) -> list[Row]:
+    """The rows of these names, all of segmentation without any, in the order of the tables.
+
+    metafile: another table than those of the package. Raises ConfigError for a name that no table has.
+    """
+    files = sorted(CONFIGS.glob('[!_]*/metafile.yml')) if metafile is None else [Path(metafile)]
+    base = CARRIED if metafile is None else Path(metafile).parent
+    rows: dict[str, Row] = {}
+    for file in files:
+        try:
+            models = yaml.safe_load(file.read_text(encoding='utf-8'))['Models']
+            read = [_row(entry, base) for entry in models]
+        except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+            raise ConfigError(f'metafile must be a metafile.yml with Models, got {file} ({error}).') from error
+        rows |= {row.name: row for row in read if row is not None}
+    for name in names:
+        if name not in rows:
+            near = ', '.join(get_close_matches(name, rows, n=3)) or 'see `mmseg-tr configs`'
+            raise ConfigError(f'ROW must be a row of segmentation in a published table, got {name!r}: {near}.')
+    return [rows[name] for name in names] or list(rows.values())
+
+
+def _row(entry: dict, base: Path) -> Row | None:
+    result = next((one for one in entry.get('Results', ()) if one['Task'] == TASK), None)
+    if result is None:
+        return None
+    gmacs = entry.get('Metadata', {}).get('GMACs')
+    return Row(
+        name=str(entry['Name']),
+        config=base / entry['Config'],
+        dataset=str(result['Dataset']),
+        weights=_address(entry.get('Weights')),
+        variant=_address(entry.get('Variant')),
+        miou=result['Metrics'].get('mIoU'),
+        gmacs=float(gmacs) if isinstance(gmacs, int | float) else None,
+    )
+
+
+def _address(url: str | None) -> str | None:
+    """The address of a file; pages of Google Drive lead to one."""
+    found = DRIVE.match(url or '')
+    return f'https://drive.google.com/uc?export=download&confirm=t&id={found[1]}' if found else url
+
+
+def mirrored(row: Row, url: str, mirror: str | None) -> str:
+    """The address of a row's file, or its place below a mirror: MIRROR/ROW/checkpoint.pth and variant.yml."""
+    if mirror is None:
+        return url
+    return f'{mirror.rstrip("/")}/{row.name}/{"variant.yml" if url == row.variant else "checkpoint.pth"}'
