@@ -67,7 +67,9 @@ class TokenBlock(Block):
         shared.__dict__ = block.__dict__
         return shared
 
-    def forward(self, x: Tensor, call: BlockCall | None = None, *args, **kwargs) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, x: Tensor, call: BlockCall | None = None, *args, **kwargs
+    ) -> Tensor:
         if not isinstance(call, BlockCall):
             given = (call, *args) if call is not None or args else ()
             return super().forward(x, *given, **kwargs)

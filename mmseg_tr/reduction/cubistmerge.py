@@ -239,8 +239,8 @@ class CubistMerge(Reduction):
             [own['layer']] if 'layer' in own else [], [scaled_layer(s, depth) for s in (1 / 12, 1 / 4, 1 / 2)]
         )
         if own.get('ratio') is not None:
-            key, steps = 'ratio', [round(0.02 * step, 2) for step in range(1, 26)]
-            steps = [ratio for ratio in steps if any(lost(side, ratio) for side in grid)]
+            key, ratios = 'ratio', [round(0.02 * step, 2) for step in range(1, 26)]
+            steps: list[Any] = [ratio for ratio in ratios if any(lost(side, ratio) for side in grid)]
         else:
             # rows and columns in turn: (1, 1), (1, 2), (2, 2), ...
             key, steps = 'r', [(step // 2, (step + 1) // 2) for step in range(2, 2 * (min(grid) // 2) + 1)]

@@ -49,8 +49,9 @@ def table(served, tmp_path, monkeypatch):
         merging = "out='tokens')" if name == 'plain' else "out='tokens', reduction=dict(type='ToMe', r=4))"
         (tmp_path / f'{name}.py').write_text(plain.replace("out='tokens')", merging))
         result = dict(Task='Semantic Segmentation', Dataset='ADE20K', Metrics={'mIoU': 10.0})
-        models.append(dict(Name=name, Config=f'{name}.py', Metadata=dict(GMACs=0.01), Results=[result],
-                           Weights=f'{served}/{name}/checkpoint.pth', Variant=f'{served}/{name}/variant.yml'))  # fmt: skip
+        files = dict(Weights=f'{served}/{name}/checkpoint.pth', Variant=f'{served}/{name}/variant.yml')
+        entry = dict(Name=name, Config=f'{name}.py', Metadata=dict(GMACs=0.01), Results=[result])
+        models.append(entry | files)
     (tmp_path / 'metafile.yml').write_text(yaml.safe_dump(dict(Models=models)))
     return tmp_path / 'metafile.yml'
 

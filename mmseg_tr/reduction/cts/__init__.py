@@ -230,7 +230,7 @@ class CTS(nn.Module, Reduction):
             )
         if self.decides == 'random':
             return random_scores(image, supergrid, self.seed)
-        if self.policy.is_random and not torch.compiler.is_compiling():
+        if self.policy is not None and self.policy.is_random and not torch.compiler.is_compiling():
             self.policy.is_random = False  # said once
             warnings.warn(
                 'CTS: the policy network has random weights: name a trained one with policy_checkpoint, load a '

@@ -45,7 +45,7 @@ class PolicyNet(nn.Module):
         self.pretrained = pretrained
         self.is_random = True  # until weights are loaded
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         if any(key.startswith(prefix) for key in state_dict):
             self.is_random = False
         super()._load_from_state_dict(state_dict, prefix, *args)
