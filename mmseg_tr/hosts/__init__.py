@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,10 +51,11 @@ def apply(
     """Apply a token-reduction method to a network, in place; returns the network.
 
     model: a network of a supported library, or one that contains it. method: a name, dict(type=...), or a strategy.
-    budget: the share of the plain network's multiply-adds that is kept at most, above 0 and at most 1; the method's
-    settings are then chosen. settings: of the method, which override defaults and budget. host: how a network of no
-    supported library is laid out. positions: the rotary position of a merged token, 'rotated' (mean of its patches'
-    rotations, default), 'mean' (of their coordinates) or 'representative' (of the middle patch).
+    budget: the share of the model's plain multiply-adds that is kept at most, above 0 and at most 1, heads included
+    where its forward takes an image alone; the method's settings are then chosen. settings: of the method, which
+    override defaults and budget. host: how a network of no supported library is laid out. positions: the rotary
+    position of a merged token, 'rotated' (mean of its patches' rotations, default), 'mean' (of their coordinates) or
+    'representative' (of the middle patch).
     Raises ConfigError, and changes nothing, for a method or setting that does not fit.
     """
     check_untouched(model)
@@ -103,7 +105,7 @@ def find_target(model: nn.Module, host: Host | None = None) -> Target:
     if len(found) > 1:
         raise ConfigError(f'{type(model).__name__} has {len(found)} vision transformers: apply to one of them.')
     found[0].check()
-    return found[0]
+    return replace(found[0], whole=model)
 
 
 def check_untouched(model: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,9 +22,10 @@ from mmseg_tr.reduction.checks import check_choice, check_number
 
 @dataclass(frozen=True)
 class Target:
-    """A network to which a method is to be applied."""
+    """A network to which a method is to be applied. whole: what contains it and is counted, if not itself."""
 
     network: nn.Module
+    whole: nn.Module | None = field(default=None, kw_only=True)
 
     @property
     def depth(self) -> int:
@@ -77,10 +78,21 @@ class Target:
 
     def work(self, strategy: Reduction | None) -> float:
         """Multiply-adds of the network with a method, everything counted, without running it."""
-        network = on_meta(self.network, self.numbers)
+        whole = self.whole or self.network
+        path = next(name for name, module in whole.named_modules() if module is self.network)
+        counted = on_meta(whole, tuple(f'{path}.{name}'.lstrip('.') for name in self.numbers))
         if strategy is not None:
-            self.install(network, strategy)
-        return count_macs(network, self.image()).total()
+            self.install(counted.get_submodule(path), strategy)
+        return count_macs(counted, self.image()).total()
+
+    def plain(self) -> tuple[Target, float]:
+        """The target (alone where the whole takes more than images), and its plain multiply-adds."""
+        if self.whole is not None:
+            try:
+                return self, self.work(None)
+            except Exception:  # anything that a forward of the user's may raise
+                return replace(self, whole=None).plain()
+        return self, self.work(None)
 
 
 @dataclass(frozen=True)
@@ -163,7 +175,7 @@ def method_within(asked: dict[str, Any], budget: float, target: Target) -> Reduc
     """
     check_number('budget', budget, 0, 1, open_below=True)
     method = find_method(asked.get('type'))
-    plain, least = target.work(None), 1.0
+    (target, plain), least = target.plain(), 1.0
 
     def share(settings: Any) -> tuple[float, Reduction]:
         built = build_reduction(settings)

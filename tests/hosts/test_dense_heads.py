@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import mmseg_tr
+from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.errors import ConfigError
 from tests.hosts.checks import check_host, check_neutral
 from tests.hosts.test_transformers import COMMON, METHODS, images, outputs
@@ -188,3 +189,12 @@ def without(kind, path):
 def test_what_does_not_fit_is_refused_in_one_sentence(make, name, said):
     with pytest.raises(ConfigError, match=said):
         mmseg_tr.apply(make(), name)
+
+
+@torch.no_grad()
+def test_a_budget_counts_the_heads():
+    model, x = network('ViTPose', torch.float32), images(1, dtype=torch.float32)
+    plain = count_macs(model, x).total()
+    mmseg_tr.apply(model, 'ToMe', budget=0.85)
+    kept = count_macs(model, x).total() / plain
+    assert 0.8 < kept <= 0.85
