@@ -10,7 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, check_source, model_argument, require_openmmlab, run_tool
+from mmseg_tr.errors import ConfigError
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -18,12 +19,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog='Exit status: 1 when a picture was skipped.')
     parser.add_argument(
         'configs',
-        nargs='+',
+        nargs='*',
         metavar='CONFIG',
         help='config files, one a method; where none is plain, the first is also shown plain',
     )
+    model_argument(parser)
     parser.add_argument(
-        '--checkpoint', required=True, metavar='FILE', help="weights of the plain model, or 'none' for random ones"
+        '--checkpoint',
+        metavar='FILE',
+        help="weights of the plain model, or 'none' for random ones (default with --model: its own)",
     )
     parser.add_argument(
         '--reduction',
@@ -48,9 +52,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run and write. Exits with 1 if a picture was skipped."""
     require_openmmlab('to make a report')
     args = parse_args(argv)
+    check_source(args.configs, args.model)
+    if args.configs and not args.checkpoint:
+        raise ConfigError("--checkpoint must be given with a config: weights, or 'none' for random ones.")
     from rich.console import Console
 
-    from mmseg_tr.apis.report import build_report
+    from mmseg_tr.apis.report import ReportOptions, build_report
+    from mmseg_tr.apis.report.named import report_named
     from mmseg_tr.apis.report.page import check_page, render
     from mmseg_tr.files import write_atomically
 
@@ -62,18 +70,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.print(f'skipped: {failure.reason}', soft_wrap=True, markup=False)
 
     with console.status('reading') as status:
-        report = build_report(
-            args.configs,
-            args.checkpoint,
-            args.images,
-            reductions=args.reduction,
+        options = ReportOptions(
             comparison=args.compare,
             scenes=args.scenes,
+            reductions=args.reduction,
             device=args.device,
             cfg_options=args.cfg_options,
             progress=status.update,
             report=skip,
         )
+        if args.model:
+            report = report_named(args.model, args.checkpoint, args.images, options)
+        else:
+            report = build_report(args.configs, args.checkpoint, args.images, options)
     write_atomically(render(report), page)
     print(f'{len(report.pictures)} pictures, {len(report.methods)} models, {page.stat().st_size / 1e6:.1f} MB: {page}')
     if failures:

@@ -8,7 +8,10 @@ from PIL import Image
 
 pytest.importorskip('mmseg')
 
+from mmseg_tr.compat import ensure_torchvision
 from tests.tools.command import call, mistake
+
+ensure_torchvision()  # before transformers
 
 TINY = ('--model', 'timm:test_vit', '--checkpoint', 'none')
 QUICK = ('--repeats', '1')
@@ -52,6 +55,20 @@ def test_what_merges_is_drawn(tmp_path, pictures, reduction, layers):
     assert len(entries) == layers and entries[0]['patches'] == 100 and entries[-1]['tokens'] < 100
 
 
+def test_a_segmentation_network_is_reported(tmp_path, pictures):
+    transformers = pytest.importorskip('transformers')
+    sizes = dict(hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, num_attention_heads=[1, 2, 3, 4], image_size=64)
+    config = transformers.SegformerConfig(**sizes, decoder_hidden_size=16, num_labels=4)
+    transformers.SegformerForSemanticSegmentation(config).eval().save_pretrained(tmp_path / 'saved')
+    settings = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    (tmp_path / 'saved' / 'preprocessor_config.json').write_text(json.dumps(settings))
+    out = tmp_path / 'report.html'
+    source = ('--model', f'transformers:{tmp_path / "saved"}', '--reduction', 'type=SegFormerPP,preset=n2d_2x2')
+    assert call('report', *source, '--images', pictures, '--out', out) == 0
+    page = out.read_text()
+    assert 'LABEL_3' in page and '2 models' in page
+
+
 @pytest.mark.parametrize(
     ('tool', 'arguments', 'said'),
     [
@@ -61,6 +78,8 @@ def test_what_merges_is_drawn(tmp_path, pictures, reduction, layers):
         ('get_fps_flops', (*TINY, '--shape', '100x100', '--num-images', '8'), 'timm:test_vit does not take images of'),
         ('compare', ('--model', 'timm:test_vi'), 'did you mean timm:test_vit'),
         ('compare', ('a.py',), '--checkpoint must be given'),
+        ('report', ('a.py',), '--checkpoint must be given'),
+        ('report', TINY, '--images must be given'),
         ('show_merging', (*TINY, 'a.png', 'out'), '--reduction must be set'),
         ('show_merging', (*TINY, '--reduction', 'r=8', 'a.png', 'out'), 'names no type'),
     ],
