@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mmseg_tr.analysis.photographs import photograph_batch
 from mmseg_tr.apis.images import SUFFIXES, files_below
 from mmseg_tr.cpu import keep_freed_memory
+from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.engine.pose_checks import check_pose_network
 from mmseg_tr.engine.preprocess import PictureReader, input_channels, preprocess
 from mmseg_tr.engine.runner import config_mistakes
@@ -126,7 +127,8 @@ def load_batch(
 
     folder: its pictures go through the config's pipeline and the model's preprocessing, as in a test. Where test cuts
     windows of `shape`, the middle one is taken; otherwise the picture is scaled until it covers the shape, then cut at
-    its centre. Duplicates are used once. None: the bundled photographs, cut to the shape.
+    its centre. Duplicates are used once. None: the bundled photographs, cut to the shape; where they are not installed,
+    the config's test set.
     Raises DatasetError for a folder without pictures, one that cannot be read, and too few of them.
     """
     found: dict[bytes, Tensor] = {}
@@ -156,15 +158,32 @@ def _from_folder(config: Config, model: nn.Module, folder: str) -> Iterator[Tens
 
 
 def _photographs(config: Config, model: nn.Module, shape: tuple[int, int], count: int) -> Iterator[Tensor]:
-    """Yield the bundled photographs at the input size, normalised by the model, (1, C, *shape)."""
+    """Yield the bundled photographs at the input size, normalised by the model, (1, C, *shape).
+
+    Where they are not installed, the pictures of the config's test set. Raises MissingExtraError without either.
+    """
     try:
         pictures = photograph_batch(count, shape)
     except MissingExtraError as error:
+        dataset = _test_set(config)
+        if dataset is not None:
+            for index in range(len(dataset)):
+                yield preprocess(model, [dataset[index]])['inputs']
+            return
         raise MissingExtraError(
             f'{error}, or give images, a folder of your pictures.', parameters=['images'], name=error.name
         ) from error
     for pixels in pictures:
         yield network_input(config, model, np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+
+def _test_set(config: Config) -> Any:
+    """Build the config's test set; None where it has none that exists."""
+    loader = config.get('test_dataloader')
+    try:
+        return build_dataset(loader.dataset) if loader is not None else None
+    except (ConfigError, DatasetError):
+        return None
 
 
 def network_input(config: Config, model: nn.Module, pixels: np.ndarray) -> Tensor:

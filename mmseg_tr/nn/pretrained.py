@@ -25,6 +25,8 @@ from mmseg_tr.weights.io import read_file
 # entries of classifiers and of pretraining, which no dense prediction uses
 ENCODERS = ('backbone.', 'encoder.')  # prefixes of the encoder in whole models: checkpoints of this package, Segmenters
 CONVERT = 'mmseg-tr convert-checkpoint FILE model.pth'
+TRANSFORMERS_PATCHES = 'embeddings.patch_embeddings.projection.weight'
+HOSTS = '; they are of transformers: build that model and apply a method to it with mmseg_tr.apply()'
 UNUSED = ('head', 'fc_norm', 'pre_logits', 'attn_pool', 'mask_token')
 
 
@@ -46,7 +48,8 @@ def pretrained_state(
                 'pretrained=FILE, or pretrained=None to start from random weights.'
             ) from error
         return fit_state(model.state_dict(), model, grid, rule)
-    path = fetch_if_published(source) if '://' in str(source) else Path(source)
+    known = '://' in str(source) or Path(source).is_dir()
+    path = fetch_if_published(source) if known else Path(source)
     if not path.is_file():
         raise CheckpointError(f'pretrained={str(source)!r} is not a file: name a .pth, .safetensors or .npz file.')
     reference = build_encoder(arch, in_chans=in_chans)
@@ -105,7 +108,8 @@ def fit_state(checkpoint: dict, reference: nn.Module, grid: tuple[int, int], rul
     reshaped = [text for text in found.reshaped if not alike(text.split()[0], state, wanted)]
     found = replace(found, reshaped=tuple(reshaped))
     if found:
-        raise CheckpointError(f'the pretrained weights belong to another encoder: {found}.')
+        hint = HOSTS if any(str(key).endswith(TRANSFORMERS_PATCHES) for key in state) else ''
+        raise CheckpointError(f'the pretrained weights belong to another encoder: {found}{hint}.')
     prefix = 0 if reference.no_embed_class else reference.num_prefix_tokens
     state['pos_embed'] = resize_stored(state['pos_embed'], grid, prefix, rule)
     return state

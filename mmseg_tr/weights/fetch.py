@@ -19,6 +19,7 @@ from mmseg_tr.weights.io import check_kind
 from mmseg_tr.weights.published import PUBLISHED, Published
 
 SCHEMES = ('http', 'https', 'file', 'ftp')
+SAVED = 'model.safetensors'
 SUFFIXES = ('.pth', '.pt', '.bin', '.safetensors')
 
 
@@ -45,8 +46,12 @@ def cache_path(url: str) -> Path:
 def fetch_if_published(source: str | os.PathLike) -> Path:
     """Return the file `source` itself, or the kept file of a name of PUBLISHED or a URL, fetched where it is missing.
 
+    Of a folder that a save_pretrained() wrote, the file of weights in it.
+
     Raises CheckpointError for a name that is neither a file nor published, and as fetch() does.
     """
+    if (Path(source) / SAVED).is_file():
+        return Path(source) / SAVED
     if isinstance(source, os.PathLike) or Path(source).exists():
         return Path(source)
     if source in PUBLISHED:

@@ -1,4 +1,4 @@
-"""What a benchmark of a config warns of."""
+"""What a benchmark of a config warns of, and which pictures it takes."""
 
 from dataclasses import replace
 
@@ -8,8 +8,12 @@ pytest.importorskip('mmseg')
 
 from mmseg_tr.analysis.benchmark import benchmark_model
 from mmseg_tr.analysis.measure import MeasureOptions
+from mmseg_tr.apis import build
 from mmseg_tr.apis.benchmark import _cautions
+from mmseg_tr.apis.config import load_config
+from mmseg_tr.errors import MissingExtraError
 from tests.networks import algm, pictures, small
+from tests.tiny import write_config, write_dataset
 
 IDLE = dict(type='ALGM', layers=(2,), threshold=1.0)
 
@@ -45,3 +49,17 @@ def test_work_that_is_saved_without_time_does_not_pay():
     (said,) = cautions(algm(), time=0.5)
     assert said == 'at 64x64, batch 2 ALGM does not pay: the plain network is 2.00 times as fast.'
     assert len(cautions(IDLE, time=0.5)) == 2
+
+
+def test_without_the_bundled_photographs_the_test_set_of_the_config_is_measured(tmp_path, monkeypatch):
+    def missing(*args):
+        raise MissingExtraError('skimage is not installed', name='skimage')
+
+    monkeypatch.setattr(build, 'photograph_batch', missing)
+    write_dataset(tmp_path / 'data', count=3)
+    config = load_config(str(write_config(tmp_path, tmp_path / 'data')))
+    model = build.build_model(config, None)
+    assert build.load_batch(config, model, None, (32, 32), 8, 3).shape == (3, 3, 32, 32)
+    config.test_dataloader.dataset.data_root = str(tmp_path / 'nowhere')
+    with pytest.raises(MissingExtraError, match='images'):
+        build.load_batch(config, model, None, (32, 32), 8, 3)

@@ -3,6 +3,8 @@
 It runs in a process of its own, trains once to have everything imported, and forks a process for each training. A
 moment is the n-th step of writing, renaming or removing a file in the folder of checkpoints, a half-written file
 included, or a time. Prints one line of JSON a training: what was there after the kill, and after the resumed training.
+
+python -m tests.tools.interrupted FOLDER 20 kills 20 trainings and says how many ended bit-equal to the unkilled one.
 """
 
 import json
@@ -128,7 +130,9 @@ def state(work):
     if record.is_file():
         last = content[Path(record.read_text()).name]
         best = last['message_hub']['runtime_info'].get('best_ckpt')
-        weights = b''.join(tensor.numpy().tobytes() for tensor in last['state_dict'].values())
+        momenta = [value for group in last['optimizer']['state'].values() for value in group.values()]
+        tensors = [*last['state_dict'].values(), *(value for value in momenta if isinstance(value, torch.Tensor))]
+        weights = b''.join(tensor.numpy().tobytes() for tensor in tensors)
         found.update(
             iter=last['meta']['iter'],
             weights=sha256(weights).hexdigest(),
@@ -137,7 +141,8 @@ def state(work):
     return found
 
 
-def main(folder):
+def main(folder, kills=None):
+    """kills: how many trainings to kill; by default fewer, and trainings that are ended by signals."""
     torch.set_num_threads(1)
     mmengine.config.config.FormatCode = lambda text, **_: (text, True)  # the layout of a text, half of the time
     folder = Path(folder)
@@ -153,16 +158,23 @@ def main(folder):
     forked(folder / 'timed')
     seconds = time.perf_counter() - start
     chance = random.Random(0)
-    moments = [{'fatal': step} for step in (*range(3, steps, steps // 10), steps)]
+    at_steps = 11 if kills is None else kills - 3
+    moments = [{'fatal': 3 + (steps - 3) * place // max(at_steps - 1, 1)} for place in range(at_steps)]
     moments += [{'after': seconds * chance.uniform(0.3, 1.0)} for _ in range(3)]
+    equal = 0
     for number, moment in enumerate(moments):
         work = folder / f'killed{number}'
         ended = forked(work, **moment)
         left, resumed = state(work) if work.exists() else None, forked(work)
-        print(json.dumps({'moment': moment, 'ended': ended, 'left': left, 'resumed': resumed, 'end': state(work)}))
+        end = state(work)
+        equal += resumed == 0 and end['weights'] == state(whole)['weights']
+        print(json.dumps({'moment': moment, 'ended': ended, 'left': left, 'resumed': resumed, 'end': end}), flush=True)
+    if kills is not None:
+        print(f'{equal} of {len(moments)} killed trainings are bit-equal')
+        return
     for number, times in ((signal.SIGINT, 1), (signal.SIGINT, 3), (signal.SIGTERM, 1)):
         print(json.dumps(signalled(folder / f'signalled{number}_{times}', number, times)))
 
 
 if __name__ == '__main__':
-    main(sys.argv[1])
+    main(sys.argv[1], *map(int, sys.argv[2:]))
