@@ -18,9 +18,10 @@ from torch import nn
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.budget import BlocksTarget, Target, method_within
-from mmseg_tr.hosts.host import Host
+from mmseg_tr.hosts.host import Host, Queries
 from mmseg_tr.hosts.own import own_target
 from mmseg_tr.hosts.report import Summary, summary
+from mmseg_tr.hosts.rope import Rotary
 from mmseg_tr.hosts.sam import sam_target
 from mmseg_tr.hosts.segformer import segformer_target
 from mmseg_tr.hosts.state import applied_to, require_applied, restore_modules, switched_off
@@ -133,4 +134,4 @@ def disabled(model: nn.Module) -> AbstractContextManager[None]:
     return switched_off(require_applied(model))
 
 
-__all__ = ['Host', 'Summary', 'apply', 'disabled', 'remove', 'summary', 'watch']
+__all__ = ['Host', 'Queries', 'Rotary', 'Summary', 'apply', 'disabled', 'remove', 'summary', 'watch']

@@ -10,8 +10,10 @@ import torch
 import mmseg_tr
 from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.rope import Rotary, Turn, halves
-from mmseg_tr.hosts.timm import Eva
+from mmseg_tr.hosts import Rotary
+from mmseg_tr.hosts.host import Scale
+from mmseg_tr.hosts.rope import Turn, halves
+from mmseg_tr.hosts.timm import Eva, EvaHeads
 from mmseg_tr.reduction import Tokens
 from tests.hosts.test_timm import METHODS, apply, images
 from tests.nn.networks import shaken, timm
@@ -196,6 +198,22 @@ def test_a_budget_is_kept_and_is_one_graph():
 def test_what_does_not_fit_is_refused_in_one_sentence(make, settings, said):
     with pytest.raises(ConfigError, match=said):
         apply(make(), **(dict(name='ALGM') | settings))
+
+
+class OwnNetwork(Eva):
+    """A network of no library."""
+
+
+@torch.no_grad()
+def test_a_network_of_ones_own_names_its_rotary_positions():
+    torch.manual_seed(0)
+    model, x = shaken(OwnNetwork(**COMMON | KINDS['DINOv3'])).double().eval(), images()
+    with pytest.raises(ConfigError, match='OwnNetwork is not supported'):
+        apply(model, 'ALGM')
+    layout = dict(blocks='blocks', prefix=4, patch_embed='patch_embed', patch_size=(8, 8), attention=EvaHeads)
+    parts = dict(ls1='gamma_1', ls2=lambda block: Scale(block.gamma_2))
+    apply(model, 'ALGM', host=mmseg_tr.Host(**layout, parts=parts, rotary=Rotary('rope', halves)))
+    assert torch.equal(model(x), apply(network(), 'ALGM')(x))
 
 
 @torch.no_grad()
