@@ -1,5 +1,6 @@
 """Image encoders of SAM in timm and transformers: windows, relative positions, no class token."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -146,3 +147,15 @@ def test_what_does_not_fit_is_refused_with_the_reason():
     del model.vision_encoder.layers[2].attn.qkv
     with pytest.raises(ConfigError, match='SamVisionEncoder .* qkv'):
         mmseg_tr.apply(model, 'ACT')
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_pictures_of_what_merges_cover_all_windows(name):
+    model = mmseg_tr.apply(network('timm'), name, **METHODS[name])
+    found = [entry for entry in mmseg_tr.hosts.watch(model, images(1)) if entry.part != 'mlp']
+    assert {entry.layer for entry in found} == {1, 2, 3, 4}
+    assert all(entry.groups.shape == (9, 9) for entry in found)
+    assert any(len(np.unique(entry.groups)) < 81 for entry in found)
+    if METHODS[name].get('layer') is None:  # what merges inside attention stays in its window
+        first = found[0].groups
+        assert not np.intersect1d(first[:4, :4], first[4:8, 4:8]).size
