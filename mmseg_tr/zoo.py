@@ -53,8 +53,8 @@ def create_model(
 ) -> nn.Module:
     """Build a segmentation network with a method: image (B, 3, H, W), normalised -> logits (B, K, H, W).
 
-    name: 'segformer_b0' to 'segformer_b5', or 'segformer' with arch=dict(...) (see nn.mit); 'segmenter_' and a timm
-        name or one of ENCODERS ('segmenter_vit-s16'), or 'segmenter' with arch=dict(...) (see nn.vit).
+    name: 'segformer_b0' to 'segformer_b5', or 'segformer' with arch=dict(...) (see nn.mit); 'segmenter_NAME', of
+        timm or one of ENCODERS ('segmenter_vit-s16'), or 'segmenter' with arch=dict(...) (see nn.vit).
     method: for SegFormer a preset's name ('bsm_hq', ...), dict(type=..., ...) or one dict per stage; for Segmenter
         dict(type=..., ...), or a name of reduction.REDUCTIONS for its defaults, scaled to the network. None: the plain
         model. It adds no weights, but for methods with a network of their own.
