@@ -75,6 +75,28 @@ $(POSE_WORK)/iter_600.pth: | $(STAMP)
 test: lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
+# The segmentation half of the tests on the maintained distributions of OpenMMLab, and the plain layer on the oldest and
+# newest supported torch, timm and transformers; each in an environment of its own.
+SEG_TESTS := tests/models tests/engine tests/evaluation tests/apis tests/checkpoints tests/test_compat.py tests/test_registry.py
+PLAIN_TESTS := tests/reduction tests/nn tests/hosts tests/test_zoo.py
+TESTING := pytest pytest-xdist hypothesis
+
+test-onedl:
+	$(PYTHON) -m venv .venv-onedl
+	.venv-onedl/bin/pip install 'setuptools<82' wheel torch torchvision
+	MMCV_WITH_OPS=0 .venv-onedl/bin/pip install --no-build-isolation -e '.[onedl]' scikit-image scikit-learn scipy $(TESTING)
+	OMP_NUM_THREADS=1 .venv-onedl/bin/python -m pytest -n $(WORKERS) $(or $(ARGS),$(SEG_TESTS))
+
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install -e . torch==2.4.0 torchvision==0.19.0 timm==1.0.22 'numpy<2.4' pillow scipy $(TESTING)
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(WORKERS) $(or $(ARGS),$(PLAIN_TESTS))
+
+test-newest:
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install -U -e . torch torchvision timm transformers pillow scipy $(TESTING)
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n $(WORKERS) $(or $(ARGS),$(PLAIN_TESTS))
+
 docs: $(STAMP)
 	$(VENV)/bin/python -m sphinx -W --keep-going -b html docs docs/_build
 	@echo "open docs/_build/index.html"
@@ -119,4 +141,4 @@ clean:
 	find mmseg_tr tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-onedl .venv-oldest .venv-newest

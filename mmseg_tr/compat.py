@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.machinery
+import importlib.metadata
 import sys
 from types import ModuleType
 
@@ -25,15 +26,41 @@ _OPERATORS = (
     'nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
     'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
 )
+UPSTREAM = ('mmengine', 'mmcv', 'mmcv-lite', 'mmsegmentation')
+ONEDL = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation')
 _libraries: list[torch.library.Library] = []  # an operator exists as long as the library that defined it
 
 
 def ensure_openmmlab() -> None:
-    """Apply every workaround that the installed ones of mmengine, mmcv, mmseg and mmpose need."""
+    """Apply every workaround that the installed ones of mmengine, mmcv, mmseg and mmpose need.
+
+    Raises MissingExtraError where OpenMMLab and onedl are both installed, which write the same folders.
+    """
+    check_one_openmmlab()
     ensure_torchvision()
     ensure_mmcv()
     if installed('mmpose'):
         ensure_xtcocotools()
+
+
+def check_one_openmmlab() -> None:
+    """Raise MissingExtraError unless the distributions of OpenMMLab are all upstream's, or all of onedl."""
+    upstream = [name for name in UPSTREAM if _distributed(name)]
+    onedl = [name for name in ONEDL if _distributed(name)]
+    if upstream and onedl:
+        raise MissingExtraError(
+            f'{upstream[0]} and {onedl[0]} are both installed and write the same folders: make a new environment with '
+            "pip install 'mmseg_tr[seg]' or pip install 'mmseg_tr[onedl]', not both.",
+            name=onedl[0],
+        )
+
+
+def _distributed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def ensure_torchvision() -> bool:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mmseg_tr import compat
 from mmseg_tr.compat import ensure_mmcv, ensure_torchvision, ensure_xtcocotools
 from mmseg_tr.errors import MissingExtraError, installed, require_extra
 from tests.clean import run_clean
@@ -72,6 +73,7 @@ def test_mmcv_with_its_operators_is_left_alone(packages):
 def test_an_operator_of_mmcv_lite_says_what_to_install(packages):
     folder = packages({'mmcv/__init__.py': ''})
     code = """
+from mmseg_tr import compat
 from mmseg_tr.compat import ensure_mmcv
 print(ensure_mmcv())
 import mmcv._ext
@@ -183,3 +185,13 @@ def test_a_missing_extra_is_named():
     with pytest.raises(MissingExtraError, match=r"to fly.*pip install 'mmseg_tr\[seg\]'"):
         require_extra('seg', 'no_such_module', 'to fly')
     require_extra('seg', 'json', 'to read')
+
+
+def test_two_openmmlabs_in_one_environment_are_named(monkeypatch):
+    installed = {'mmengine', 'onedl-mmcv'}
+    monkeypatch.setattr(compat, '_distributed', lambda name: name in installed)
+    with pytest.raises(MissingExtraError, match='mmengine and onedl-mmcv') as raised:
+        compat.check_one_openmmlab()
+    assert raised.value.name == 'onedl-mmcv'
+    installed.remove('mmengine')
+    compat.check_one_openmmlab()
