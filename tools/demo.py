@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import require_openmmlab, run_tool
+from mmseg_tr.cli.options import require_openmmlab, run_tool, verbose_argument
 from mmseg_tr.errors import require_extra
 
 
@@ -17,6 +17,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--work-dir', default='work_dirs/demo', help='folder of all results (default: %(default)s)')
     parser.add_argument('--max-iters', type=int, help='updates (default: those of the config)')
     parser.add_argument('--scenes', type=int, help='validation scenes (default: those of the config)')
+    verbose_argument(parser)
     return parser.parse_args(argv)
 
 

@@ -28,6 +28,7 @@ from mmseg_tr.engine.plain import to_plain
 from mmseg_tr.engine.pose_checks import is_pose_config
 from mmseg_tr.engine.runner import FRACTION, bare_model, build_runner
 from mmseg_tr.engine.start import load_strictly
+from mmseg_tr.engine.terminal import SHOWN
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.evaluation import SegmenterIoUMetric
 from mmseg_tr.evaluation.metrics import check_names
@@ -144,7 +145,7 @@ def _run(config: Config, checkpoint: str, path: str) -> dict[str, Any]:
         **to_plain(test_cfg, []),
     }
     write_scores(found, path)
-    runner.logger.info(f'Scores are in {path}.')
+    runner.logger.info(f'Scores are in {path}.', extra=SHOWN)
     return found
 
 

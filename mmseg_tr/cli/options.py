@@ -118,6 +118,7 @@ def common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that tools/train.py and tools/test.py share, under OpenMMLab's names."""
     parser.add_argument('--work-dir', help='folder for logs and results (default: work_dirs/ and the name of CONFIG)')
     parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on a CPU')
+    verbose_argument(parser)
     cfg_options_argument(parser)
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
     # torch.distributed.launch passes the local rank as an argument
@@ -134,6 +135,20 @@ def cfg_options_argument(parser: argparse.ArgumentParser) -> None:
         help='settings that replace those of the config, such as train_cfg.max_iters=100 or '
         '"model.backbone.reduction=dict(type=\'ALGM\', layers=(1, 5))"',
     )
+
+
+def verbose_argument(parser: argparse.ArgumentParser) -> None:
+    """Add -v, which brings mmengine's output to the terminal."""
+    parser.add_argument(
+        '-v', '--verbose', action=Verbose, nargs=0, help='show everything that goes to the log file, as it comes'
+    )
+
+
+class Verbose(argparse.Action):
+    """Sets the variable that mmseg_tr.engine.terminal reads, here and in data-loading processes."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        os.environ['MMSEG_TR_VERBOSE'] = '1'
 
 
 def reduction_argument(parser: argparse.ArgumentParser) -> None:

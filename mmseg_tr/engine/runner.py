@@ -12,6 +12,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner
@@ -23,6 +24,7 @@ from mmseg_tr.cpu import keep_freed_memory
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.engine.layer_decay import OURS, recognised
 from mmseg_tr.engine.pose_checks import check_pose_network, check_pose_run
+from mmseg_tr.engine.terminal import ProgressLine, quieten, verbose
 from mmseg_tr.engine.training_state import overruled, settings_in_force
 from mmseg_tr.engine.worker_state import RecordingCollate
 from mmseg_tr.errors import CheckpointError, ConfigError, InputError
@@ -36,6 +38,13 @@ class ToolRunner(Runner):
 
     A dataloader may say ``fraction=0.1`` for an even part of its dataset.
     """
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> Any:
+        """As mmengine's; the terminal gets what a person needs, unless the run is verbose."""
+        logger = super().build_logger(*args, **kwargs)
+        if not verbose():
+            quieten(logger)
+        return logger
 
     @staticmethod
     def build_dataloader(
@@ -124,6 +133,8 @@ def build_runner(config: Config, loop: str) -> Runner:
             if config.get('val_cfg'):
                 loops.append(runner.val_loop)
         check_pose_run(bare_model(runner), [loop.dataloader.dataset for loop in loops])
+    if not verbose() and is_main_process():
+        runner.register_hook(ProgressLine())
     return runner
 
 

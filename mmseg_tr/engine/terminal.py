@@ -1,0 +1,119 @@
+"""What a run says on the terminal: warnings, one line of progress, results as a table. Log files get everything.
+
+The environment variable MMSEG_TR_VERBOSE, which the option -v sets, brings mmengine's own output instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.hooks import Hook
+from rich.console import Console
+from rich.table import Table
+
+VERBOSE = 'MMSEG_TR_VERBOSE'
+SHOWN = dict(shown=True)  # `extra` of a log entry that a person needs
+# warnings of mmengine about itself, which a user cannot act on
+NOISE = ('The prefix is not set in metric class', '"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+EVERY, EVERY_IN_A_FILE = 0.5, 30.0  # seconds between two states of the line
+
+
+def verbose() -> bool:
+    """Whether mmengine's own output is asked for."""
+    return bool(os.environ.get(VERBOSE))
+
+
+def needed(record: logging.LogRecord) -> bool:
+    """Whether an entry goes to the terminal: warnings, and what was marked as SHOWN."""
+    if record.levelno >= logging.WARNING:
+        return not any(text in record.getMessage() for text in NOISE)
+    return bool(getattr(record, 'shown', False))
+
+
+def quieten(logger: logging.Logger) -> None:
+    """Let only what is needed reach the terminal."""
+    for handler in logger.handlers:
+        terminal = isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
+        if terminal and needed not in handler.filters:
+            handler.addFilter(needed)
+
+
+class ProgressLine(Hook):
+    """One line with the share done, the rate, the time left and the loss; then the scores as a table."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self) -> None:
+        self.start = self.last = 0.0
+        self.first = 0
+        self.open = False
+
+    def before_train(self, runner: Any) -> None:
+        self.begin(runner.iter)
+
+    def before_val_epoch(self, runner: Any) -> None:
+        self.begin()
+
+    def before_test_epoch(self, runner: Any) -> None:
+        self.begin()
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        loss = runner.message_hub.get_scalar('train/loss') if 'train/loss' in runner.message_hub.log_scalars else None
+        more = '' if loss is None else f', loss {loss.mean(10):.4f}'
+        self.tell('train', runner.iter + 1, runner.max_iters, f'updates/s{{}}{more}')
+
+    def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.tell('validate', batch_idx + 1, len(runner.val_dataloader), 'batches/s{}')
+
+    def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.tell('test', batch_idx + 1, len(runner.test_dataloader), 'batches/s{}')
+
+    def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
+        self.close()
+        if metrics:
+            print(f'after {runner.iter} updates: {", ".join(_written(metrics))}', flush=True)
+        self.begin(runner.iter)
+
+    def after_test_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
+        self.close()
+        if metrics:
+            table = Table(*metrics, title=os.path.basename(str(runner.cfg.get('filename') or '')) or None)
+            table.add_row(*(f'{float(value):.2f}' for value in metrics.values()))
+            Console().print(table)
+
+    def after_train(self, runner: Any) -> None:
+        self.close()
+        print(f'checkpoints and logs: {runner.work_dir}', flush=True)
+
+    def begin(self, done: int = 0) -> None:
+        """Start to measure the rate, with this much done."""
+        self.start, self.first = time.perf_counter(), done
+        self.last = self.start
+
+    def tell(self, what: str, done: int, total: int, units: str) -> None:
+        """Show the state, if the last one is old enough."""
+        now, live = time.perf_counter(), sys.stderr.isatty()
+        if now - self.last < (EVERY if live else EVERY_IN_A_FILE):
+            return
+        self.last = now
+        rate = (done - self.first) / max(now - self.start, 1e-9)
+        left = max(total - done, 0) / max(rate, 1e-9)
+        clock = f'{int(left // 3600)}:{int(left % 3600 // 60):02d}:{int(left % 60):02d}'
+        line = f'{what} {done} of {total}, {rate:.3g} {units.format(f", {clock} left")}'
+        print(f'\r{line:<78}' if live else line, end='' if live else '\n', file=sys.stderr, flush=True)
+        self.open = live
+
+    def close(self) -> None:
+        """End the line."""
+        if self.open:
+            print('\r' + ' ' * 78 + '\r', end='', file=sys.stderr, flush=True)
+            self.open = False
+
+
+def _written(metrics: Mapping[str, float]) -> list[str]:
+    return [f'{name} {float(value):.2f}' for name, value in metrics.items()]
