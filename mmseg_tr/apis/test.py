@@ -132,6 +132,8 @@ def _run(config: Config, checkpoint: str, path: str) -> dict[str, Any]:
         runner.logger.warning(f'{checkpoint} {remark}')
     plan_predictions(runner)
     metrics = runner.test()
+    if remark:  # once more, next to the scores
+        runner.logger.warning(f'{checkpoint} {remark}')
     found = collect_scores(metrics, _our_metric(runner))
     if not found or not is_main_process():
         return {}

@@ -103,7 +103,7 @@ def build_report(
     said = 'The weights are random.' if checkpoint == RANDOM else f'Weights: {Path(checkpoint).name}.'
     return Report(
         title='Token reduction, picture by picture',
-        summary=f'{len(views)} models over one checkpoint, {len(pictures)} pictures.',
+        summary=f'{len(views)} models over one checkpoint, {len(pictures)} picture{"s" * (len(pictures) != 1)}.',
         methods={name: settings_of(config) for name, config in named.items()},
         pictures=pictures,
         classes=names[: len(palette)],

@@ -52,7 +52,7 @@ def report_named(name: str, checkpoint: str | None, inputs: Sequence[str], optio
     weights = 'The weights are random.' if checkpoint else f'Weights: {name}.'
     return Report(
         title='Token reduction, picture by picture',
-        summary=f'{len(views)} models of {name}, {len(pictures)} pictures.',
+        summary=f'{len(views)} models of {name}, {len(pictures)} picture{"s" * (len(pictures) != 1)}.',
         methods={text: {} if text == PLAIN else view.network.reduction.settings() for text, view in views.items()},
         pictures=pictures,
         classes=[str(names.get(number, f'class {number}')) for number in range(count)],
