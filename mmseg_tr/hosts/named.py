@@ -100,7 +100,7 @@ def trained_size(config: Any, name: str) -> tuple[int, int]:
         if size is not None:
             height, width = (size, size) if isinstance(size, int) else size
             return int(height), int(width)
-    raise ConfigError(f'the config of {name} has no image_size: this network is not supported.', parameters=['model'])
+    raise ConfigError(f'model {name} is not supported: its config has no image_size.', parameters=['model'])
 
 
 def unavailable(name: str, error: Exception) -> CheckpointError:
