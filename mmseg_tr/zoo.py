@@ -10,19 +10,25 @@ import inspect
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.hosts.budget import fixed_form
+from mmseg_tr.hosts.own import OwnTarget
 from mmseg_tr.nn import LinearDecoder, MaskTransformer, Segmenter, ViT
 from mmseg_tr.nn.checks import check_sizes
-from mmseg_tr.nn.encoders import pretraining_statistics
+from mmseg_tr.nn.encoders import check_img_size, pretraining_statistics
 from mmseg_tr.nn.image_transform import HALF, ImageTransform
 from mmseg_tr.nn.mit import ARCHS, MixVisionTransformer
 from mmseg_tr.nn.savable import as_dtype
 from mmseg_tr.nn.segformer import SegFormer
+from mmseg_tr.reduction import find_method
+from mmseg_tr.reduction.segformerpp.settings import as_reduction
 from mmseg_tr.weights import formats, keymap, mit
 from mmseg_tr.weights.fetch import fetch_if_published
 from mmseg_tr.weights.fit import check_tensors, completed
@@ -49,6 +55,9 @@ def create_model(
     *,
     num_classes: int,
     pretrained: Source = None,
+    budget: float | None = None,
+    tokens: Sequence[int] | None = None,
+    calibrate: Tensor | None = None,
     **options: Any,
 ) -> nn.Module:
     """Build a segmentation network with a method: image (B, 3, H, W), normalised -> logits (B, K, H, W).
@@ -60,6 +69,8 @@ def create_model(
         model. It adds no weights, but for methods with a network of their own.
     pretrained: True for the encoder's weights (ImageNet); or a file, a URL or a name of checkpoints.published, of a
         whole model or, for SegFormer, of a backbone in any layout that checkpoints.mit knows. Loaded strictly.
+    budget: the share of the plain model's multiply-adds that is kept at most: settings of the method with fixed shapes
+        are chosen. tokens, calibrate: as of hosts.apply(). SegFormer counts at img_size.
     options: SegFormer: head ('conv', 'linear'; by default that of the weights), channels (256), dropout,
         resolution ('full', 'quarter') and what MixVisionTransformer takes (in_channels, drop_path_rate, ...).
         Segmenter: img_size (side or (H, W) that the positions are made for), decoder ('mask', 'linear'),
@@ -71,6 +82,9 @@ def create_model(
     check_sizes(num_classes=num_classes)
     if not (pretrained is None or isinstance(pretrained, bool | str | os.PathLike)):
         raise ConfigError(f'pretrained={pretrained!r} is neither True, a name, a URL nor a file.')
+    fixed = dict(budget=budget, tokens=tokens, calibrate=calibrate)
+    if any(value is not None for value in fixed.values()):
+        return _fixed(name, method, dict(num_classes=num_classes, pretrained=pretrained, **options), fixed)
     family, _, rest = str(name).partition('_')
     build = dict(segformer=_segformer, segmenter=_segmenter).get(family)
     if build is not None:
@@ -126,6 +140,32 @@ def _rebuilt(settings: dict[str, Any]) -> Any:
         size = saved['resolution'] and tuple(saved['resolution'])
         model.transform = ImageTransform(size, tuple(saved['mean']), tuple(saved['std']))
     return model.to(as_dtype(settings['dtype']))
+
+
+def _fixed(name: str, method: Any, options: dict[str, Any], fixed: dict[str, Any]) -> nn.Module:
+    """create_model(name, method, **options) with fixed shapes. fixed: budget, tokens and calibrate."""
+    size = None
+    if str(name).startswith('segformer'):
+        size = options.pop('img_size', None)
+        if size is None:
+            raise ConfigError('budget needs the size of the images: give img_size, one side or (height, width).')
+        size = check_img_size(size)
+    asked = as_reduction(method)
+    asked = dict(type=asked) if isinstance(asked, str) else dict(asked or {})
+    weights = issubclass(find_method(asked.get('type')), nn.Module)
+    measured = fixed['calibrate'] is not None and not weights  # on the network itself, else on its shapes
+    with nullcontext() if measured else torch.device('meta'):
+        plain: Any = create_model(name, None, **(options if measured else options | dict(pretrained=None)))
+    backbone, training = plain.backbone if isinstance(plain, SegFormer) else plain.encoder, plain.training
+    target = OwnTarget(backbone, size, weights=True, whole=plain.eval())
+    target.check_fits(find_method(asked.get('type')))
+    if weights and fixed['calibrate'] is not None:  # its ladder is the only one
+        fixed = dict(fixed, calibrate=None)
+    strategy = fixed_form(asked, **fixed, target=target)
+    if not measured:
+        return create_model(name, strategy.settings(), **options)
+    backbone.reduction = strategy
+    return plain.train(training)
 
 
 def _transform(model: Segmenter | SegFormer, pretrained: Source) -> ImageTransform | None:

@@ -107,6 +107,11 @@ def precision_name(dtype: torch.dtype | None) -> str:
 
 def own_shape(config: Config) -> tuple[int, int]:
     """Return the image size of a config: its window, its crop, its img_size, a codec's, else 512 x 512."""
+    return known_shape(config) or (512, 512)
+
+
+def known_shape(config: Config) -> tuple[int, int] | None:
+    """As own_shape(); None where the config gives no size."""
     model = config.model
     codec = (model.get('head') or {}).get('decoder')
     if isinstance(codec, Mapping) and codec.get('input_size') is not None:
@@ -117,7 +122,7 @@ def own_shape(config: Config) -> tuple[int, int]:
             return size, size
         if isinstance(size, (tuple, list)) and len(size) == 2:
             return tuple(size)
-    return 512, 512
+    return None
 
 
 def load_batch(

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
+from mmseg_tr.apis.fixed import settle_budget
 from mmseg_tr.engine.config_checks import SEEDS, check_settings
 from mmseg_tr.errors import CheckpointError, ConfigError, MissingExtraError
 from mmseg_tr.paths import find_config
@@ -44,6 +45,7 @@ def load_config(path: str | Config, options: Mapping[str, Any] | None = None) ->
             ) from error
     _modernise(config)
     check_settings(config)
+    settle_budget(config)
     return config
 
 
@@ -161,6 +163,7 @@ def use_reduction(config: Config, reduction: str | Mapping[str, Any] | None) -> 
             own = {key: value for key, value in own.items() if key not in ('preset', 'stages')}
         wanted = {**own, **wanted}
     backbone['reduction'] = wanted
+    settle_budget(config)
 
 
 def fit_to_run(config: Config, work_dir: str | None, launcher: str, seed: int | None = None) -> None:

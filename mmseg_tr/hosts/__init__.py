@@ -8,16 +8,16 @@ mmseg_tr.remove(model)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.budget import BlocksTarget, Target, method_within
+from mmseg_tr.hosts.budget import BlocksTarget, Target, fixed_form
 from mmseg_tr.hosts.host import Host, Queries
 from mmseg_tr.hosts.own import own_target
 from mmseg_tr.hosts.report import Summary, summary
@@ -45,6 +45,8 @@ def apply(
     method: str | dict[str, Any] | Reduction,
     *,
     budget: float | None = None,
+    tokens: Sequence[int] | None = None,
+    calibrate: Tensor | None = None,
     host: Host | None = None,
     positions: str | None = None,
     **settings: Any,
@@ -53,27 +55,33 @@ def apply(
 
     model: a network of a supported library, or one that contains it. method: a name, dict(type=...), or a strategy.
     budget: the share of the model's plain multiply-adds that is kept at most, above 0 and at most 1, heads included
-    where its forward takes an image alone; the method's settings are then chosen. settings: of the method, which
-    override defaults and budget. host: how a network of no supported library is laid out. positions: the rotary
-    position of a merged token, 'rotated' (mean of its patches' rotations, default), 'mean' (of their coordinates) or
-    'representative' (of the middle patch).
+    where its forward takes an image alone; settings of fixed shapes are then chosen. calibrate: images as the network
+    takes them, (B, C, H, W): of several ways to spend the budget the one is chosen that changes its results for them
+    least. tokens: instead of a budget, how many patch tokens are left after each layer that reduces. settings: of the
+    method, which override defaults and budget. host: how a network of no supported library is laid out. positions: the
+    rotary position of a merged token, 'rotated' (mean of its patches' rotations, default), 'mean' (of their
+    coordinates) or 'representative' (of the middle patch).
     Raises ConfigError, and changes nothing, for a method or setting that does not fit.
     """
     check_untouched(model)
     target = find_target(model, host)
     if positions is not None:
         target = target.with_positions(positions)
-    strategy = fitted(target, method, settings, budget)
+    strategy = fitted(target, method, settings, budget=budget, tokens=tokens, calibrate=calibrate)
     target.install(target.network, strategy)
     require_applied(model).target = target
     return model
 
 
-def fitted(target: Target, method: Any, settings: dict[str, Any], budget: float | None) -> Reduction:
-    """The strategy for a network. Raises ConfigError for settings or a budget that do not fit."""
+def fitted(target: Target, method: Any, settings: dict[str, Any], **fixed: Any) -> Reduction:
+    """The strategy for a network. fixed: budget, tokens and calibrate, each None without.
+
+    Raises ConfigError for settings, a budget or tokens that do not fit.
+    """
+    wanted = any(value is not None for value in fixed.values())
     if isinstance(method, Reduction):
-        if settings or budget is not None:
-            raise ConfigError('settings and budget are for a method by name: a strategy has its settings.')
+        if settings or wanted:
+            raise ConfigError('settings, budget and tokens are for a method by name: a strategy has its settings.')
         strategy: Reduction | None = method
     else:
         if not isinstance(method, str | Mapping):
@@ -83,8 +91,8 @@ def fitted(target: Target, method: Any, settings: dict[str, Any], budget: float 
         asked = dict(type=method) if isinstance(method, str) else dict(method)
         asked |= settings
         target.check_fits(find_method(asked.get('type')))
-        if budget is not None:
-            return method_within(asked, budget, target)
+        if wanted:
+            return fixed_form(asked, **fixed, target=target)
         if len(asked) == 1:
             strategy = build_reduction(find_method(asked['type']).name, target.width, target.depth, target.grid)
         else:

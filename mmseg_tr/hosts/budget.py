@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from mmseg_tr.hosts.host import BlockView, Grid, Host, block_list
 from mmseg_tr.hosts.patch import install
 from mmseg_tr.hosts.rope import RULES
 from mmseg_tr.hosts.state import restore_modules
-from mmseg_tr.reduction import Reduction, build_reduction, find_method
+from mmseg_tr.reduction import Reduction, Tokens, build_reduction, find_method
 from mmseg_tr.reduction.checks import check_choice, check_number
 
 
@@ -82,7 +83,7 @@ class Target:
         path = next(name for name, module in whole.named_modules() if module is self.network)
         counted = on_meta(whole, tuple(f'{path}.{name}'.lstrip('.') for name in self.numbers))
         if strategy is not None:
-            self.install(counted.get_submodule(path), strategy)
+            self.install(counted.get_submodule(path), empty(strategy))
         return count_macs(counted, self.image()).total()
 
     def plain(self) -> tuple[Target, float]:
@@ -93,6 +94,35 @@ class Target:
             except Exception:  # anything that a forward of the user's may raise
                 return replace(self, whole=None).plain()
         return self, self.work(None)
+
+    @torch.no_grad()
+    def loss(self, strategy: Reduction, images: Tensor, plain: Tensor) -> float:
+        """Squared difference that the method makes to the network's results for these images, relative to `plain`."""
+        self.install(self.network, strategy)
+        try:
+            found = first_tensor((self.whole or self.network)(images))
+        finally:
+            restore_modules(self.network)
+        return float((found - plain).square().sum() / plain.square().sum())
+
+    @torch.no_grad()
+    def plain_results(self, images: Tensor) -> Tensor:
+        """What the plain network returns for images."""
+        return first_tensor((self.whole or self.network)(images))
+
+
+def first_tensor(result: Any) -> Tensor:
+    """The first tensor of what a network returns; tokens are restored to a map."""
+    if isinstance(result, Tokens):
+        return result.to_map()
+    if isinstance(result, Tensor):
+        return result
+    return first_tensor(next(iter(result.values())) if isinstance(result, Mapping) else result[0])
+
+
+def empty(strategy: Reduction) -> Reduction:
+    """The strategy without data, where it has weights."""
+    return copy.deepcopy(strategy).to('meta') if isinstance(strategy, nn.Module) else strategy
 
 
 @dataclass(frozen=True)
@@ -167,15 +197,16 @@ def on_meta(network: nn.Module, numbers: tuple[str, ...] = ()) -> nn.Module:
     return copied.float()
 
 
-def method_within(asked: dict[str, Any], budget: float, target: Target) -> Reduction:
-    """The mildest settings of fixed shapes with which the network keeps to a budget, fitted to it.
+def method_within(asked: dict[str, Any], budget: float, target: Target, images: Tensor | None = None) -> Reduction:
+    """Settings of fixed shapes with which the network keeps to a budget, fitted to it.
 
-    asked: the method's type, and settings that stay. Raises ConfigError for a budget outside (0, 1], or below what the
-    method can reach.
+    asked: the method's type, and settings that stay. images: (B, C, H, W), on which of several ways to spend the budget
+    the one is chosen that changes the network's results least; without, the first. Raises ConfigError for a budget
+    outside (0, 1], or below what the method can reach.
     """
     check_number('budget', budget, 0, 1, open_below=True)
     method = find_method(asked.get('type'))
-    (target, plain), least = target.plain(), 1.0
+    (target, plain), least, found = target.plain(), 1.0, []
 
     def share(settings: Any) -> tuple[float, Reduction]:
         built = build_reduction(settings)
@@ -193,10 +224,38 @@ def method_within(asked: dict[str, Any], budget: float, target: Target) -> Reduc
         mild, strong = -1, len(ladder.rungs) - 1  # the last that is too mild, and one that is within
         while strong - mild > 1:
             middle = (mild + strong) // 2
-            found, candidate = share(ladder.rungs[middle])
-            if found <= budget:
+            work, candidate = share(ladder.rungs[middle])
+            if work <= budget:
                 strong, strategy = middle, candidate
             else:
                 mild = middle
-        return strategy
-    raise ConfigError(f'budget must be {least:.2f} or more: {method.name} cannot save more here, got {budget}.')
+        if images is None:
+            return strategy
+        found.append(strategy)
+    if not found:
+        raise ConfigError(f'budget must be {least:.2f} or more: {method.name} cannot save more here, got {budget}.')
+    if images is None or len(found) == 1:
+        return found[0]
+    results = target.plain_results(images)
+    return min(found, key=lambda strategy: target.loss(strategy, images, results))
+
+
+def method_with_tokens(asked: dict[str, Any], tokens: Any, target: Target) -> Reduction:
+    """Settings of fixed shapes that leave these numbers of patch tokens, see Reduction.with_tokens().
+
+    Raises ConfigError for numbers that cannot be.
+    """
+    built = build_reduction(find_method(asked.get('type')).with_tokens(asked, tokens, target.depth, target.grid))
+    assert built is not None
+    return target.bind(built)
+
+
+def fixed_form(asked: dict[str, Any], budget: Any, tokens: Any, calibrate: Any, target: Target) -> Reduction:
+    """method_within() or method_with_tokens(). Raises ConfigError where both are given, or images that are none."""
+    if budget is not None and tokens is not None:
+        raise ConfigError(f'one of budget and tokens must be given, got budget={budget!r} and tokens={tokens!r}.')
+    if calibrate is not None and (budget is None or not isinstance(calibrate, Tensor) or calibrate.dim() != 4):
+        raise ConfigError('calibrate must be images as a tensor (B, C, H, W), and goes with budget.')
+    if tokens is not None:
+        return method_with_tokens(asked, tokens, target)
+    return method_within(asked, budget, target, calibrate)

@@ -36,7 +36,13 @@ class OwnApplied(Switch):
 
 @dataclass(frozen=True)
 class OwnTarget(Target):
-    """A ViT or MiT of this package without a method."""
+    """A ViT or MiT of this package without a method.
+
+    size: (H, W) of the images; None for the backbone's own. weights: whether the method may bring weights of its own.
+    """
+
+    size: Grid | None = None
+    weights: bool = False
 
     def check(self) -> None:
         method = self.network.reduction
@@ -57,12 +63,14 @@ class OwnTarget(Target):
 
     @property
     def image_size(self) -> Grid:
+        if self.size is not None:
+            return self.size
         sides = zip(self.grid, self.network.step)
         return (512, 512) if len(self.network.depths) > 1 else tuple(side * step for side, step in sides)
 
     def check_fits(self, method: type[Reduction] | Reduction) -> None:
         kind = method if isinstance(method, type) else type(method)
-        if issubclass(kind, nn.Module):
+        if issubclass(kind, nn.Module) and not self.weights:
             raise ConfigError(f'{method.name} has a network of its own, with weights: give it to create_model().')
         if method.backbone != self.network.kind:
             raise ConfigError(f'{method.name} is for a {method.backbone}, and this network is a {self.network.kind}.')

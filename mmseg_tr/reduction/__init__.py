@@ -16,7 +16,7 @@ from mmseg_tr.reduction.cubistmerge import CubistMerge
 from mmseg_tr.reduction.evit import EViT
 from mmseg_tr.reduction.expedite import Expedite
 from mmseg_tr.reduction.ladder import Grid
-from mmseg_tr.reduction.matching import Merge
+from mmseg_tr.reduction.merge import Merge
 from mmseg_tr.reduction.mpm import MPM
 from mmseg_tr.reduction.pitome import PiToMe
 from mmseg_tr.reduction.segformerpp import SegFormerPP
@@ -82,6 +82,10 @@ def build_reduction(
     method = find_method(settings.pop('type', None))
     allowed = list(inspect.signature(method).parameters)
     for key in settings:
+        if key in ('budget', 'tokens', 'calibrate') and key not in allowed:
+            raise ConfigError(
+                f'{key} needs the whole network: give it to create_model() or apply(), or to a tool in a config.'
+            )
         if key not in allowed:
             close = get_close_matches(str(key), allowed, n=1)
             hint = f' (did you mean {close[0]}?)' if close else ''

@@ -7,7 +7,7 @@ averages each cluster, cluster_values() gives every query its cluster's result; 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,11 +17,22 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from mmseg_tr.reduction.base import Inside, Reduction
-from mmseg_tr.reduction.checks import check_flag, check_integer, check_number, check_precision
+from mmseg_tr.reduction.checks import check_flag, check_integer, check_number, check_precision, check_tokens
+from mmseg_tr.reduction.constants import filled, table
 from mmseg_tr.reduction.ladder import Dial, Grid, Ladder, rungs
-from mmseg_tr.reduction.ops import decided, deciding, drawn, exporting, seeded_generator, stat_dtype, without_autocast
+from mmseg_tr.reduction.ops import (
+    decided,
+    deciding,
+    drawn,
+    exporting,
+    in_rows,
+    seeded_generator,
+    stat_dtype,
+    without_autocast,
+)
 from mmseg_tr.reduction.tokens import Tokens
 
+CPU = torch.device('cpu')
 MAX_HASHES = 32  # two bits each in a code of 64
 
 
@@ -40,7 +51,11 @@ def bucket_codes(q: Tensor, projection: Tensor, offset: Tensor, bucket_width: fl
     # whole numbers in floating point, exact up to 2^24 and faster to compare
     bucket = bucket.sub_(bucket.amin(dim=-2, keepdim=True)).long()
     # a shift to the left, which ONNX has for unsigned numbers only
-    return (bucket * (1 << (2 * torch.arange(bucket.shape[-1], device=q.device)))).sum(-1)
+    return (bucket * table(_hash_places, bucket.shape[-1], device=q.device)).sum(-1)
+
+
+def _hash_places(hashes: int, device: torch.device) -> Tensor:
+    return 1 << (2 * torch.arange(hashes, device=device))
 
 
 @torch.no_grad()
@@ -50,8 +65,11 @@ def cluster_ids(codes: Tensor) -> tuple[Tensor, Tensor]:
     codes: (..., N) int64. Returns ids (..., N) int64 from 0 in each row, and how many clusters each row has, (...).
     """
     ranked, order = codes.sort(dim=-1, stable=True)
-    rank = F.pad((ranked.diff(dim=-1) != 0).long(), (1, 0)).cumsum(-1)
-    return torch.empty_like(rank).scatter_(-1, order, rank), rank[..., -1] + 1
+    first = filled(codes.shape, 0, torch.int64, codes.device)
+    if codes.shape[-1] == 1:
+        return first, first[..., 0] + 1
+    rank = (ranked[..., 1:] != ranked[..., :-1]).cumsum(-1)
+    return first.scatter(-1, order[..., 1:], rank), rank[..., -1] + 1
 
 
 def cluster_means(x: Tensor, ids: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
@@ -64,11 +82,11 @@ def cluster_means(x: Tensor, ids: Tensor, num_clusters: int) -> tuple[Tensor, Te
         members = joins.sum(-1)
         return joins @ x.to(joins.dtype) / members.clamp_min(1)[..., None], members
     rows, dtype = ids.numel() // ids.shape[-1], stat_dtype(x)
-    start = num_clusters * torch.arange(rows, device=ids.device)[:, None]
-    place = (ids.reshape(rows, -1) + start).flatten()
-    sums = x.new_zeros(rows * num_clusters, x.shape[-1], dtype=dtype)
+    place = in_rows(ids.reshape(rows, -1), num_clusters).flatten()
+    sums = filled((rows * num_clusters, x.shape[-1]), 0, dtype, x.device)
     sums = sums.index_add(0, place, x.reshape(-1, x.shape[-1]).to(dtype))
-    members = torch.zeros_like(sums[:, 0]).index_add(0, place, torch.ones_like(place, dtype=dtype))
+    members = filled((rows * num_clusters,), 0, dtype, x.device)
+    members = members.index_add(0, place, filled(place.shape, 1, dtype, x.device))
     shape = (*ids.shape[:-1], num_clusters)
     return (sums / members.clamp_min(1)[:, None]).view(*shape, -1), members.view(shape)
 
@@ -76,8 +94,9 @@ def cluster_means(x: Tensor, ids: Tensor, num_clusters: int) -> tuple[Tensor, Te
 def cluster_values(values: Tensor, ids: Tensor) -> Tensor:
     """Give every query its cluster's result: values (..., C, d), ids (..., N) -> (..., N, d)."""
     rows, clusters = ids.numel() // ids.shape[-1], values.shape[-2]
-    start = clusters * torch.arange(rows, device=ids.device)[:, None]
-    place = (ids.reshape(rows, -1) + start).flatten()  # rows of one table: gather() would read an index per channel
+    place = in_rows(
+        ids.reshape(rows, -1), clusters
+    ).flatten()  # rows of one table: gather() would read an index per channel
     return values.reshape(-1, values.shape[-1]).index_select(0, place).view(*ids.shape, -1)
 
 
@@ -89,6 +108,22 @@ class Hashing(NamedTuple):
     bucket_width: float = 8
 
 
+class Clusters(NamedTuple):
+    """Clusters of the queries of a layer: ids (..., N) int64, and the largest number of them in a row."""
+
+    ids: Tensor
+    count: int
+
+
+def clusters_of(q: Tensor, hashing: Hashing, factor: float, max_clusters: int | None = None) -> Clusters:
+    """Cluster queries by their hashes; arguments as in act_attention(), factor: what attention multiplies q by."""
+    scaled = q.detach().to(torch.promote_types(stat_dtype(q), hashing.projection.dtype)) * factor
+    ids, counts = cluster_ids(bucket_codes(scaled, *hashing))
+    if max_clusters is None:
+        return Clusters(ids, decided(counts.max()[None])[0])
+    return Clusters(ids.clamp_max(max_clusters - 1), max_clusters)
+
+
 def act_attention(
     q: Tensor,
     k: Tensor,
@@ -97,23 +132,22 @@ def act_attention(
     scale: float | None = None,
     attend: Callable[..., Tensor] = F.scaled_dot_product_attention,
     max_clusters: int | None = None,
+    known: Clusters | None = None,
 ) -> Tensor:
     """Attention of cluster centres instead of queries; every query receives its centre's result.
 
     q, k, v: (..., N, d), every row of the leading axes (image, head) clustered alone. scale: what attention multiplies
     queries by, d^-1/2 by default, 1 for queries that are scaled already. attend(centres, k, v) is the attention itself,
-    which scales by d^-1/2. max_clusters: the number of clusters in every row, the last of which takes all
-    further queries. Returns (..., N, d). q and k may have further channels, for positions, which are not compared.
+    which scales by d^-1/2. max_clusters: the number of clusters in every row, the last of which takes all further
+    queries. known: clusters of an earlier layer, used instead of new ones. Returns (..., N, d). q and k may have
+    further channels, for positions, which are not compared.
     """
     d = v.shape[-1]
     usual = d**-0.5
     factor = usual if scale is None else scale
     with record_function('mmseg_tr::merge'):
-        scaled = q.detach()[..., :d].to(torch.promote_types(stat_dtype(q), hashing.projection.dtype)) * factor
-        ids, counts = cluster_ids(bucket_codes(scaled, *hashing))
-        if max_clusters is not None:
-            ids = ids.clamp_max(max_clusters - 1)
-        centres, _ = cluster_means(q, ids, decided(counts.max()[None])[0] if max_clusters is None else max_clusters)
+        ids, count = known or clusters_of(q[..., :d], hashing, factor, max_clusters)
+        centres, _ = cluster_means(q, ids, count)
     out = attend((centres if factor == usual else centres * (factor / usual)).to(q.dtype), k, v)
     with record_function('mmseg_tr::merge'):
         return cluster_values(out, ids)
@@ -125,15 +159,21 @@ def draw_hashes(head_dim: int, num_hashes: int, generator: torch.Generator | Non
     return projection, torch.rand(num_hashes, generator=generator, device='cpu', dtype=torch.float32)
 
 
-@torch.compiler.disable  # a graph cannot hold a generator
-def seeded_hashes(head_dim: int, num_hashes: int, seed: int, layer: int) -> Tensor:
+def seeded_hashes(head_dim: int, num_hashes: int, seed: int, layer: int, device: torch.device) -> Tensor:
     """draw_hashes() of a layer, the offset as a last row: (d + 1, n)."""
+    if torch.compiler.is_dynamo_compiling():  # a graph cannot hold a generator, and takes plain numbers
+        return torch.tensor(_hash_numbers(head_dim, num_hashes, seed, layer), device=device)
+    return drawn(lambda: _drawn_hashes(head_dim, num_hashes, seed, layer)).to(device)
 
-    def draw() -> Tensor:
-        projection, offset = draw_hashes(head_dim, num_hashes, seeded_generator(seed, layer))
-        return torch.cat([projection, offset[None]])
 
-    return drawn(draw)
+def _drawn_hashes(head_dim: int, num_hashes: int, seed: int, layer: int) -> Tensor:
+    projection, offset = draw_hashes(head_dim, num_hashes, seeded_generator(seed, layer))
+    return torch.cat([projection, offset[None]])
+
+
+@torch.compiler.assume_constant_result
+def _hash_numbers(head_dim: int, num_hashes: int, seed: int, layer: int) -> list[list[float]]:
+    return _drawn_hashes(head_dim, num_hashes, seed, layer).tolist()
 
 
 @dataclass(frozen=True)
@@ -145,6 +185,7 @@ class ACT(Reduction):
     forward from torch's generator instead (published). clusters: attend with this number of clusters per head,
     the last of which takes all further queries; for export, which needs fixed shapes. None: as many as there are.
     precision: of similarities and other decisions, 'float32' or 'float64', see docs/methods/index.md.
+    match_every: so many layers use the clusters that the first of them finds; 1 is published.
     Raises ConfigError for settings outside these.
     """
 
@@ -154,6 +195,7 @@ class ACT(Reduction):
     redraw: bool = False
     clusters: int | None = None
     precision: str = 'float32'
+    match_every: int = 1
 
     count_rule: ClassVar[str] = 'expedite'
     remaining: ClassVar[str] = 'all'
@@ -166,6 +208,7 @@ class ACT(Reduction):
         check_integer('seed', self.seed)
         check_flag('redraw', self.redraw)
         check_precision(self.precision)
+        check_integer('match_every', self.match_every, 1)
         if self.clusters is not None:
             check_integer('clusters', self.clusters, 1, hint='or None for as many as there are')
 
@@ -188,6 +231,11 @@ class ACT(Reduction):
         """Clusters per head, from as many as there are patches down to one."""
         return [Ladder(cls.name, rungs(own, 'clusters', range(math.prod(grid), 0, -1)))]
 
+    @classmethod
+    def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
+        """Clusters per head, one number for all layers."""
+        return {**own, 'clusters': check_tokens(tokens, 1, math.prod(grid))[0]}
+
     def unexportable(self) -> str | None:
         if self.redraw:
             return 'ACT draws new hashes at every forward, which an exported program cannot do: leave redraw=True out.'
@@ -206,24 +254,34 @@ class ACT(Reduction):
         q = q[..., : v.shape[-1]]  # without channels for positions
         # redrawn hashes: the attention draws the same ones again
         with torch.random.fork_rng(devices=[]):
-            projection, offset = (numbers.to(q.device) for numbers in self.hashes(layer, q.shape[-1]))
+            projection, offset = (part.to(q.device) for part in self.hashes(layer, q.shape[-1], q.device))
         scaled = deciding(q.to(stat_dtype(q)), self.precision) * q.shape[-1] ** -0.5
         ids, _ = cluster_ids(bucket_codes(scaled, projection, offset, self.bucket_width))
         rows = ids[0, :, tokens.num_prefix :]
         return [Inside(f'head {head}', row, len(row.unique())) for head, row in enumerate(rows, 1)]
 
-    def hashes(self, layer: int, head_dim: int) -> tuple[Tensor, Tensor]:
+    def hashes(self, layer: int, head_dim: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
         """Projection (head_dim, q_hashes) and offset (q_hashes,) of a layer, shared by images and heads."""
         if self.redraw:
             return draw_hashes(head_dim, self.q_hashes)
-        both = seeded_hashes(head_dim, self.q_hashes, self.seed, layer)
+        both = table(seeded_hashes, head_dim, self.q_hashes, self.seed, layer, device=device)
         return both[:-1], both[-1]
 
-    def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, None]:
+    def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Clusters | None]:
         groups = attend.heads(y, tokens)
-        drawn = (deciding(numbers, self.precision) for numbers in self.hashes(layer, groups[0][2].shape[-1]))
-        projection, offset = (numbers.to(y.device, non_blocking=True) for numbers in drawn)
+        drawn = (deciding(part, self.precision) for part in self.hashes(layer, groups[0][2].shape[-1], y.device))
+        projection, offset = (part.to(y.device, non_blocking=True) for part in drawn)
         hashing = Hashing(projection, offset, self.bucket_width)
-        settings: dict[str, Any] = dict(attend=attend.attend, max_clusters=self.clusters)
+        q, known = groups[0][0], tokens.memo if (layer - 1) % self.match_every else None
+        d = groups[0][2].shape[-1]  # without channels for positions
+        if len(groups) > 1 or not isinstance(known, Clusters) or known.ids.shape != q.shape[:-1]:
+            known = None
+        if self.match_every > 1 and known is None and len(groups) == 1:
+            with record_function('mmseg_tr::merge'):
+                known = clusters_of(q[..., :d], hashing, d**-0.5, self.clusters)
+        settings: dict[str, Any] = dict(attend=attend.attend, max_clusters=self.clusters, known=known)
         out = [act_attention(q, k, v, hashing, **settings) for q, k, v in groups]
-        return attend.output(out, y, tokens), None
+        return attend.output(out, y, tokens), known
+
+    def after_attention(self, tokens: Tokens, layer: int, seen: Clusters | None) -> Tokens:
+        return tokens if seen is None or seen is tokens.memo else tokens.replace(memo=seen)

@@ -110,6 +110,14 @@ class Reduction:
         """As ladder(), of settings with fixed shapes, from which a budget chooses."""
         return cls.ladder(own, depth, grid)
 
+    @classmethod
+    def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
+        """Settings of fixed shapes that leave these numbers of patch tokens after (or in) the layers that reduce.
+
+        own: settings to keep, type included. Raises ConfigError for numbers that cannot be, or without such a form.
+        """
+        raise ConfigError(f'tokens must be left out for {cls.name}: give it a budget.')
+
     def settings(self) -> dict[str, Any]:
         """Return dict(type=..., ...) from which build_reduction() rebuilds this strategy."""
         listed = dataclasses.fields(self)  # type: ignore[arg-type]  # every strategy is a dataclass

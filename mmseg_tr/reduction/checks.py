@@ -120,3 +120,25 @@ def check_counts(
 def check_layer(name: str, layer: Any, depth: int | None = None) -> int:
     """Return the number of a layer, from 1 to the depth of the backbone."""
     return check_integer(name, layer, 1, depth, hint=f'as the backbone has {depth} layers' if depth else '')
+
+
+def check_tokens(tokens: Any, count: int, most: int, falls: bool = True) -> tuple[int, ...]:
+    """Return numbers of patch tokens, one per layer that reduces, each at most `most`.
+
+    falls: each is at most the one before, as tokens that left do not come back.
+    """
+    numbers = (tokens,) if is_integer(tokens) else tuple(tokens) if isinstance(tokens, list | tuple) else ()
+    if len(numbers) != count or not all(is_integer(number) and number >= 1 for number in numbers):
+        raise ConfigError(f'tokens must be {count} positive integers, one for each layer that reduces, got {tokens!r}.')
+    if max(numbers) > most:
+        raise ConfigError(f'tokens must be at most the {most} patches, got {tokens!r}.')
+    if falls and any(later > earlier for earlier, later in zip(numbers, numbers[1:])):
+        raise ConfigError(f'tokens must not grow from layer to layer, got {tokens!r}.')
+    return numbers
+
+
+def check_left(name: str, left: int, before: int) -> int:
+    """Return how many of `before` tokens leave; a merge of pairs leaves at least half. name: of the layer."""
+    if before - left > before // 2:
+        raise ConfigError(f'tokens must be {before - before // 2} or more after {name}, half of {before}, got {left}.')
+    return before - left

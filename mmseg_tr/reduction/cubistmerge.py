@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,10 +22,13 @@ from mmseg_tr.reduction.checks import (
     check_number,
     check_pair,
     check_precision,
+    check_tokens,
     is_integer,
 )
+from mmseg_tr.reduction.constants import numbers
 from mmseg_tr.reduction.ladder import Grid, Ladder, distinct, rungs, scaled_layer
-from mmseg_tr.reduction.matching import Merge, descending_rank
+from mmseg_tr.reduction.matching import descending_rank
+from mmseg_tr.reduction.merge import Merge
 from mmseg_tr.reduction.ops import deciding, per_image, take, unit
 from mmseg_tr.reduction.tokens import Tokens
 from mmseg_tr.reduction.windows import GridWindows
@@ -58,7 +62,7 @@ class LineMatch:
     def places(self, length: int) -> Tensor:
         """Place of each of the n tokens in the shorter line, (L, n) int64."""
         place = self.kept(length).cumsum(1) - 1
-        receiver = torch.arange(self.goes.shape[1], device=place.device) + self.right.long()
+        receiver = numbers(0, self.goes.shape[1], device=place.device) + self.right.long()
         even = place[:, ::2]
         return interleaved(even, torch.where(self.goes, even.gather(1, receiver), place[:, 1::2]))
 
@@ -138,7 +142,7 @@ def merge_grid(
     column = match_rows.places(w).unflatten(0, (batch, h))  # (B, h, w)
     row = match_columns.places(h).unflatten(0, (batch, w - r_w)).transpose(1, 2)  # (B, h, w')
     index = (row.gather(2, column) * (w - r_w) + column).flatten(1) + num_prefix
-    prefix = torch.arange(num_prefix, device=x.device).expand(batch, -1)
+    prefix = numbers(0, num_prefix, device=x.device).expand(batch, -1)
     score = [match.score.masked_fill(~match.goes, -torch.inf).view(batch, -1) for match in (match_rows, match_columns)]
     lengths = per_image(num_prefix + (h - r_h) * (w - r_w), batch)
     return merged, Merge(torch.cat([prefix, index], 1), lengths, (torch.cat(score, 1),))
@@ -245,6 +249,22 @@ class CubistMerge(Reduction):
             # rows and columns in turn: (1, 1), (1, 2), (2, 2), ...
             key, steps = 'r', [(step // 2, (step + 1) // 2) for step in range(2, 2 * (min(grid) // 2) + 1)]
         return [Ladder(f'{cls.name}, layer {layer}', rungs(own, key, steps, layer=layer)) for layer in layers]
+
+    @classmethod
+    def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
+        """After the merge; the rectangle nearest to the shape of the grid that has at most so many tokens."""
+        (asked,) = check_tokens(tokens, 1, math.prod(grid))
+        fitting = [
+            (abs(rows / grid[0] - columns / grid[1]), (rows, columns))
+            for rows in range(grid[0] // 2 + grid[0] % 2, grid[0] + 1)
+            if (columns := min(asked // rows, grid[1])) >= grid[1] // 2 + grid[1] % 2
+        ]
+        if not fitting:
+            least = math.prod(side - side // 2 for side in grid)
+            raise ConfigError(f'tokens must be {least} or more, a quarter of the grid {tuple(grid)}, got {asked}.')
+        rows, columns = min(fitting)[1]
+        kept = {key: value for key, value in own.items() if key != 'ratio'}
+        return {**kept, 'r': (grid[0] - rows, grid[1] - columns)}
 
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
         check_layer('layer', self.layer, depth)

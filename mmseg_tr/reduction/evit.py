@@ -14,7 +14,7 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction
-from mmseg_tr.reduction.checks import check_flag, check_layers, check_number, is_number
+from mmseg_tr.reduction.checks import check_flag, check_layers, check_number, check_tokens, is_number
 from mmseg_tr.reduction.expedite import (
     Reconstruction,
     check_k,
@@ -38,13 +38,10 @@ def class_attention(q: Tensor, k: Tensor, scale: float, num_prefix: int = 1) -> 
         return row.softmax(-1)[:, :, 0, num_prefix:].mean(1)
 
 
-def keep_attentive(attention: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """Places of the `kept` most attended tokens, most attended first, and of the others, in their old order.
-
-    attention: (B, n). Returns (B, kept) and (B, n - kept) int64; lower index first among equals.
-    """
-    order = attention.argsort(dim=-1, descending=True, stable=True)
-    return order[:, :kept], order[:, kept:].sort(-1).values
+def by_attention(attention: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention in descending order and the places of its tokens, (B, n) each; lower place first among equals."""
+    values, order = attention.sort(dim=-1, descending=True, stable=True)
+    return values, order
 
 
 def fused(dropped: Tensor, attention: Tensor) -> Tensor:
@@ -57,11 +54,11 @@ def fused(dropped: Tensor, attention: Tensor) -> Tensor:
 class Drop:
     """One layer's drop of tokens: (B, n, V) became the kept ones, and a fused one after them.
 
-    place: (B, n) int64, where each token is among the kept ones followed by the dropped ones.
+    order: (B, n) int64, the kept tokens followed by the dropped ones.
     rebuilt: values of the kept tokens to values of the dropped ones. fused: whether a fused token is there.
     """
 
-    place: Tensor
+    order: Tensor
     kept: int
     rebuilt: Reconstruction
     fused: bool = True
@@ -71,9 +68,15 @@ class Drop:
         values = values[:, : self.kept]
         return take(torch.cat([values, self.rebuilt(values)], 1), self.place)
 
+    @property
+    def place(self) -> Tensor:
+        """Where each token is in that order, (B, n) int64."""
+        return self.order.argsort(-1)
+
     def index(self) -> Tensor:
         """The token that each became, (B, n) int64: the fused one, or -1 where there is none, if it was dropped."""
-        return torch.where(self.place < self.kept, self.place, self.kept if self.fused else -1)
+        place = self.place
+        return torch.where(place < self.kept, place, self.kept if self.fused else -1)
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,17 @@ class EViT(Reduction):
             for chosen in layers
         ]
 
+    @classmethod
+    def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
+        """After each entry of layers, the fused token counted."""
+        layers, left = tuple(own.get('layers') or cls.defaults(0, depth, grid)['layers']), math.prod(grid)
+        rates, fuses = [], bool(own.get('fuse_token', cls.fuse_token))
+        for number in check_tokens(tokens, len(layers), left):
+            kept = left if number == left else max(number - fuses, 1)
+            rates.append(1.0 if kept == left else (kept - 0.5) / left)  # rounded up to exactly kept
+            left = kept if kept == left else kept + fuses
+        return {**own, 'layers': layers, 'keep_rate': tuple(rates)}
+
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> EViT:
         layers = check_layers(self.layers or self.defaults(0, depth, grid)['layers'], depth)
         fitted = self._with(layers=layers, keep_rate=_check_keep_rate(self.keep_rate, layers))
@@ -202,15 +216,16 @@ class EViT(Reduction):
 
     def _dropped(self, tokens: Tokens, attention: Tensor, num_kept: int) -> Tokens:
         """Keep the most attended tokens, and how to rebuild the others. attention: (B, n)."""
-        keep, drop = keep_attentive(attention.detach(), num_kept)
-        left = tokens.keep(keep)
-        kept, dropped = left.patches().x, take(tokens.patches().x, drop)
-        x = torch.cat([left.x, fused(dropped, attention.gather(1, drop))], 1) if self.fuse_token else left.x
+        attention, order = by_attention(attention)
+        ordered = take(tokens.patches().x, order)
+        kept, dropped = ordered[:, :num_kept], ordered[:, num_kept:]
+        parts = [tokens.x[:, : tokens.num_prefix], kept]
+        if self.fuse_token:
+            parts.append(fused(dropped, attention[:, num_kept:]))
         weights = reconstruction_weights(dropped, kept, min(self.k, num_kept), self.reconstruct_temperature)
-        place = torch.cat([keep, drop], 1).argsort(-1)
-        step = Drop(place, num_kept, Reconstruction(weights), self.fuse_token)
+        step = Drop(order, num_kept, Reconstruction(weights), self.fuse_token)
         earlier = tokens.reconstruct.steps if isinstance(tokens.reconstruct, Drops) else ()
-        return left.replace(x=x, reconstruct=Drops((*earlier, step)))
+        return tokens.replace(x=torch.cat(parts, 1), size=None, rectangle=None, reconstruct=Drops((*earlier, step)))
 
     def _warn_where_idle(self, tokens: Tokens, layer: int) -> None:
         """Warn once if the first layer that should drop tokens has too few."""

@@ -14,9 +14,18 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction, mean_merged
-from mmseg_tr.reduction.checks import check_choice, check_counts, check_layers, check_precision
+from mmseg_tr.reduction.checks import (
+    check_choice,
+    check_counts,
+    check_layers,
+    check_left,
+    check_precision,
+    check_tokens,
+)
+from mmseg_tr.reduction.constants import numbers
 from mmseg_tr.reduction.ladder import Grid, Ladder, distinct, listed, rungs
-from mmseg_tr.reduction.matching import Merge, descending_rank
+from mmseg_tr.reduction.matching import descending_rank
+from mmseg_tr.reduction.merge import Merge
 from mmseg_tr.reduction.ops import decided, deciding, per_image, scaled_count, unit, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
@@ -46,7 +55,7 @@ def mutual_pairs(x: Tensor, num_prefix: int = 0) -> tuple[Tensor, Tensor, Tensor
     (B, T), -inf elsewhere.
     """
     score, partner = nearest(x, num_prefix)
-    number = torch.arange(partner.shape[1], device=x.device)
+    number = numbers(0, partner.shape[1], device=x.device)
     paired = (partner.gather(1, partner) == number) & (partner != number)
     stands = torch.where(paired, torch.minimum(partner, number), number)  # the token that represents each
     stays = stands == number
@@ -72,7 +81,7 @@ def most_similar_pairs(x: Tensor, r: int, num_prefix: int = 0) -> tuple[Tensor, 
     similarity with which each token leaves, (B, T), -inf for those that represent a pair.
     """
     score, partner = nearest(x, num_prefix)
-    number = torch.arange(partner.shape[1], device=x.device)
+    number = numbers(0, partner.shape[1], device=x.device)
     paired = (partner.gather(1, partner) == number) & (partner != number)
     stands = paired & (number < partner)
     # cosines are within [-1, 1]: the upper tokens of pairs come first, those that represent a pair never leave
@@ -88,7 +97,7 @@ def most_similar_pairs(x: Tensor, r: int, num_prefix: int = 0) -> tuple[Tensor, 
 
 def behind_prefix(places: Tensor, num_prefix: int) -> Tensor:
     """Places of patch tokens, (B, T), with the prefix tokens before them: (B, E + T)."""
-    prefix = torch.arange(num_prefix, device=places.device).expand(places.shape[0], -1)
+    prefix = numbers(0, num_prefix, device=places.device).expand(places.shape[0], -1)
     return torch.cat([prefix, places + num_prefix], 1)
 
 
@@ -167,6 +176,16 @@ class MPM(Reduction):
                 Ladder(name, rungs(own, 'pairs', [step for step in distinct(steps) if any(step)], layers=layers))
             )
         return ladders
+
+    @classmethod
+    def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
+        """After the merge before each entry of layers."""
+        layers, left = tuple(own.get('layers') or cls.defaults(0, depth, grid)['layers']), math.prod(grid)
+        pairs: list[int] = []
+        for layer, number in zip(layers, check_tokens(tokens, len(layers), left)):
+            pairs.append(check_left(f'the merge before layer {layer}', number, left))
+            left = number
+        return {**own, 'layers': layers, 'pairs': tuple(pairs)}
 
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
         check_layers(self.layers, depth)

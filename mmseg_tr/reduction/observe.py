@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmseg_tr.reduction.base import Embedded, Inside, Reduction
-from mmseg_tr.reduction.matching import joined_similarity
+from mmseg_tr.reduction.merge import joined_similarity
 from mmseg_tr.reduction.tokens import Tokens
 
 

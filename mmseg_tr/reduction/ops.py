@@ -9,7 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from mmseg_tr.reduction.constants import numbers, table, traced
 
 
 def per_image(length: int, batch: int) -> tuple[int, ...]:
@@ -76,22 +79,41 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
-def unit(x: Tensor) -> Tensor:
-    """Rows of x divided by their length, in float32 at least; a zero row stays zero, so that its similarity is 0."""
+def unit(x: Tensor, length: float = 1) -> Tensor:
+    """Rows of x divided by their length, in float32 at least; a zero row stays zero, so that its similarity is 0.
+
+    length: of the rows that are returned.
+    """
     x = x.to(stat_dtype(x))
-    return x / length(x)[..., None]
+    # of a shorter row the squares underflow: it counts as zero
+    scale = table(_share_of_length, x.shape[-1], length, x.dtype, device=x.device)
+    return F.rms_norm(x, x.shape[-1:], scale, torch.finfo(x.dtype).tiny)
 
 
-def length(x: Tensor) -> Tensor:
-    """Length of every row, (..., C) -> (...); never 0, so that one can divide by it."""
-    # below this length the squares underflow, and the rest of the length would be meaningless
-    return x.norm(dim=-1).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
+def _share_of_length(width: int, length: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What takes rows of mean square 1 to a length, (C,)."""
+    return torch.full((width,), length * width**-0.5, dtype=dtype, device=device)
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:
     """Rows of every image by number: (B, N, ...), (B, M) int64 -> (B, M, ...)."""
-    rows = index + values.shape[1] * torch.arange(index.shape[0], device=index.device)[:, None]
+    rows = in_rows(index, values.shape[1])
     return values.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, index.shape)
+
+
+def in_rows(index: Tensor, length: int) -> Tensor:
+    """Places in images of one length, (B, M), as places in their concatenation."""
+    batch = index.shape[0]
+    if isinstance(batch, int) and batch == 1:
+        return index
+    return index + starts_of(batch, length, index.device)[:, None]
+
+
+def starts_of(batch: int, length: int, device: torch.device) -> Tensor:
+    """Where each of a batch of images of one length begins in their concatenation, (B,) int64."""
+    if traced():  # sizes may be symbols
+        return length * torch.arange(batch, device=device)
+    return numbers(0, batch * length, max(length, 1), device=device)
 
 
 def drawn(draw: Callable[[], Tensor]) -> Tensor:

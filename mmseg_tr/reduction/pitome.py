@@ -16,7 +16,8 @@ from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction
 from mmseg_tr.reduction.checks import check_number, check_precision, is_number
 from mmseg_tr.reduction.ladder import Grid, Ladder, distinct, rungs
-from mmseg_tr.reduction.matching import Merge, all_join, descending_rank, identity, merged_places
+from mmseg_tr.reduction.matching import all_join, descending_order, merged_places, source_places
+from mmseg_tr.reduction.merge import Merge, identity
 from mmseg_tr.reduction.ops import deciding_dtype, per_image, take, unit, without_autocast
 from mmseg_tr.reduction.tokens import Tokens
 
@@ -67,7 +68,8 @@ def energy_matching(
     destinations = torch.cat([protected, receivers], 1) + num_prefix
     if matching == 'all':
         return all_join(sources + num_prefix, destinations, partner + protected.shape[1], score, num_prefix)
-    places = merged_places(sources + num_prefix, destinations, partner, descending_rank(score), r, num_prefix)
+    of_source = source_places(descending_order(score), partner, r, receivers.shape[1], num_prefix)
+    places = merged_places(sources + num_prefix, destinations, of_source, r, num_prefix)
     return Merge(places, per_image(metric.shape[1] - r, metric.shape[0]), (score,))
 
 

@@ -19,9 +19,18 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Inside, Reduction
-from mmseg_tr.reduction.checks import check_choice, check_integer, check_layers, check_pair, check_precision, is_integer
+from mmseg_tr.reduction.checks import (
+    check_choice,
+    check_integer,
+    check_layers,
+    check_pair,
+    check_precision,
+    check_tokens,
+    is_integer,
+)
 from mmseg_tr.reduction.ladder import Grid, Ladder, distinct
-from mmseg_tr.reduction.matching import Merge, descending_rank, joined_similarity, merged_places, most_similar
+from mmseg_tr.reduction.matching import descending_order, merged_places, most_similar, source_places
+from mmseg_tr.reduction.merge import Merge, joined_similarity
 from mmseg_tr.reduction.ops import deciding, per_image, scaled_count, seeded_uniform, stat_dtype, take
 from mmseg_tr.reduction.tokens import Tokens
 
@@ -30,7 +39,7 @@ DESTINATIONS = ('place', 'random', 'gradient')
 
 def num_regions(grid: Grid, region: Grid) -> int:
     """Regions of a grid, those that its lower and right edges cut included."""
-    return math.prod(-(-side // length) for side, length in zip(grid, region))
+    return -(-grid[0] // region[0]) * -(-grid[1] // region[1])
 
 
 def gradient(x: Tensor, grid: Grid) -> Tensor:
@@ -70,8 +79,8 @@ def region_matching(y: Tensor, cost: Tensor, grid: Grid, region: Grid, r: int, n
     destinations, sources = (part.expand(y.shape[0], -1) for part in split_regions(cost, grid, region))
     patches = y[:, num_prefix:]
     score, partner = most_similar(take(patches, sources), take(patches, destinations))
-    rank = descending_rank(score)
-    index = merged_places(sources + num_prefix, destinations + num_prefix, partner, rank, r, num_prefix)
+    of_source = source_places(descending_order(score), partner, r, destinations.shape[1], num_prefix)
+    index = merged_places(sources + num_prefix, destinations + num_prefix, of_source, r, num_prefix)
     return Merge(index, per_image(y.shape[1] - r, y.shape[0]), (score,))
 
 
@@ -135,6 +144,12 @@ class SharedMatching(Reduction):
             for number in every
         ]
 
+    @classmethod
+    def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
+        """Inside the attention of every layer that merges."""
+        (asked,) = check_tokens(tokens, 1, math.prod(grid))
+        return {**own, 'r': math.prod(grid) - asked}
+
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
         if self.layers is not None:
             check_layers(self.layers, depth)
@@ -170,9 +185,8 @@ class SharedMatching(Reduction):
     def matched(self, y: Tensor, tokens: Tokens, layer: int) -> tuple[Merge, bool]:
         """The matching of a layer, and whether the layer decides it; else it comes with the tokens."""
         place = layer - 1 if self.layers is None else self.layers.index(layer)
-        handed = tokens.memo
-        # a host may have changed the tokens between blocks: they come without a matching then
-        if place % self.match_every and isinstance(handed, Merge) and handed.index.shape == y.shape[:2]:
+        handed = tokens.handed_on(y, place, self.match_every)
+        if handed is not None:
             return handed, False
         y, r = deciding(y.detach(), self.precision), self.amount(tokens.grid)
         cost = self._cost(y[:, tokens.num_prefix :], tokens.grid)

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.reduction.matching import Merge
-from mmseg_tr.reduction.ops import host_numbers, per_image, running_starts, take
+from mmseg_tr.reduction.constants import filled, numbers
+from mmseg_tr.reduction.merge import Merge
+from mmseg_tr.reduction.ops import host_numbers, in_rows, per_image, running_starts, take
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,16 @@ class Tokens:
 
     def join(self, groups: list[Tensor]) -> Tensor:
         """Undo groups()."""
-        return groups[0] if self.lengths is None else torch.cat(groups, dim=1)
+        return groups[0] if len(groups) == 1 else torch.cat(groups, dim=1)
+
+    def handed_on(self, y: Tensor, place: int, every: int) -> Merge | None:
+        """The matching of y that comes as `memo` from an earlier layer; None where this layer decides its own.
+
+        every: so many layers share one matching. place: this layer's among those that match, from 0.
+        """
+        # a host may have changed the tokens between blocks: they come without a matching then
+        known = self.memo if place % every else None
+        return known if isinstance(known, Merge) and known.index.shape == y.shape[:2] else None
 
     def traced(self) -> Tokens:
         """Return the tokens with their counts added to the trace of layers."""
@@ -138,10 +148,11 @@ class Tokens:
         """
         if self.lengths is not None:
             raise ConfigError('Tokens.keep() takes images of one length: these keep different numbers of tokens.')
-        whole = torch.arange(self.num_prefix, device=places.device).expand(places.shape[0], -1)
+        device = places.device
+        whole = numbers(0, self.num_prefix, device=device).expand(places.shape[0], -1)
         whole = torch.cat([whole, places + self.num_prefix], 1)
-        left = torch.full_like(self.x[:, self.num_prefix :, 0], -1, dtype=torch.int64)
-        left = left.scatter(1, places, torch.arange(places.shape[1], device=places.device).expand_as(places))
+        left = filled((places.shape[0], self.x.shape[1] - self.num_prefix), -1, torch.int64, device)
+        left = left.scatter(1, places, numbers(0, places.shape[1], device=device).expand_as(places))
         index = left if self.index is None else self._followed(left)
         size = self.size if self.size is None else self.size.gather(1, whole)
         return self.replace(x=take(self.x, whole), size=size, index=index, rectangle=None, gaps=True)
@@ -149,7 +160,8 @@ class Tokens:
     def _places(self, merge: Merge) -> Tensor:
         """Compose the patches' index with a merge: (B, N) int64."""
         if self.lengths is None:
-            new = merge.index[:, self.num_prefix :] - self.num_prefix
+            new = merge.index[:, self.num_prefix :]
+            new = new - self.num_prefix if self.num_prefix else new
             return new if self.index is None else self._followed(new)
         assert self.index is not None  # packed tokens have merged before
         starts = host_numbers(running_starts(self.lengths), merge.index.device)
@@ -178,7 +190,8 @@ class Tokens:
         """Return the tokens restored to one per patch, after the prefix."""
         if self.index is None and self.reconstruct is None:
             return self
-        prefix = torch.cat([group[:, : self.num_prefix] for group in self.groups()])
+        parts = [group[:, : self.num_prefix] for group in self.groups()]
+        prefix = parts[0] if len(parts) == 1 else torch.cat(parts)
         x = torch.cat([prefix, self.restore(self.patches().x)], 1)
         nothing: dict[str, Any] = dict(
             lengths=None, size=None, index=None, gaps=False, rectangle=None, reconstruct=None
@@ -202,7 +215,7 @@ class Tokens:
             starts = running_starts(tuple(n - self.num_prefix for n in self.lengths))
             index = index + host_numbers(starts, index.device)[:, None]
         else:
-            index = index + values.shape[1] * torch.arange(index.shape[0], device=index.device)[:, None]
+            index = in_rows(index, values.shape[1])
         rows = values.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, values.shape[-1])
         return rows.masked_fill(self.index[..., None] < 0, 0) if self.gaps else rows
 
@@ -215,7 +228,7 @@ class Tokens:
             return self.reconstruct.places()
         if self.index is not None:
             return self.index
-        return torch.arange(self.grid[0] * self.grid[1], device=self.x.device).expand(self.num_images, -1)
+        return numbers(0, self.grid[0] * self.grid[1], device=self.x.device).expand(self.num_images, -1)
 
     def to_map(self, values: Tensor | None = None) -> Tensor:
         """Restored values (default: the tokens' features) as a contiguous map, (B, K, h, w)."""

@@ -17,16 +17,19 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Inside, Reduction
-from mmseg_tr.reduction.checks import check_choice, check_flag, check_integer, check_precision, is_integer, is_number
-from mmseg_tr.reduction.ladder import Grid, Ladder, rungs
-from mmseg_tr.reduction.matching import (
-    Merge,
-    bipartite_matching,
-    identity,
-    joined_similarity,
-    kth_matching,
-    random_matching,
+from mmseg_tr.reduction.checks import (
+    check_choice,
+    check_flag,
+    check_integer,
+    check_left,
+    check_precision,
+    check_tokens,
+    is_integer,
+    is_number,
 )
+from mmseg_tr.reduction.ladder import Grid, Ladder, rungs
+from mmseg_tr.reduction.matching import bipartite_matching, kth_matching, random_matching, unordered_matching
+from mmseg_tr.reduction.merge import Merge, identity, joined_similarity
 from mmseg_tr.reduction.ops import deciding, deciding_dtype, seeded_uniform
 from mmseg_tr.reduction.tokens import Tokens
 
@@ -61,6 +64,8 @@ class ToMe(Reduction):
         by seed, and all but one token may merge. Class, distillation and register tokens never merge.
     prop_attn: a token counts in attention as often as it has patches; None is the published choice, True in the
         original form and False in the dense one, which forgets sizes.
+    match_every: in the dense form, one matching for so many layers, which the attention of the first decides, for
+        attention and MLP of all of them. 1: attention and MLP of every layer have their own (published).
     k: for matching='kth': a positive integer, or a list per layer (filled up with ones); 2 by default.
     precision: of similarities and other decisions, 'float32' or 'float64', see docs/methods/index.md.
     Raises ConfigError for settings outside these.
@@ -73,6 +78,7 @@ class ToMe(Reduction):
     seed: int = 0
     k: Any = None
     precision: str = 'float32'
+    match_every: int = 1
     # of dict(mean=, slope=), once the depth is known
     schedule: tuple[int, ...] | None = field(default=None, init=False, repr=False)
 
@@ -94,6 +100,9 @@ class ToMe(Reduction):
             raise ConfigError(f'k must be left out with matching={self.matching!r}, got {self.k!r}.')
         check_integer('seed', self.seed)
         check_precision(self.precision)
+        check_integer('match_every', self.match_every, 1)
+        if self.match_every > 1 and not dense:
+            raise ConfigError(f"match_every must be 1 with form='original', which merges anew, got {self.match_every}.")
         k = _check_k(2 if self.k is None else self.k) if kth else None
         r = None if kth else _check_r((0.3 if dense else 8) if self.r is None else self.r)
         self._settle(r=r, k=k, prop_attn=not dense if self.prop_attn is None else self.prop_attn)
@@ -124,6 +133,17 @@ class ToMe(Reduction):
         else:
             steps = range(1, most + 1)
         return [Ladder(name, rungs(own, 'r', steps))]
+
+    @classmethod
+    def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
+        """After each layer from the first on, in the original form; inside each layer in the dense one."""
+        left, dense = math.prod(grid), own.get('form', cls.form) == 'dense'
+        numbers = tokens if isinstance(tokens, list | tuple) else (tokens,)
+        amounts = []
+        for layer, number in enumerate(check_tokens(numbers, min(len(numbers), depth), left, falls=not dense), 1):
+            amounts.append(check_left(f'layer {layer}', number, left))
+            left = left if dense else number
+        return {**own, 'r': amounts}
 
     def settings(self) -> dict[str, Any]:
         """r of each layer is a list, as a tuple could be a published pair."""
@@ -169,8 +189,11 @@ class ToMe(Reduction):
             setting = f'k={asked}' if self.matching == 'kth' else f'r={asked}'
             warnings.warn(f'ToMe: {setting} merges none of {num_tokens} tokens.', stacklevel=1)
 
-    def matched(self, metric: Tensor, tokens: Tokens, layer: int, call: int) -> Merge | None:
-        """Which tokens of metric (B, T, C) merge; None if none do. call: which of a layer's matchings this is."""
+    def matched(self, metric: Tensor, tokens: Tokens, layer: int, call: int, undone: bool = False) -> Merge | None:
+        """Which tokens of metric (B, T, C) merge; None if none do. call: which of a layer's matchings this is.
+
+        undone: whether the merge is undone, so that the order of the merged tokens does not matter.
+        """
         num_tokens, num_prefix = metric.shape[1], tokens.num_prefix
         r = self.amount(layer, num_tokens, num_prefix)
         if not r:
@@ -179,7 +202,7 @@ class ToMe(Reduction):
         if self.matching == 'kth':
             return kth_matching(metric, int(self._of_layer(layer)), num_prefix)
         if self.matching == 'bipartite':
-            return bipartite_matching(metric, r, num_prefix)
+            return (unordered_matching if undone else bipartite_matching)(metric, r, num_prefix)
         # the same draw for every image, so that batch mates do not matter
         numbers = seeded_uniform(num_tokens - num_prefix, self.seed, layer, call)
         return random_matching(metric, r, numbers.to(metric.device, non_blocking=True), num_prefix)
@@ -188,12 +211,12 @@ class ToMe(Reduction):
         """The matching that the dense form is about to make, on the same tokens."""
         if self.form == 'original':
             return ()
-        merge = self.matched(y, tokens, layer, int(part == 'mlp')) or identity(y)
+        merge = self._of_part(y, tokens, layer, int(part == 'mlp'), False) or identity(y)
         places = merge.index[0, tokens.num_prefix :] - tokens.num_prefix
         return [Inside(part, places, merge.lengths[0] - tokens.num_prefix, joined_similarity(merge))]
 
     def attended(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Tensor, Tokens]:
-        merge = self.matched(y, tokens, layer, 0) if self.form == 'dense' else None
+        merge = self._of_part(y, tokens, layer, 0, False) if self.form == 'dense' else None
         if merge is not None:
             y, tokens = merge.apply(y, None, tokens.counts)[0], tokens.merge(merge, layer)
         return super().attended(attend, y, tokens, layer)
@@ -201,11 +224,12 @@ class ToMe(Reduction):
     def key_sizes(self, tokens: Tokens) -> Tensor | None:
         return tokens.size if self.prop_attn else None
 
-    def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Tensor | None]:
+    def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Any]:
         if layer == 1:
             self._warn_if_idle(y.shape[1], tokens.num_prefix)
         if self.form == 'dense':
-            return self._shortened(attend, y, tokens, layer, 0), None
+            branch, merge = self._shortened(attend, y, tokens, layer, 0)
+            return branch, merge if self.match_every > 1 else None
         merges = self.amount(layer, y.shape[1], tokens.num_prefix) > 0
         size = self.key_sizes(tokens)
         if size is None and not merges:
@@ -213,9 +237,11 @@ class ToMe(Reduction):
         ((q, k, v),) = attend.heads(y, tokens)
         return attend.output([attend.attend(q, k, v, size)], y, tokens), k if merges else None
 
-    def after_attention(self, tokens: Tokens, layer: int, seen: Tensor | None) -> Tokens:
+    def after_attention(self, tokens: Tokens, layer: int, seen: Any) -> Tokens:
         if seen is None:
             return tokens
+        if isinstance(seen, Merge):
+            return tokens if seen is tokens.memo else tokens.replace(memo=seen)
         with record_function('mmseg_tr::merge'):
             # (B, H, T, d) -> (B, T, d)
             keys = seen.detach().mean(1, dtype=deciding_dtype(seen, self.precision))
@@ -225,18 +251,25 @@ class ToMe(Reduction):
     def mlp(self, mlp: Callable[[Tensor], Tensor], y: Tensor, tokens: Tokens, layer: int) -> Tensor:
         if self.form == 'original':
             return mlp(y)
-        return self._shortened(lambda x, _: mlp(x), y, tokens, layer, 1)
+        return self._shortened(lambda x, _: mlp(x), y, tokens, layer, 1)[0]
 
-    def _shortened(self, branch: Callable[..., Tensor], y: Tensor, tokens: Tokens, layer: int, call: int) -> Tensor:
+    def _of_part(self, y: Tensor, tokens: Tokens, layer: int, call: int, undone: bool = True) -> Merge | None:
+        """The matching of a layer's attention (call 0) or MLP (call 1) in the dense form: its own or a shared one."""
+        place = (layer - 1) % self.match_every + call if self.match_every > 1 else 0
+        return tokens.handed_on(y, place, 2 * self.match_every) or self.matched(y, tokens, layer, call, undone)
+
+    def _shortened(
+        self, branch: Callable[..., Tensor], y: Tensor, tokens: Tokens, layer: int, call: int
+    ) -> tuple[Tensor, Merge | None]:
         """branch on merged tokens: plain means go in, and every token receives what its merged token got."""
         with record_function('mmseg_tr::merge'):
-            merge = self.matched(y, tokens, layer, call)
+            merge = self._of_part(y, tokens, layer, call)
             short = y if merge is None else merge.apply(y, None, tokens.counts)[0]
         if merge is None:
-            return branch(y, tokens)
+            return branch(y, tokens), None
         out = branch(short, tokens.replace(x=short, size=None, index=None, inner=merge))
         with record_function('mmseg_tr::merge'):
-            return merge.unmerge(out, tokens.counts)
+            return merge.unmerge(out, tokens.counts), merge
 
 
 def _listed(setting: Any) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from mmseg_tr.reduction import Merge
 from mmseg_tr.reduction.algm import automatic_threshold
@@ -12,6 +13,11 @@ from mmseg_tr.reduction.algm import automatic_threshold
 def same_for_all(counts: np.ndarray) -> np.ndarray:
     """One number for the batch where the batch decides together, else one an image."""
     return counts[:1] if (counts == counts[0]).all() else counts
+
+
+def all_scores(merge: Merge) -> torch.Tensor:
+    """Best similarity of every source, -inf for protected ones, (B, ceil(T/2))."""
+    return F.pad(torch.cat(merge.similarity), (merge.protected, 0), value=-torch.inf)
 
 
 def local_decisions(
@@ -37,7 +43,7 @@ def local_decisions(
 
 def global_decisions(merge: Merge, layer: int, num_prefix: int) -> dict[str, np.ndarray]:
     """node_max (B, ceil(T/2)), threshold, r, count, src_idx, dst_idx (B, r) and unm_idx of a global, joint merge."""
-    score = torch.cat(merge.similarity)
+    score = all_scores(merge)
     mean, deviation = automatic_threshold(score[:, max((num_prefix + 1) // 2, 1) :], layer)
     threshold = mean.mean() + deviation.mean()
     return matching_decisions(merge) | dict(
@@ -48,7 +54,7 @@ def global_decisions(merge: Merge, layer: int, num_prefix: int) -> dict[str, np.
 
 def matching_decisions(merge: Merge) -> dict[str, np.ndarray]:
     """node_max (B, ceil(T/2)), r, src_idx, dst_idx (B, r) and unm_idx of a bipartite matching, r one for all."""
-    score = torch.cat(merge.similarity)
+    score = all_scores(merge)
     place = merge.index.numpy()
     sources, destinations = place[:, ::2], place[:, 1::2]
     src, dst, kept = [], [], []

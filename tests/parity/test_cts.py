@@ -130,8 +130,8 @@ def counts(case: Case) -> None:
 
 
 def described(case: Case) -> dict:
-    """The reduction that the release of a case describes."""
-    return cts_reduction(section(read_variant(case.release() / 'variant.yml'), 'net_kwargs'))
+    """The reduction that the release of a case describes, as published: BatchNorms of the policy are not folded."""
+    return dict(cts_reduction(section(read_variant(case.release() / 'variant.yml'), 'net_kwargs')), fold_bn=False)
 
 
 def network(case: Case) -> None:

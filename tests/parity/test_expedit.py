@@ -16,7 +16,7 @@ from mmseg_tr.nn.inference import slide, view_probabilities
 from mmseg_tr.nn.segmenter import enlarge_scores
 from mmseg_tr.reduction import Reduction, Tokens, build_reduction
 from mmseg_tr.reduction.act import ACT, Hashing, act_attention, bucket_codes, cluster_ids, cluster_means, cluster_values
-from mmseg_tr.reduction.evit import EViT, class_attention, keep_attentive
+from mmseg_tr.reduction.evit import EViT, by_attention, class_attention
 from mmseg_tr.reduction.expedite import Expedite, Reconstruction, reconstruction_weights
 from mmseg_tr.reduction.expedite.clustering import cluster_patches, scaled_distances, start_cells, start_clusters
 from mmseg_tr.reduction.matching import bipartite_matching
@@ -78,7 +78,8 @@ def evit_block(case: Case) -> None:
     y = block.norm1(tokens.x)
     branch, attention = method.attention(SelfAttention(block.attn), y, tokens, 1)
     assert method.kept(attention.shape[1], 1) == s['kept']
-    kept, dropped = keep_attentive(attention, s['kept'])
+    order = by_attention(attention)[1]
+    kept, dropped = order[:, : s['kept']], order[:, s['kept'] :].sort().values
     compare_all(case, dict(cls_attn=attention, idx=kept, complement=dropped, non_cls=(tokens.x + branch)[:, 1:]))
     ((q, k, _),) = SelfAttention(block.attn).heads(y, tokens)
     case.compare('cls_attn', class_attention(q.double(), k.double(), block.attn.scale))
@@ -115,7 +116,7 @@ class GivenHashes(ACT):
         super().__init__(q_hashes=projection.shape[-1])
         self.projection, self.offset = projection, offset
 
-    def hashes(self, layer: int, head_dim: int) -> tuple[Tensor, Tensor]:
+    def hashes(self, layer: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
         return self.projection[layer - 1], self.offset[layer - 1]
 
 

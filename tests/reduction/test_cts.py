@@ -241,6 +241,26 @@ def test_policy_is_frozen_and_its_norms_rest_while_the_model_trains():
     assert not any(module.training for module in model.eval().modules())
 
 
+@torch.no_grad()
+def test_folded_norms_change_logits_by_rounding_and_follow_every_change_of_weights():
+    policy, image = PolicyNet().eval(), images(2, 64, 96)
+    for part in policy.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.normal_(std=0.1)
+            part.running_var.uniform_(0.5, 2)
+    before = dict(policy.state_dict())
+    torch.testing.assert_close(policy(image, fold_bn=True), policy(image), atol=1e-4, rtol=0)
+    assert policy.state_dict().keys() == before.keys()
+    policy.backbone.bn1.running_mean.add_(0.3)  # in place
+    torch.testing.assert_close(policy(image, fold_bn=True), policy(image), atol=1e-4, rtol=0)
+    policy.load_state_dict(PolicyNet().state_dict())
+    torch.testing.assert_close(policy(image, fold_bn=True), policy(image), atol=1e-4, rtol=0)
+    policy.double()
+    torch.testing.assert_close(policy(image.double(), fold_bn=True), policy(image.double()), atol=1e-10, rtol=0)
+    policy.train()
+    torch.testing.assert_close(policy(image.double(), fold_bn=True), policy(image.double()))
+
+
 def test_published_drift_moves_the_policys_norms_in_training_only():
     model = vit(policy_batch_norm='drift')
     norm = model.reduction.policy.backbone.bn1
@@ -344,7 +364,8 @@ def test_settings_that_share_nothing_are_reported(settings):
         (dict(shared=None, share=float('nan')), 'share must be .*at least 0 and at most 0.75'),
         (dict(shared=None, share='0.3'), 'share must be .*at least 0 and at most 0.75'),
         (dict(policy='net'), "'network', 'none', 'random', 'oracle'"),
-        (dict(policy_batch_norm='train'), "'eval', 'drift'"),
+        (dict(policy_batch_norm='batch'), "'eval', 'train', 'drift'"),
+        (dict(fold_bn=1), 'fold_bn must be True or False, got 1'),
         (dict(odd_grid='share'), "'alone', None"),
         (dict(normalization='imagenet'), "'vit', 'deit'"),
         (dict(seed=1.5), 'seed must be .*got 1.5'),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.attention import SelfAttention, attention_probabilities
 from mmseg_tr.reduction import Tokens
-from mmseg_tr.reduction.evit import EViT, class_attention, keep_attentive
+from mmseg_tr.reduction.evit import EViT, by_attention, class_attention
 from tests.reduction.methods import pictures, tiny_vit
 
 few = settings(derandomize=True, deadline=None, max_examples=20)
@@ -25,9 +25,10 @@ def test_class_attention_is_the_class_row_of_attention(prefix):
     torch.testing.assert_close(class_attention(q, k, attn.scale, prefix), row)
 
 
-def test_attended_tokens_stay_in_the_order_of_attention_and_others_in_theirs():
-    keep, drop = keep_attentive(torch.tensor([[0.1, 0.4, 0.2, 0.4, 0.05], [0.5, 0, 0, 0, 0.2]]), 2)
-    assert keep.tolist() == [[1, 3], [0, 4]] and drop.tolist() == [[0, 2, 4], [1, 2, 3]]
+def test_tokens_are_ordered_by_attention_and_equals_by_place():
+    values, order = by_attention(torch.tensor([[0.1, 0.4, 0.2, 0.4, 0.05], [0.5, 0, 0, 0, 0.2]]))
+    assert order.tolist() == [[1, 3, 2, 0, 4], [0, 4, 1, 2, 3]]
+    assert values[1].tolist() == pytest.approx([0.5, 0.2, 0, 0, 0])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmseg_tr.reduction.matching import Merge, best_partners, bipartite_index, descending_rank
+from mmseg_tr.reduction.matching import best_partners, bipartite_index, descending_rank, protected_sources
+from mmseg_tr.reduction.merge import Merge
 from mmseg_tr.reduction.ops import running_starts, unit
 
 few = settings(derandomize=True, deadline=None, max_examples=30)
@@ -34,10 +35,10 @@ def test_half_precision_is_compared_in_float32(dtype):
 def test_protected_tokens_neither_leave_nor_receive(prefix, count, seed):
     total = prefix + count
     score, partner = best_partners(torch.randn(2, total, 4, generator=torch.Generator().manual_seed(seed)), prefix)
-    sources = torch.arange(0, total, 2)
-    assert score[:, sources < prefix].eq(-torch.inf).all()
-    free = score.isfinite()
-    assert (2 * partner + 1)[free].ge(prefix).all()
+    sources = torch.arange(0, total, 2)[protected_sources(prefix) :]
+    assert score.shape == partner.shape == (2, len(sources)) and sources.ge(prefix).all()
+    destinations = torch.arange(1, total, 2)[prefix // 2 :]
+    assert destinations.ge(prefix).all() and partner[score.isfinite()].lt(max(len(destinations), 1)).all()
 
 
 @few
@@ -45,11 +46,11 @@ def test_protected_tokens_neither_leave_nor_receive(prefix, count, seed):
 def test_every_token_gets_a_place_and_prefix_tokens_keep_theirs(prefix, count, seed, data):
     total = prefix + count
     score, partner = best_partners(torch.randn(2, total, 4, generator=torch.Generator().manual_seed(seed)), prefix)
-    possible = int(score[0].isfinite().sum())
-    r = torch.tensor([data.draw(st.integers(0, possible)) for _ in range(2)])
-    index = bipartite_index(descending_rank(score), partner, r, total, prefix)
-    assert index[:, :prefix].tolist() == [list(range(prefix))] * 2
-    for row, gone in zip(index, r.tolist()):
+    gone = data.draw(st.integers(0, int(score[0].isfinite().sum())))
+    indices = [bipartite_index(score, partner, gone, total, prefix, repeats) for repeats in (True, False)]
+    assert torch.equal(*indices)
+    assert indices[0][:, :prefix].tolist() == [list(range(prefix))] * 2
+    for row in indices[0]:
         assert set(row.tolist()) == set(range(total - gone))
         assert torch.bincount(row)[:prefix].eq(1).all()
 
@@ -57,9 +58,7 @@ def test_every_token_gets_a_place_and_prefix_tokens_keep_theirs(prefix, count, s
 def test_without_a_destination_nothing_is_similar():
     score, partner = best_partners(torch.ones(2, 1, 4), 0)
     assert score.tolist() == [[-torch.inf]] * 2 and partner.tolist() == [[0]] * 2
-    assert (
-        bipartite_index(descending_rank(score), partner, torch.zeros(2, dtype=torch.int64), 1, 0).tolist() == [[0]] * 2
-    )
+    assert bipartite_index(score, partner, 0, 1, 0).tolist() == [[0]] * 2
 
 
 def test_tokens_are_averaged_by_size():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import FrozenInstanceError
 from typing import Any, ClassVar
 
@@ -14,7 +14,15 @@ from torch.profiler import record_function
 
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.reduction.base import Embedded, Reduction
-from mmseg_tr.reduction.checks import check_choice, check_integer, check_number, check_precision, is_integer
+from mmseg_tr.reduction.checks import (
+    check_choice,
+    check_flag,
+    check_integer,
+    check_number,
+    check_precision,
+    check_tokens,
+    is_integer,
+)
 from mmseg_tr.reduction.cts.policy import PolicyNet, policy_state
 from mmseg_tr.reduction.cts.sharing import (
     Sharing,
@@ -31,7 +39,7 @@ from mmseg_tr.reduction.ladder import Grid, Ladder, rungs
 from mmseg_tr.reduction.ops import scaled_count, without_autocast
 
 POLICIES = ('network', 'none', 'random', 'oracle')
-BATCH_NORMS = ('eval', 'drift')
+BATCH_NORMS = ('eval', 'train', 'drift')
 # ImageNet statistics of the published `deit` pipeline, for 0-255 RGB; `vit` is 127.5 for both
 DEIT_MEAN, DEIT_STD = (123.68, 116.28, 103.53), (58.4, 57.12, 57.38)
 
@@ -51,8 +59,10 @@ class CTS(nn.Module, Reduction):
         reduction.policy.*. The rule for loading: weights in a checkpoint win; a checkpoint without any, such as that
         of the plain model, is completed from policy_checkpoint, and refused where none is given. Under another
         policy than 'network' there is no network, and a checkpoint's policy weights are left out.
-    policy_batch_norm: 'eval' keeps the policy's BatchNorms in eval mode; 'drift' lets them follow the model into
-        training, where they use and update batch statistics (published).
+    policy_batch_norm: 'eval' keeps the policy's BatchNorms in eval mode; 'train', or 'drift', lets them follow the
+        model into training, where they use and update batch statistics (published).
+    fold_bn: with policy_batch_norm='eval', the policy's BatchNorms are folded into its convolutions in eval mode: its
+        logits change by less than 1e-4. False: as published.
     odd_grid: 'alone': on odd grids superpatches tile the top-left even part, the patches left over keep their tokens;
         None refuses odd grids (the published code fails on them).
     normalization: the normalization of the images: 'vit', in [-1, 1], enter the policy unchanged; 'deit', with ImageNet
@@ -63,7 +73,7 @@ class CTS(nn.Module, Reduction):
 
     SETTINGS: ClassVar[tuple[str, ...]] = (
         *('shared', 'share', 'policy', 'policy_checkpoint', 'policy_batch_norm', 'odd_grid', 'normalization', 'seed'),
-        'precision',
+        *('precision', 'fold_bn'),
     )
 
     def __init__(
@@ -77,11 +87,13 @@ class CTS(nn.Module, Reduction):
         normalization: str = 'vit',
         seed: int = 0,
         precision: str = 'float32',
+        fold_bn: bool = True,
     ) -> None:
         super().__init__()
         self.decides = check_choice('policy', policy, POLICIES)
         self.policy_batch_norm = check_choice('policy_batch_norm', policy_batch_norm, BATCH_NORMS)
         self.odd_grid = check_choice('odd_grid', odd_grid, ('alone', None))
+        self.fold_bn = check_flag('fold_bn', fold_bn)
         self.normalization = check_choice('normalization', normalization, ('vit', 'deit'))
         if not is_integer(seed):
             raise ConfigError(f'seed must be an integer, got {seed!r}.')
@@ -112,6 +124,20 @@ class CTS(nn.Module, Reduction):
         if own.get('shared') is not None:
             return [Ladder(cls.name, rungs(own, 'shared', range(1, math.prod(superpatch_grid(grid)) + 1)))]
         return [Ladder(cls.name, rungs(own, 'share', [round(0.025 * step, 3) for step in range(1, 31)]))]
+
+    @classmethod
+    def fixed_ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
+        """How many superpatches share a token, the same in every image."""
+        return cls.ladder({**own, 'share': None, 'shared': 1}, depth, grid)
+
+    @classmethod
+    def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
+        """Of every layer: superpatches share until at most so many are left."""
+        patches, least = math.prod(grid), math.prod(grid) - 3 * math.prod(superpatch_grid(grid))
+        (asked,) = check_tokens(tokens, 1, patches)
+        if asked < least:
+            raise ConfigError(f'tokens must be {least} or more on the grid {tuple(grid)}, got {asked}.')
+        return {**own, 'share': None, 'shared': -(-(patches - asked) // 3)}
 
     def settings(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in self.SETTINGS} | dict(policy=self.decides)
@@ -247,9 +273,9 @@ class CTS(nn.Module, Reduction):
             assert policy is not None  # policy='network'
             image = image.to(policy.head.weight.dtype)
             if self.normalization == 'deit':
-                mean, std = (image.new_tensor(value)[:, None, None] for value in (DEIT_MEAN, DEIT_STD))
+                mean, std = (_per_channel(value, image) for value in (DEIT_MEAN, DEIT_STD))
                 image = (image * std + mean - 127.5) / 127.5
-            return policy(image)
+            return policy(image, fold_bn=self.fold_bn and self.policy_batch_norm == 'eval')
 
     def _refuse_odd(self, grid: Grid) -> None:
         if self.odd_grid is None and self.decides != 'none' and any(side % 2 for side in grid):
@@ -257,6 +283,10 @@ class CTS(nn.Module, Reduction):
                 f"the patch grid {tuple(grid)} is odd and odd_grid=None: set odd_grid='alone' to leave its last row or "
                 'column unshared, or choose an even grid.'
             )
+
+
+def _per_channel(values: tuple[float, ...], image: Tensor) -> Tensor:
+    return image.new_tensor(values)[:, None, None]
 
 
 def _check_amount(shared: Any, share: Any) -> tuple[int | None, float | None]:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmseg_tr.reduction.constants import filled, numbers, table
 from mmseg_tr.reduction.ops import deciding, take
 
 STRIDE = 32  # pixels of a cell of the policy network
@@ -92,8 +93,8 @@ def select_superpatches(scores: Tensor, count: int) -> Tensor:
     scores: (B, h, w) -> (B, h, w) bool.
     """
     order = scores.flatten(1).argsort(dim=1, descending=True, stable=True)[:, :count]
-    chosen = torch.zeros_like(scores, dtype=torch.bool).flatten(1)
-    return chosen.scatter(1, order, True).view_as(scores)
+    nobody = filled(scores.flatten(1).shape, False, torch.bool, scores.device)
+    return nobody.scatter(1, order, True).view_as(scores)
 
 
 def kept_patches(superpatches: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -106,20 +107,41 @@ def kept_patches(superpatches: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def sharing_of(superpatches: Tensor, grid: tuple[int, int], count: int) -> Sharing:
     """The record of a decision. superpatches: (B, h//2, w//2) bool with `count` true in each image."""
-    batch, h, w = superpatches.shape
-    kept = kept_patches(superpatches, grid)
-    num_kept = grid[0] * grid[1] - 4 * count
-    # the true ones first, each kind in raster order: no shape depends on the data, so nothing waits for the device
-    kept_first = (~kept).flatten(1).to(torch.int32).argsort(dim=1, stable=True)[:, :num_kept]
-    shared_first = (~superpatches).flatten(1).to(torch.int32).argsort(dim=1, stable=True)[:, :count]
-    index = kept.flatten(1).cumsum(1).view_as(kept) - 1
-    place = (superpatches.flatten(1).cumsum(1) - 1 + num_kept).view(batch, h, w)
-    place = place.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    even = index[:, : 2 * h, : 2 * w]
-    index[:, : 2 * h, : 2 * w] = torch.where(kept[:, : 2 * h, : 2 * w], even, place)
-    size = torch.ones(batch, num_kept + count, device=superpatches.device)
-    size[:, num_kept:] = 4
-    return Sharing(superpatches, kept_first, shared_first, index.flatten(1), size)
+    (batch, h, w), device = superpatches.shape, superpatches.device
+    num_patches = grid[0] * grid[1]
+    # no shape depends on the data, so nothing waits for the device
+    shared = superpatches.flatten(1).to(torch.int32).argsort(dim=1, descending=True, stable=True)[:, :count]
+    # the number of each shared superpatch from 1, 0 for others and for the patches outside of all
+    number = filled((batch, h * w + 1), 0, torch.int64, device)
+    number = number.scatter(1, shared, numbers(1, count + 1, device=device).expand(batch, -1))
+    of_patch = number.index_select(1, table(_superpatches_of_patches, grid, device=device))
+    order = of_patch.argsort(dim=1, stable=True)  # kept patches in raster order, then those of each shared superpatch
+    places = table(_places_in_order, num_patches, count, device=device).expand(batch, -1)
+    index = numbers(0, num_patches, device=device).expand(batch, -1).scatter(1, order, places)
+    size = table(_sizes, num_patches, count, device=device).expand(batch, -1)
+    return Sharing(superpatches, order[:, : num_patches - 4 * count], shared, index, size)
+
+
+def _superpatches_of_patches(grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Number of each patch's superpatch, (N,) int64; patches of odd grids without one have the next number."""
+    h, w = superpatch_grid(grid)
+    place = torch.full(grid, h * w, device=device)
+    own = torch.arange(h * w, device=device).view(h, w)
+    place[: 2 * h, : 2 * w] = own.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    return place.flatten()
+
+
+def _places_in_order(patches: int, count: int, device: torch.device) -> Tensor:
+    """Tokens of patches that lie in the order of their tokens, (N,) int64."""
+    kept = patches - 4 * count
+    of_shared = torch.arange(kept, kept + count, device=device).repeat_interleave(4)
+    return torch.cat([torch.arange(kept, device=device), of_shared])
+
+
+def _sizes(patches: int, count: int, device: torch.device) -> Tensor:
+    """Patches of each token, (T,) float32."""
+    kept = patches - 4 * count
+    return torch.cat([torch.ones(kept, device=device), torch.full((count,), 4.0, device=device)])
 
 
 def share_pixels(image: Tensor, sharing: Sharing, patch: tuple[int, int]) -> Tensor:

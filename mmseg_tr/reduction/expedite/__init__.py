@@ -21,6 +21,7 @@ from mmseg_tr.reduction.checks import (
     check_number,
     check_pair,
     check_precision,
+    check_tokens,
     is_integer,
 )
 from mmseg_tr.reduction.expedite.clustering import cluster_patches, scaled_distances
@@ -68,7 +69,8 @@ def _beyond_nearest(weights: Tensor, k: int) -> Tensor:
     """Which weights are below the k-th largest of their row."""
     if k < 0:
         return torch.zeros_like(weights, dtype=torch.bool)
-    return weights < weights.topk(k, sorted=False).values.amin(-1, keepdim=True)
+    nearest = weights if k == 1 else weights.topk(k, sorted=False).values
+    return weights < (nearest.amax if k == 1 else nearest.amin)(-1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,19 @@ class Expedite(Reduction):
         last = own.get('reconstruct') if isinstance(own.get('reconstruct'), int) else depth
         layers = [layer for layer in distinct([own['layer']] if 'layer' in own else [], alphas) if layer < last]
         return [Ladder(f'{cls.name}, layer {layer}', rungs(own, 'clusters', sizes, layer=layer)) for layer in layers]
+
+    @classmethod
+    def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
+        """After the layer of clustering: the clusters nearest to the shape of the grid of at most so many."""
+        (asked,) = check_tokens(tokens, 1, math.prod(grid))
+        sides = ((rows, min(asked // rows, grid[1])) for rows in range(1, min(grid[0], asked) + 1))
+        clusters = min(sides, key=lambda side: (abs(side[0] / grid[0] - side[1] / grid[1]), -math.prod(side)))
+        return {
+            **cls.defaults(0, depth, grid),
+            **own,
+            'clusters': clusters,
+            'k': min(own.get('k', cls.k), math.prod(clusters)),
+        }
 
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
         check_layer('layer', self.layer, depth)

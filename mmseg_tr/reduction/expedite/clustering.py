@@ -1,7 +1,7 @@
 """Token clustering as Expedite defines it: soft k-means in which a patch sees only the nearest clusters.
 
 A patch reaches 5 x 5 clusters, not all of them. So the grid is cut into tiles, and in each tile a few patches meet the
-few clusters that any of them reaches: batched products of one shape, without atomics.
+few clusters that any of them reaches: batched products of one shape, which are added up once per step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.linalg import vecdot
 
+from mmseg_tr.reduction.constants import filled, table
 from mmseg_tr.reduction.ops import host_numbers, stat_dtype, without_autocast
 
 
@@ -36,10 +38,10 @@ def scaled_distances(a: Tensor, b: Tensor, factor: float) -> Tensor:
 
     The squares enter the product as two more channels, so that no further step runs over all pairs.
     """
-    squares_a, squares_b = (x.square().sum(-1, keepdim=True) for x in (a, b))
-    a = factor * torch.cat([-2 * a, squares_a, torch.ones_like(squares_a)], -1)
-    b = torch.cat([b, torch.ones_like(squares_b), squares_b], -1)
-    return a @ b.transpose(-2, -1)
+    opposite = b * (-2 * factor)
+    ones = [filled((*x.shape[:-1], 1), value, x.dtype, x.device) for x, value in ((a, -0.5), (b, factor))]
+    a = torch.cat([a, vecdot(a, a)[..., None], ones[0]], -1)
+    return a @ torch.cat([opposite, ones[1], vecdot(b, opposite)[..., None]], -1).transpose(-2, -1)
 
 
 def cluster_patches(
@@ -62,36 +64,45 @@ def cluster_patches(
         if not iterations:
             return centres
         tiling = Tiling(*(tile_axis(*axis, window // 2) for axis in zip(grid, clusters)))
+        far = table(_far, tiling, device=x.device)
+        reached = table(_reached, tiling, device=x.device)
         with torch.no_grad():
             tiles = tiling.patches(x)
-            far, own = tiling.masks(x.device)
-            reached = tiling.reached(x.device)
+            asking = tiles * table(_channel_scales, x.shape[-1], temperature, x.dtype, device=x.device)
+            own = tiling.own(tiles)
             for step in range(iterations):
-                members = _memberships(tiles, centres, reached, far, own, temperature)
+                members = _memberships(asking, centres, reached, far)
                 if step < iterations - 1:
-                    centres = _means(members, tiles, tiling)
-        return _means(members, tiling.patches(x) if x.requires_grad else tiles, tiling)
+                    centres = _means(members, own, tiling, reached)
+        return _means(members, tiling.own(tiling.patches(x)) if x.requires_grad else own, tiling, reached)
 
 
-def _memberships(
-    patches: Tensor, centres: Tensor, reached: Tensor, far: Tensor, own: Tensor, temperature: float
-) -> Tensor:
-    """Membership of patches in clusters: patches (B, ..., P, C), centres (B, K, C), reached (..., Q) -> (..., P, Q).
+def _channel_scales(width: int, temperature: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What makes the product of a patch with (c, |c|^2) the logit of cluster c, (C + 1,)."""
+    scales = torch.full((width + 1,), 2 * temperature, dtype=dtype, device=device)
+    scales[-1] = -temperature
+    return scales
 
-    reached: numbers of the clusters that the patches of a tile meet.
+
+def _memberships(patches: Tensor, centres: Tensor, reached: Tensor, far: Tensor) -> Tensor:
+    """Membership of patches in clusters, (..., P, Q): patches (B, ..., P, C + 1), centres (B, K, C), reached (..., Q).
+
+    patches: scaled, see _channel_scales(). reached: numbers of the clusters that the patches of a tile meet.
     """
     # a patch's own norm is the same for all clusters, and does not change the softmax
-    squares = temperature * centres.square().sum(-1)
-    cells = (2 * temperature * centres).index_select(1, reached.flatten()).unflatten(1, reached.shape)
+    centres = torch.cat([centres, vecdot(centres, centres)[..., None]], -1)
+    cells = centres.index_select(1, reached.flatten()).unflatten(1, reached.shape)
     logits = patches @ cells.transpose(-2, -1)
-    logits -= squares.index_select(1, reached.flatten()).unflatten(1, reached.shape)[..., None, :]
-    return logits.masked_fill_(far, torch.finfo(logits.dtype).min).softmax(-1).mul_(own)
+    return logits.masked_fill_(far, torch.finfo(logits.dtype).min).softmax(-1)
 
 
-def _means(members: Tensor, patches: Tensor, tiling: Tiling) -> Tensor:
-    """Patches averaged by their memberships, (B, K, C)."""
-    mass = tiling.sum_cells(members.sum(-2)[..., None])
-    return tiling.sum_cells(members.transpose(-2, -1) @ patches) / mass.clamp_min(1e-16)
+def _means(members: Tensor, own: Tensor, tiling: Tiling, reached: Tensor) -> Tensor:
+    """Patches averaged by their memberships, (B, K, C). own: as Tiling.own() gives them."""
+    sums = (members.transpose(-2, -1) @ own).flatten(1, -2)  # (B, tiles * Q, C + 1)
+    sums = filled((sums.shape[0], tiling.clusters, sums.shape[2]), 0, sums.dtype, sums.device).index_add(
+        1, reached.flatten(), sums
+    )
+    return sums[..., :-1] / sums[..., -1:].clamp_min(1e-16)
 
 
 @dataclass(frozen=True)
@@ -114,16 +125,18 @@ class TiledAxis:
 
     def reached(self, device: torch.device) -> Tensor:
         """Clusters along the axis that each tile's patches reach, (tiles, num_cells) int64."""
-        starts = host_numbers(self.cell_starts, device)
-        return starts[:, None] + torch.arange(self.num_cells, device=device)
+        return host_numbers(self.cell_starts, device)[:, None] + torch.arange(self.num_cells, device=device)
+
+    def places(self, device: torch.device) -> Tensor:
+        """Patches along the axis that each tile reads, (tiles, num_patches) int64."""
+        return host_numbers(self.patch_starts, device)[:, None] + torch.arange(self.num_patches, device=device)
 
     def masks(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """far (tiles, P, Q): out of a patch's reach; own (tiles, P): patches that are the tile's own."""
-        cell_of = _cells_of_axis(self.length, self.cells, device)
-        cell_of = torch.stack([cell_of[start : start + self.num_patches] for start in self.patch_starts])
-        cell = self.reached(device)
+        cell_of = _cells_of_axis(self.length, self.cells, device)[self.places(device)]
         tiles = torch.arange(len(self.patch_starts), device=device)
-        return (cell_of[:, :, None] - cell[:, None]).abs() > self.reach, cell_of // self.tile == tiles[:, None]
+        far = (cell_of[:, :, None] - self.reached(device)[:, None]).abs() > self.reach
+        return far, cell_of // self.tile == tiles[:, None]
 
 
 def tile_axis(length: int, cells: int, reach: int) -> TiledAxis:
@@ -150,49 +163,50 @@ class Tiling:
     rows: TiledAxis
     columns: TiledAxis
 
+    @property
+    def clusters(self) -> int:
+        return self.rows.cells * self.columns.cells
+
     def patches(self, x: Tensor) -> Tensor:
-        """(B, h*w, C) -> (B, tile rows, tile columns, P, C)."""
-        rows, columns = self.rows, self.columns
-        x = _windows(x.unflatten(1, (rows.length, columns.length)), 1, rows.patch_starts, rows.num_patches)
-        return _windows(x, 3, columns.patch_starts, columns.num_patches).transpose(2, 3).flatten(3, 4)
+        """Patches with a 1 as one more channel: (B, h*w, C) -> (B, tile rows, tile columns, P, C + 1)."""
+        x = torch.cat([x, filled((*x.shape[:-1], 1), 1, x.dtype, x.device)], -1)
+        places = table(_places, self, device=x.device)
+        return x.index_select(1, places.flatten()).unflatten(1, places.shape)
 
-    def reached(self, device: torch.device) -> Tensor:
-        """Numbers of the clusters that a tile's patches reach, (tile rows, tile columns, Q) int64."""
-        rows, columns = (axis.reached(device) for axis in (self.rows, self.columns))  # (tiles, cells) each
-        return (rows[:, None, :, None] * self.columns.cells + columns[None, :, None]).flatten(2)
+    def own(self, tiles: Tensor) -> Tensor:
+        """Patches of tiles, zero where a patch belongs to another tile."""
+        return tiles * table(_own, self, device=tiles.device)
 
-    def sum_cells(self, tiles: Tensor) -> Tensor:
-        """Add up the sums of the tiles for each cluster: (B, tile rows, tile columns, Q, C) -> (B, K, C)."""
-        rows, columns = self.rows, self.columns
-        tiles = tiles.unflatten(3, (rows.num_cells, columns.num_cells)).transpose(2, 3)
-        tiles = _overlap_add(tiles, 3, columns.cell_starts, columns.cells)
-        return _overlap_add(tiles, 1, rows.cell_starts, rows.cells).flatten(1, 2)
 
-    def masks(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """far (tile rows, tile columns, P, Q) and own (tile rows, tile columns, P, 1), of both axes."""
-        (far_y, own_y), (far_x, own_x) = self.rows.masks(device), self.columns.masks(device)
-        far = far_y[:, None, :, None, :, None] | far_x[None, :, None, :, None, :]
-        own = own_y[:, None, :, None] & own_x[None, :, None, :]
-        return far.flatten(4, 5).flatten(2, 3), own.flatten(2, 3)[..., None]
+def _places(tiling: Tiling, device: torch.device) -> Tensor:
+    """Numbers of the patches of each tile, (tile rows, tile columns, P) int64."""
+    return _numbered(tiling.rows.places(device), tiling.columns.places(device), tiling.columns.length)
+
+
+def _reached(tiling: Tiling, device: torch.device) -> Tensor:
+    """Numbers of the clusters that a tile's patches reach, (tile rows, tile columns, Q) int64."""
+    return _numbered(tiling.rows.reached(device), tiling.columns.reached(device), tiling.columns.cells)
+
+
+def _numbered(rows: Tensor, columns: Tensor, width: int) -> Tensor:
+    """Numbers in raster order of all places of two axes, (tile rows, y), (tile columns, x) -> (..., y * x)."""
+    return (rows[:, None, :, None] * width + columns[None, :, None]).flatten(2)
+
+
+def _far(tiling: Tiling, device: torch.device) -> Tensor:
+    """Clusters out of a patch's reach, (tile rows, tile columns, P, Q) bool."""
+    far_y, far_x = (axis.masks(device)[0] for axis in (tiling.rows, tiling.columns))
+    far = far_y[:, None, :, None, :, None] | far_x[None, :, None, :, None, :]
+    return far.flatten(4, 5).flatten(2, 3)
+
+
+def _own(tiling: Tiling, device: torch.device) -> Tensor:
+    """Patches that are the tile's own, (tile rows, tile columns, P, 1) bool."""
+    own_y, own_x = (axis.masks(device)[1] for axis in (tiling.rows, tiling.columns))
+    return (own_y[:, None, :, None] & own_x[None, :, None, :]).flatten(2, 3)[..., None]
 
 
 def _cells_of_axis(length: int, cells: int, device: torch.device | str) -> Tensor:
     """The nearest of `cells` for each of `length` places, by torch's rule (float32), which whole numbers miss."""
     places = torch.arange(length, device=device, dtype=torch.float32) * (cells / length)
     return places.floor().long().clamp_max(cells - 1)
-
-
-def _windows(x: Tensor, dim: int, starts: tuple[int, ...], length: int) -> Tensor:
-    """Slices of one length along dim, stacked in front of it."""
-    return torch.stack([x.narrow(dim, start, length) for start in starts], dim)
-
-
-def _overlap_add(x: Tensor, dim: int, starts: tuple[int, ...], length: int) -> Tensor:
-    """Undo _windows() by adding where slices overlap."""
-    if starts == (0,):
-        return x.squeeze(dim)
-    parts, size = x.unbind(dim), x.shape[dim + 1]
-    out = x.new_zeros(*x.shape[:dim], length, *x.shape[dim + 2 :])
-    for part, start in zip(parts, starts):
-        out.narrow(dim, start, size).add_(part)
-    return out

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.base import Reduction
-from mmseg_tr.reduction.checks import check_precision
+from mmseg_tr.reduction.checks import check_integer, check_precision
 from mmseg_tr.reduction.ladder import Grid, Ladder
 from mmseg_tr.reduction.observe import Merged
 from mmseg_tr.reduction.segformerpp.ladders import ladders
@@ -38,6 +38,7 @@ class SegFormerPP(Reduction):
         removed. share, with 'bsm': this many consecutive blocks use the matching of the first, 'stage' for the whole
         stage; 1, where every block has its own, is published.
     precision: of similarities and other decisions, 'float32' or 'float64', see docs/methods/index.md.
+    match_every: in all stages, so many consecutive blocks use one matching, over preset and stages.
     The default is the preset 'bsm_hq'. No weights are added. Raises ConfigError for settings that do not exist; warns
     of settings that merge nothing.
     """
@@ -47,6 +48,7 @@ class SegFormerPP(Reduction):
     precision: str = 'float32'
     merging: tuple[StageMerging, ...] = field(default=(), init=False, repr=False)
     downsample: bool = field(default=False, init=False, repr=False)
+    match_every: int | None = None
 
     name: ClassVar[str] = 'SegFormer++'
     count_rule: ClassVar[str] = 'conv-matmul'
@@ -64,6 +66,9 @@ class SegFormerPP(Reduction):
         # empty: nothing merges, for any number of stages
         empty = isinstance(stages, Sequence) and not len(stages)
         merging = parse_stages(() if stages is None or empty else stages, check_precision(self.precision))
+        if self.match_every is not None:
+            check_integer('match_every', self.match_every, 1, hint='or None for what preset or stages say')
+            merging = tuple(replace(stage, share=self.match_every) for stage in merging)
         downsample = preset is not None and preset_name(preset) == 'downsample'
         self._settle(preset=preset, merging=merging, downsample=downsample)
         idle = [stage for stage, asked in enumerate(merging, 1) if asked.idle]
@@ -83,7 +88,9 @@ class SegFormerPP(Reduction):
 
     def settings(self) -> dict[str, Any]:
         """Type and arguments that build this strategy again."""
-        asked = dict(preset=self.preset) if self.stages is None else dict(stages=self.stages)
+        asked: dict[str, Any] = dict(preset=self.preset) if self.stages is None else dict(stages=self.stages)
+        if self.match_every is not None:
+            asked['match_every'] = self.match_every
         return dict(type=type(self).__name__, **asked, precision=self.precision)
 
     @property

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.profiler import record_function
 
-from mmseg_tr.reduction.matching import Merge, descending_rank, identity, merged_places, most_similar
+from mmseg_tr.reduction.matching import descending_order, merged_places, most_similar, source_places
+from mmseg_tr.reduction.merge import Merge, identity
 from mmseg_tr.reduction.ops import deciding, per_image
 from mmseg_tr.reduction.tokens import as_map, as_tokens
 
@@ -90,7 +91,8 @@ def grid_matching(metric: Tensor, grid: Grid, stride: Grid, r: int, offset: Tens
     if r <= 0:
         return identity(metric)
     score, partner = most_similar(metric.index_select(1, src), metric.index_select(1, dst))  # (B, sources)
-    index = merged_places(src, dst, partner, descending_rank(score), r)
+    of_source = source_places(descending_order(score), partner, r, dst.shape[0])
+    index = merged_places(src, dst, of_source, r)
     return Merge(index, per_image(num_tokens - r, batch), (score,))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mmseg_tr.reduction.matching import Merge, joined_similarity
+from mmseg_tr.reduction.merge import Merge, joined_similarity
 from mmseg_tr.reduction.observe import Merged
 from mmseg_tr.reduction.segformerpp.mergers import Grid, Shorter, StageMerging
 

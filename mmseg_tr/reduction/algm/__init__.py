@@ -3,100 +3,34 @@
 from __future__ import annotations
 
 import math
-import struct
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.linalg import vector_norm
 from torch.profiler import record_function
 
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.reduction.algm.local import float32_of, local_merge, window_similarity
 from mmseg_tr.reduction.base import Reduction, mean_merged
 from mmseg_tr.reduction.checks import (
     BATCH_RULES,
     check_choice,
     check_counts,
     check_layers,
+    check_left,
     check_number,
     check_pair,
     check_precision,
+    check_tokens,
 )
 from mmseg_tr.reduction.ladder import Dial, Grid, Ladder, distinct, listed, rungs, scaled_layer
-from mmseg_tr.reduction.matching import Merge, best_partners, bipartite_index, bipartite_matching, descending_rank
-from mmseg_tr.reduction.ops import decided, deciding, per_image, scaled_count, unit, without_autocast
+from mmseg_tr.reduction.matching import best_partners, bipartite_index, bipartite_matching, protected_sources
+from mmseg_tr.reduction.merge import Merge
+from mmseg_tr.reduction.ops import decided, deciding, scaled_count
 from mmseg_tr.reduction.tokens import Tokens
-
-
-def window_similarity(x: Tensor, grid: tuple[int, int], window: tuple[int, int], num_prefix: int = 1) -> Tensor:
-    """Mean cosine similarity of the n tokens of every window, over all ordered pairs (section 3.1, CLAP).
-
-    x: (B, E + h*w, C), patches in raster order after E prefix tokens. Windows tile the top-left part of the grid that
-    they fit into. Returns (B, nW) in raster order, float32 at least. Raises ValueError when grid and tokens disagree.
-    """
-    (h, w), (wh, ww) = grid, window
-    if x.shape[1] != num_prefix + h * w:
-        raise ValueError(f'{x.shape[1]} tokens do not fill a grid of {h} x {w} after {num_prefix} prefix tokens.')
-    n = wh * ww
-    if h < wh or w < ww:
-        return x.new_zeros(x.shape[0], 0)
-    with without_autocast(x):
-        # tokens in raster order are a channels-last map, which pooling reads without a copy: ten times faster than sums
-        # over the strided axes of windows
-        u = unit(x[:, num_prefix:]).unflatten(1, (h, w)).permute(0, 3, 1, 2)  # (B, h*w, C) -> (B, C, h, w)
-        mean = F.avg_pool2d(u, window)
-        of_all = n * vector_norm(mean, dim=1).square()  # sum over all pairs, i = j included, of cos(i, j), over n
-        of_self = F.avg_pool2d(vector_norm(u, dim=1).square(), window)
-        return ((of_all - of_self) / (n - 1)).flatten(1)
-
-
-@torch.compiler.assume_constant_result
-def float32_of(value: float) -> float:
-    """The float32 nearest to a number."""
-    return struct.unpack('f', struct.pack('f', value))[0]
-
-
-@torch.no_grad()
-def local_merge(
-    x: Tensor,
-    grid: tuple[int, int],
-    window: tuple[int, int],
-    threshold: float,
-    num_prefix: int = 1,
-    batch: str = 'per_image',
-    count: int | None = None,
-) -> Merge:
-    """Join every window whose patches agree (conditional local average pooling, section 3.1).
-
-    x: (B, E + h*w, C). A window joins when its similarity reaches the threshold; with batch='joint' every image joins
-    as many windows as the image with the fewest, its most similar ones. count: join that many in every image instead,
-    its most similar ones, ignoring the threshold. Merged order: prefix, joined windows from the most similar on,
-    remaining patches in raster order.
-    """
-    (h, w), (wh, ww) = grid, window
-    gh, gw = h // wh, w // ww
-    similarity = window_similarity(x, grid, window, num_prefix)
-    if count is None:
-        joins = similarity >= float32_of(threshold)
-        counts = joins.sum(1)
-        r = counts.amin().expand_as(counts) if batch == 'joint' else counts
-        lengths = tuple(x.shape[1] - (wh * ww - 1) * joined for joined in decided(r))
-    else:
-        r = torch.full(x.shape[:1], count, device=x.device)
-        lengths = per_image(x.shape[1] - (wh * ww - 1) * count, x.shape[0])
-    rank = descending_rank(similarity)  # (B, nW)
-    joined = rank < r[:, None]
-    # what holds for a window holds for its patches; -1 marks patches outside every window
-    of_patch = torch.where(joined, rank, -1).view(-1, gh, gw).repeat_interleave(wh, 1).repeat_interleave(ww, 2)
-    place = F.pad(of_patch, (0, w - gw * ww, 0, h - gh * wh), value=-1).flatten(1)
-    alone = place < 0
-    place = torch.where(alone, alone.cumsum(1) - 1 + r[:, None], place) + num_prefix
-    prefix = torch.arange(num_prefix, device=x.device).expand(x.shape[0], -1)
-    return Merge(torch.cat([prefix, place], 1), lengths, (similarity,), each=wh * ww - 1)
 
 
 def automatic_threshold(score: Tensor, layer: int) -> tuple[Tensor, Tensor]:
@@ -119,23 +53,30 @@ def global_merge(tokens: Tokens, layer: int, batch: str = 'per_image') -> Merge:
     is the mean over the batch and the count its minimum.
     """
     groups = tokens.groups()
-    leave_out = max((tokens.num_prefix + 1) // 2, 1)  # the first source never enters the statistics
+    protected = protected_sources(tokens.num_prefix)
+    leave_out = max(1 - protected, 0)  # the first source of all never enters the statistics
     found = [best_partners(group, tokens.num_prefix) for group in groups]
     parts = [automatic_threshold(score[:, leave_out:], layer) for score, _ in found]
-    mean, deviation = (torch.cat(part) for part in zip(*parts, strict=True))
+    mean, deviation = (_joined(list(part)) for part in zip(*parts, strict=True))
     theta = (mean.mean() + deviation.mean()).expand_as(mean) if batch == 'joint' else mean + deviation
     starts = theta.split([len(score) for score, _ in found])
-    counts = torch.cat(
-        [((score >= t[:, None]) & score.isfinite()).sum(1) for (score, _), t in zip(found, starts, strict=True)]
-    )
-    r = counts.amin().expand_as(counts) if batch == 'joint' else counts
-    rs = r.split([len(score) for score, _ in found])
-    index = [
-        bipartite_index(descending_rank(score), partner, r_group, group.shape[1], tokens.num_prefix)
-        for group, (score, partner), r_group in zip(groups, found, rs, strict=True)
-    ]
-    lengths = tuple(n - gone for n, gone in zip(tokens.counts, decided(r), strict=True))
-    return Merge(tokens.join(index), lengths, tuple(score for score, _ in found))
+    r = decided(_joined([(score >= t[:, None]).sum(1) for (score, _), t in zip(found, starts, strict=True)]))
+    r = [min(r)] * len(r) if batch == 'joint' else r
+    index, of_group = [], iter(r)
+    for group, (score, partner) in zip(groups, found, strict=True):
+        asked = [next(of_group) for _ in range(len(group))]
+        settings = (group.shape[1], tokens.num_prefix, False)
+        if len(set(asked)) == 1:
+            index.append(bipartite_index(score, partner, asked[0], *settings))
+        else:
+            each = zip(score.split(1), partner.split(1), asked, strict=True)
+            index.append(torch.cat([bipartite_index(*parts, *settings) for parts in each]))
+    lengths = tuple(n - gone for n, gone in zip(tokens.counts, r, strict=True))
+    return Merge(tokens.join(index), lengths, tuple(score for score, _ in found), protected=protected)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -197,19 +138,44 @@ class ALGM(Reduction):
 
     @classmethod
     def fixed_ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """The share of windows that join and of later tokens that leave, the same in every layer, up to all of them."""
+        """The share of windows that join and of later tokens that leave, up to all of them; in the first ladder the
+        same in every layer, in the others more of one kind.
+        """
         defaults = cls.defaults(0, depth, grid)
         layers, window = own.get('layers', defaults['layers']), own.get('window', defaults['window'])
         windows, saved = (grid[0] // window[0]) * (grid[1] // window[1]), window[0] * window[1] - 1
-        steps = []
-        for step in range(1, 65):
-            counts, left = [windows * step // 64], math.prod(grid)
-            left -= counts[0] * saved
-            for _ in layers[1:]:
-                counts.append(left // 2 * step // 64)
-                left -= counts[-1]
-            steps.append(tuple(counts))
-        return [Ladder(cls.name, rungs(own, 'counts', distinct(steps), layers=tuple(layers), window=tuple(window)))]
+        found = []
+        for near, far in ((1.0, 1.0), (1.0, 0.5), (0.5, 1.0), (1.0, 0.0)):
+            steps = []
+            for step in range(1, 65):
+                counts, left = [int(windows * step * near / 64)], math.prod(grid)
+                left -= counts[0] * saved
+                for _ in layers[1:]:
+                    counts.append(int(left // 2 * step * far / 64))
+                    left -= counts[-1]
+                steps.append(tuple(counts))
+            name = cls.name if near == far else f'{cls.name}, {near:.0%} of the windows, {far:.0%} of later tokens'
+            settings = rungs(own, 'counts', distinct(filter(any, steps)), layers=tuple(layers), window=tuple(window))
+            found.append(Ladder(name, settings))
+        return found
+
+    @classmethod
+    def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
+        """After each entry of layers; windows join until at most the first number is left."""
+        defaults = cls.defaults(0, depth, grid)
+        layers, window = tuple(own.get('layers', defaults['layers'])), own.get('window', defaults['window'])
+        left = math.prod(grid)
+        asked = check_tokens(tokens, len(layers), left)
+        saved, windows = math.prod(window) - 1, (grid[0] // window[0]) * (grid[1] // window[1])
+        counts = [-(-(left - asked[0]) // saved)]
+        if counts[0] > windows:
+            least = left - saved * windows
+            raise ConfigError(f'tokens must be {least} or more after layer {layers[0]}, got {asked[0]}.')
+        left -= saved * counts[0]
+        for layer, number in zip(layers[1:], asked[1:]):
+            counts.append(check_left(f'layer {layer}', min(number, left), left))
+            left -= counts[-1]
+        return {**own, 'layers': layers, 'window': tuple(window), 'counts': tuple(counts)}
 
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
         check_layers(self.layers, depth)
@@ -280,3 +246,6 @@ def _check_threshold(threshold: Any) -> float:
             stacklevel=5,
         )
     return threshold
+
+
+__all__ = ['ALGM', 'automatic_threshold', 'float32_of', 'global_merge', 'local_merge', 'window_similarity']
