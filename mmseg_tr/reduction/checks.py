@@ -142,3 +142,17 @@ def check_left(name: str, left: int, before: int) -> int:
     if before - left > before // 2:
         raise ConfigError(f'tokens must be {before - before // 2} or more after {name}, half of {before}, got {left}.')
     return before - left
+
+
+def check_rectangle(tokens: Any, grid: tuple[int, int]) -> tuple[int, int]:
+    """Return (rows, columns), at least half of a grid's sides, of at most these tokens, nearest to the grid's shape."""
+    (asked,) = check_tokens(tokens, 1, math.prod(grid))
+    fitting = [
+        (abs(rows / grid[0] - columns / grid[1]), (rows, columns))
+        for rows in range(grid[0] - grid[0] // 2, grid[0] + 1)
+        if (columns := min(asked // rows, grid[1])) >= grid[1] - grid[1] // 2
+    ]
+    if not fitting:
+        least = math.prod(side - side // 2 for side in grid)
+        raise ConfigError(f'tokens must be {least} or more, a quarter of the grid {tuple(grid)}, got {asked}.')
+    return min(fitting)[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from mmseg_tr.reduction.checks import (
     check_number,
     check_pair,
     check_precision,
-    check_tokens,
+    check_rectangle,
     is_integer,
 )
 from mmseg_tr.reduction.constants import numbers
@@ -253,16 +252,7 @@ class CubistMerge(Reduction):
     @classmethod
     def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
         """After the merge; the rectangle nearest to the shape of the grid that has at most so many tokens."""
-        (asked,) = check_tokens(tokens, 1, math.prod(grid))
-        fitting = [
-            (abs(rows / grid[0] - columns / grid[1]), (rows, columns))
-            for rows in range(grid[0] // 2 + grid[0] % 2, grid[0] + 1)
-            if (columns := min(asked // rows, grid[1])) >= grid[1] // 2 + grid[1] % 2
-        ]
-        if not fitting:
-            least = math.prod(side - side // 2 for side in grid)
-            raise ConfigError(f'tokens must be {least} or more, a quarter of the grid {tuple(grid)}, got {asked}.')
-        rows, columns = min(fitting)[1]
+        rows, columns = check_rectangle(tokens, grid)
         kept = {key: value for key, value in own.items() if key != 'ratio'}
         return {**kept, 'r': (grid[0] - rows, grid[1] - columns)}
 

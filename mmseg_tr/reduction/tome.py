@@ -24,14 +24,13 @@ from mmseg_tr.reduction.checks import (
     check_left,
     check_precision,
     check_tokens,
-    is_integer,
-    is_number,
 )
 from mmseg_tr.reduction.ladder import Grid, Ladder, rungs
 from mmseg_tr.reduction.matching import bipartite_matching, kth_matching, random_matching, unordered_matching
 from mmseg_tr.reduction.merge import Merge, identity, joined_similarity
 from mmseg_tr.reduction.ops import deciding, deciding_dtype, seeded_uniform
 from mmseg_tr.reduction.tokens import Tokens
+from mmseg_tr.reduction.tome_checks import check_k, check_r, listed
 
 
 def parse_r(num_layers: int, r: int | list[Any] | tuple[int, float]) -> list[Any]:
@@ -103,8 +102,8 @@ class ToMe(Reduction):
         check_integer('match_every', self.match_every, 1)
         if self.match_every > 1 and not dense:
             raise ConfigError(f"match_every must be 1 with form='original', which merges anew, got {self.match_every}.")
-        k = _check_k(2 if self.k is None else self.k) if kth else None
-        r = None if kth else _check_r((0.3 if dense else 8) if self.r is None else self.r)
+        k = check_k(2 if self.k is None else self.k) if kth else None
+        r = None if kth else check_r((0.3 if dense else 8) if self.r is None else self.r)
         self._settle(r=r, k=k, prop_attn=not dense if self.prop_attn is None else self.prop_attn)
 
     @property
@@ -185,7 +184,7 @@ class ToMe(Reduction):
     def _warn_if_idle(self, num_tokens: int, num_prefix: int) -> None:
         """Warn if no layer merges any of the tokens that enter the network."""
         asked = self._asked()
-        if not any(self.amount(layer, num_tokens, num_prefix) for layer in range(1, len(_listed(asked)) + 1)):
+        if not any(self.amount(layer, num_tokens, num_prefix) for layer in range(1, len(listed(asked)) + 1)):
             setting = f'k={asked}' if self.matching == 'kth' else f'r={asked}'
             warnings.warn(f'ToMe: {setting} merges none of {num_tokens} tokens.', stacklevel=1)
 
@@ -270,36 +269,3 @@ class ToMe(Reduction):
         out = branch(short, tokens.replace(x=short, size=None, index=None, inner=merge))
         with record_function('mmseg_tr::merge'):
             return merge.unmerge(out, tokens.counts), merge
-
-
-def _listed(setting: Any) -> tuple[Any, ...]:
-    return tuple(setting) if isinstance(setting, (list, tuple)) else (setting,)
-
-
-def _check_k(k: Any) -> int | tuple[int, ...]:
-    entries = _listed(k)
-    if not entries or not all(is_integer(entry) and entry >= 1 for entry in entries):
-        raise ConfigError(f'k must be a positive integer, or a list of them, one per layer, got {k!r}.')
-    return entries if isinstance(k, list | tuple) else k
-
-
-def _check_r(r: Any) -> int | float | tuple[Any, ...] | dict[str, Any]:
-    if isinstance(r, tuple):
-        raise ConfigError(f'r must be a list per layer, {list(r)}, or dict(mean=..., slope=...), got the tuple {r!r}.')
-    if isinstance(r, dict):
-        mean: Any = r.get('mean')
-        slope: Any = r.get('slope')
-        if set(r) != {'mean', 'slope'} or not is_integer(mean) or mean < 0 or not is_number(slope) or abs(slope) > 1:
-            raise ConfigError(
-                'r must be a schedule such as dict(mean=8, slope=-1.0), with a non-negative integer as mean and a '
-                f'slope from -1 to 1, got {dict(r)}.'
-            )
-        return dict(r)
-    entries = _listed(r)
-    fits = [is_integer(entry) and entry >= 0 or isinstance(entry, float) and 0 < entry < 1 for entry in entries]
-    if not entries or not all(fits):
-        raise ConfigError(
-            'r must be a non-negative integer, a fraction between 0 and 1, a list of these, one per layer, or '
-            f'dict(mean=, slope=), got {r!r}.'
-        )
-    return entries if isinstance(r, list) else r

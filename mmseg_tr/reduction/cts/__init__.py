@@ -23,6 +23,7 @@ from mmseg_tr.reduction.checks import (
     check_tokens,
     is_integer,
 )
+from mmseg_tr.reduction.cts.amount import check_amount
 from mmseg_tr.reduction.cts.policy import PolicyNet, policy_state
 from mmseg_tr.reduction.cts.sharing import (
     Sharing,
@@ -99,7 +100,7 @@ class CTS(nn.Module, Reduction):
             raise ConfigError(f'seed must be an integer, got {seed!r}.')
         self.precision = check_precision(precision)
         self.seed, self.policy_checkpoint, self.unread = seed, policy_checkpoint, policy_checkpoint
-        self.shared, self.share = (None, None) if policy == 'none' else _check_amount(shared, share)
+        self.shared, self.share = (None, None) if policy == 'none' else check_amount(shared, share)
         self.grid: Grid | None = None  # the one that `shared` counts on, known to bind()
         self.guide: Tensor | None = None
         self.policy = PolicyNet().requires_grad_(False) if policy == 'network' else None
@@ -287,20 +288,3 @@ class CTS(nn.Module, Reduction):
 
 def _per_channel(values: tuple[float, ...], image: Tensor) -> Tensor:
     return image.new_tensor(values)[:, None, None]
-
-
-def _check_amount(shared: Any, share: Any) -> tuple[int | None, float | None]:
-    """shared and share, at most one of them given. Raises ConfigError."""
-    if shared is not None and share is not None:
-        raise ConfigError(
-            'one of shared, the number of superpatches that share a token, and share, the fraction of tokens to save, '
-            f'must be given, got shared={shared!r}, share={share!r}.'
-        )
-    if shared is not None:
-        check_integer('shared', shared)
-    share = 0.3 if shared is None and share is None else share
-    if share is not None:
-        check_number('share', share, 0, 0.75)
-    if not (shared or share):
-        warnings.warn('CTS: no superpatch shares a token, so nothing is reduced.', stacklevel=4)
-    return shared, share
