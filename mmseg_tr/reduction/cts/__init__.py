@@ -17,8 +17,6 @@ from mmseg_tr.reduction.base import Embedded, Reduction
 from mmseg_tr.reduction.checks import (
     check_choice,
     check_flag,
-    check_integer,
-    check_number,
     check_precision,
     check_tokens,
     is_integer,
