@@ -36,6 +36,11 @@ CPU = torch.device('cpu')
 MAX_HASHES = 32  # two bits each in a code of 64
 
 
+def _wider(q: Tensor, projection: Tensor) -> torch.dtype:
+    """float64 where the projection has it, else the dtype in which q is compared."""
+    return torch.float64 if projection.dtype == torch.float64 else stat_dtype(q)
+
+
 @torch.no_grad()
 def bucket_codes(q: Tensor, projection: Tensor, offset: Tensor, bucket_width: float = 8) -> Tensor:
     """Code of every query: its bucket under each hash, two bits a hash (locality-sensitive hashing).
@@ -45,7 +50,7 @@ def bucket_codes(q: Tensor, projection: Tensor, offset: Tensor, bucket_width: fl
     bits, and 64-bit sums wrap around, as published. Returns (..., N) int64. Runs in float32 at least, in float64 with
     a projection of that precision.
     """
-    dtype = torch.promote_types(stat_dtype(q), projection.dtype)
+    dtype = _wider(q, projection)
     with without_autocast(q):
         bucket = (q.to(dtype) @ projection.to(dtype)).add_(offset.to(dtype)).div_(bucket_width).floor_()
     # whole numbers in floating point, exact up to 2^24 and faster to compare
@@ -117,7 +122,7 @@ class Clusters(NamedTuple):
 
 def clusters_of(q: Tensor, hashing: Hashing, factor: float, max_clusters: int | None = None) -> Clusters:
     """Cluster queries by their hashes; arguments as in act_attention(), factor: what attention multiplies q by."""
-    scaled = q.detach().to(torch.promote_types(stat_dtype(q), hashing.projection.dtype)) * factor
+    scaled = q.detach().to(_wider(q, hashing.projection)) * factor
     ids, counts = cluster_ids(bucket_codes(scaled, *hashing))
     if max_clusters is None:
         return Clusters(ids, decided(counts.max()[None])[0])

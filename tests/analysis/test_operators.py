@@ -22,8 +22,8 @@ MORE = {
     'Expedite': ('expedite', 71),
     'ToMe, original form': (dict(type='ToMe', r=8), 190),  # 12 merges
     'ToMe, dense form': ('tome', 240),  # 24 merges that are undone
-    'ACT': ('act', 288),  # 12 layers
-    'ACT, fixed': (dict(type='ACT', clusters=400), 288),
+    'ACT': ('act', 264),  # 12 layers
+    'ACT, fixed': (dict(type='ACT', clusters=400), 264),
     'MPM': ('mpm', 66),
     'MPM, fixed': (dict(type='MPM', pairs=100), 90),
     'PiToMe': ('pitome', 353),
