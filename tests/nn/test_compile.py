@@ -11,7 +11,7 @@ from tests.reduction.methods import METHODS, pictures, tiny_vit
 ADAPTIVE = [method for method in METHODS if build_reduction(method.settings).adaptive]
 FIXED = [method for method in METHODS if method not in ADAPTIVE]
 # a tracer's time grows with every layer: the fewest with which each method is at work and goes on
-LAYERS = {'Expedite': 3, 'Expedite-inside': 4, 'EViT': 3, 'ToMe-kth': 3, 'MPM-fixed': 3}
+LAYERS = {'Expedite': 3, 'Expedite-inside': 4, 'EViT': 3, 'ToMe-kth': 3, 'MPM-fixed': 3, 'SharedMatching-best': 4}
 
 
 @pytest.fixture(autouse=True)
