@@ -117,7 +117,7 @@ class Clusters(NamedTuple):
     """Clusters of the queries of a layer: ids (..., N) int64, and the largest number of them in a row."""
 
     ids: Tensor
-    count: int
+    number: int
 
 
 def clusters_of(q: Tensor, hashing: Hashing, factor: float, max_clusters: int | None = None) -> Clusters:

@@ -155,7 +155,13 @@ class ALGM(Reduction):
                     left -= counts[-1]
                 steps.append(tuple(counts))
             name = cls.name if near == far else f'{cls.name}, {near:.0%} of the windows, {far:.0%} of later tokens'
-            settings = rungs(own, 'counts', distinct(filter(any, steps)), layers=tuple(layers), window=tuple(window))
+            settings = rungs(
+                own,
+                'counts',
+                distinct([step for step in steps if any(step)]),
+                layers=tuple(layers),
+                window=tuple(window),
+            )
             found.append(Ladder(name, settings))
         return found
 
