@@ -256,13 +256,12 @@ class ACT(Reduction):
         if part != 'attention':
             return []
         ((q, _, v),) = attend.heads(y, tokens)
-        q = q[..., : v.shape[-1]]  # without channels for positions
-        # redrawn hashes: the attention draws the same ones again
-        with torch.random.fork_rng(devices=[]):
-            projection, offset = (part.to(q.device) for part in self.hashes(layer, q.shape[-1], q.device))
-        scaled = deciding(q.to(stat_dtype(q)), self.precision) * q.shape[-1] ** -0.5
-        ids, _ = cluster_ids(bucket_codes(scaled, projection, offset, self.bucket_width))
-        rows = ids[0, :, tokens.num_prefix :]
+        known = self._handed_on(q, tokens, layer)
+        if known is None:
+            with torch.random.fork_rng(devices=[]):  # redrawn hashes: the attention draws the same ones again
+                hashing = self._hashing(layer, v.shape[-1], y.device)
+            known = clusters_of(q[..., : v.shape[-1]], hashing, v.shape[-1] ** -0.5, self.clusters)
+        rows = known.ids[0, :, tokens.num_prefix :]
         return [Inside(f'head {head}', row, len(row.unique())) for head, row in enumerate(rows, 1)]
 
     def hashes(self, layer: int, head_dim: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
@@ -272,15 +271,21 @@ class ACT(Reduction):
         both = table(seeded_hashes, head_dim, self.q_hashes, self.seed, layer, device=device)
         return both[:-1], both[-1]
 
+    def _hashing(self, layer: int, head_dim: int, device: torch.device) -> Hashing:
+        drawn = (deciding(part, self.precision) for part in self.hashes(layer, head_dim, device))
+        projection, offset = (part.to(device, non_blocking=True) for part in drawn)
+        return Hashing(projection, offset, self.bucket_width)
+
+    def _handed_on(self, q: Tensor, tokens: Tokens, layer: int) -> Clusters | None:
+        """Clusters that an earlier layer found for this one as well. q: (B, H, N, d)."""
+        known = tokens.memo if (layer - 1) % self.match_every else None
+        return known if isinstance(known, Clusters) and known.ids.shape == q.shape[:-1] else None
+
     def attention(self, attend: Any, y: Tensor, tokens: Tokens, layer: int) -> tuple[Tensor, Clusters | None]:
         groups = attend.heads(y, tokens)
-        drawn = (deciding(part, self.precision) for part in self.hashes(layer, groups[0][2].shape[-1], y.device))
-        projection, offset = (part.to(y.device, non_blocking=True) for part in drawn)
-        hashing = Hashing(projection, offset, self.bucket_width)
-        q, known = groups[0][0], tokens.memo if (layer - 1) % self.match_every else None
-        d = groups[0][2].shape[-1]  # without channels for positions
-        if len(groups) > 1 or not isinstance(known, Clusters) or known.ids.shape != q.shape[:-1]:
-            known = None
+        q, d = groups[0][0], groups[0][2].shape[-1]  # queries may have channels for positions
+        hashing = self._hashing(layer, d, y.device)
+        known = self._handed_on(q, tokens, layer) if len(groups) == 1 else None
         if self.match_every > 1 and known is None and len(groups) == 1:
             with record_function('mmseg_tr::merge'):
                 known = clusters_of(q[..., :d], hashing, d**-0.5, self.clusters)
