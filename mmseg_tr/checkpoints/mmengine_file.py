@@ -5,6 +5,8 @@ everything else for training are left out.
 """
 
 import os
+import reprlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,18 +48,30 @@ def convert(payload: Mapping[str, Any], path: Path, *, variant: str | os.PathLik
 
 
 def class_names(meta: Any) -> dict[str, Any]:
-    """Return classes and palette of a file's meta as plain lists, if present."""
+    """Return classes and palette of a file's meta as plain lists; warns of what is not valid, and leaves it out."""
     meta = meta if isinstance(meta, Mapping) else {}
     named = meta.get('dataset_meta') or {key.lower(): meta.get(key) for key in ('CLASSES', 'PALETTE')}  # mmcv: capitals
     if not isinstance(named, Mapping):
+        _warn('dataset_meta', 'a dict', named)
         return {}
     plain = {}
     classes, palette = named.get('classes'), named.get('palette')
-    if isinstance(classes, list | tuple):
-        plain['classes'] = [str(name) for name in classes]
+    if isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes):
+        plain['classes'] = list(classes)
+    elif classes is not None:
+        _warn('classes', 'a list of names', classes)
     if isinstance(palette, list | tuple) and all(map(_is_colour, palette)):
         plain['palette'] = [[int(channel) for channel in colour] for colour in palette]
+    elif palette is not None:
+        _warn('palette', 'a list of colours [r, g, b] of numbers 0 to 255', palette)
     return plain
+
+
+def _warn(name: str, allowed: str, value: Any) -> None:
+    warnings.warn(
+        f'{name} in the meta of the checkpoint must be {allowed}, got {reprlib.repr(value)}: it is left out.',
+        stacklevel=3,
+    )
 
 
 def _is_colour(value: Any) -> bool:
