@@ -132,7 +132,8 @@ def test_one_environment_never_gets_both_builds_of_mmcv(metadata):
 def test_every_requirement_is_pinned_by_the_constraints(metadata):
     lines = (ROOT / 'requirements' / 'constraints.txt').read_text().splitlines()
     pinned = {name_of(line) for line in lines if not line.startswith('#')}
-    needed = {name_of(line) for line in metadata.get_all('Requires-Dist')}
+    own = [line for line in metadata.get_all('Requires-Dist') if 'onedl' not in line]  # in an environment of its own
+    needed = {name_of(line) for line in own}
     assert needed - pinned <= {'mmseg-tr', 'mmcv'}
 
 

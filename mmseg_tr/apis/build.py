@@ -143,9 +143,13 @@ def load_batch(
         if len(found) == count:
             break
     if len(found) < needed:
+        asked = f'a batch of {needed} takes as many different images'
+        if folder is not None:
+            raise DatasetError(f'{asked}, the folder {folder} holds {len(found)}: add images or take a smaller batch.')
         raise DatasetError(
-            f'a batch of {needed} takes as many different images, the folder {folder} holds {len(found)}: add images '
-            'or take a smaller batch.'
+            f"{asked}, the config's test set holds {len(found)}: give images, a folder of your pictures, take a "
+            "smaller batch, or install the bundled photographs with pip install 'mmseg_tr[demo]'.",
+            parameters=['images'],
         )
     return torch.cat(list(found.values()))
 

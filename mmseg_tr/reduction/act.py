@@ -167,7 +167,8 @@ def draw_hashes(head_dim: int, num_hashes: int, generator: torch.Generator | Non
 def seeded_hashes(head_dim: int, num_hashes: int, seed: int, layer: int, device: torch.device) -> Tensor:
     """draw_hashes() of a layer, the offset as a last row: (d + 1, n)."""
     if torch.compiler.is_dynamo_compiling():  # a graph cannot hold a generator, and takes plain numbers
-        return torch.tensor(_hash_numbers(head_dim, num_hashes, seed, layer), device=device)
+        known = (len(range(number)) for number in (head_dim, num_hashes, seed, layer))  # also of symbols
+        return torch.tensor(_hash_numbers(*known), device=device)
     return drawn(lambda: _drawn_hashes(head_dim, num_hashes, seed, layer)).to(device)
 
 

@@ -1,5 +1,6 @@
 """Exported files of models that are not the usual three channels and several classes; files under one name."""
 
+import shutil
 from multiprocessing import get_context
 
 import pytest
@@ -147,7 +148,11 @@ def test_without_the_bundled_photographs_the_sentence_names_the_extra_and_the_fo
     )
     photographs._photographs.cache_clear()  # read by an earlier test of this process
     photographs.photograph_part.cache_clear()
-    for arguments in (('export', config, checkpoint, tmp_path / 'a.pt2'), ('get_fps_flops', config)):
+    export = ('export', config, checkpoint, tmp_path / 'a.pt2')
+    said = mistake(capsys, *export)  # the test set is there, and too small
+    assert 'mmseg_tr[demo]' in said and '--images' in said and 'test set' in said
+    shutil.rmtree(tmp_path / 'data')
+    for arguments in (export, ('get_fps_flops', config)):
         said = mistake(capsys, *arguments)
         assert 'mmseg_tr[demo]' in said and '--images' in said
     assert not (tmp_path / 'a.pt2').exists()

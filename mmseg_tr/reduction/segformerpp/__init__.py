@@ -91,7 +91,9 @@ class SegFormerPP(Reduction):
         asked: dict[str, Any] = dict(preset=self.preset) if self.stages is None else dict(stages=self.stages)
         if self.match_every is not None:
             asked['match_every'] = self.match_every
-        return dict(type=type(self).__name__, **asked, precision=self.precision)
+        if self.precision != 'float32':  # the default stays out of written configs
+            asked['precision'] = self.precision
+        return dict(type=type(self).__name__, **asked)
 
     @property
     def active(self) -> bool:
