@@ -152,5 +152,5 @@ def test_a_budget_is_kept_and_is_one_graph(tmp_path):
 def test_another_layout_is_named():
     model = network('ViT')
     del model.layers[0].attention.k_proj
-    with pytest.raises(ConfigError, match='ViTModel .* k_proj'):
+    with pytest.raises(ConfigError, match=r'ViTModel .*k_proj'):
         mmseg_tr.apply(model, 'ALGM')
