@@ -15,7 +15,7 @@ from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import OPTIMIZERS, RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -26,7 +26,7 @@ from mmseg_tr.engine.layer_decay import OURS, recognised
 from mmseg_tr.engine.pose_checks import check_pose_network, check_pose_run
 from mmseg_tr.engine.terminal import ProgressLine, quieten, verbose
 from mmseg_tr.engine.training_state import overruled, settings_in_force
-from mmseg_tr.engine.worker_state import RecordingCollate
+from mmseg_tr.engine.worker_state import RecordingCollate, end_workers
 from mmseg_tr.errors import CheckpointError, ConfigError, InputError
 
 FRACTION = 'fraction'  # a key of a dataloader's config that only ToolRunner knows
@@ -45,6 +45,25 @@ class ToolRunner(Runner):
         if not verbose():
             quieten(logger)
         return logger
+
+    def train(self) -> nn.Module:
+        """As mmengine's; the data-loading processes end with it."""
+        with self._ending_workers():
+            return super().train()
+
+    def test(self) -> dict[str, float]:
+        """As mmengine's; the data-loading processes end with it."""
+        with self._ending_workers():
+            return super().test()
+
+    @contextmanager
+    def _ending_workers(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for loop in (self._train_loop, self._val_loop, self._test_loop):
+                if isinstance(loop, BaseLoop):
+                    end_workers(loop.dataloader)
 
     @staticmethod
     def build_dataloader(

@@ -63,3 +63,15 @@ def set_worker_states(loader: DataLoader, states: Sequence[dict[str, Any] | None
         for worker, state in enumerate(states):
             if state is not None:
                 record.put(worker, state)
+
+
+def end_workers(loader: DataLoader) -> None:
+    """End the persistent workers of a loader; the next pass over it starts new ones.
+
+    Where the garbage collector ends them, they do not get the message and torch waits five seconds for each loader.
+    """
+    iterator = getattr(loader, '_iterator', None)
+    end = getattr(iterator, '_shutdown_workers', None)
+    if end is not None:
+        end()
+        loader._iterator = None
