@@ -255,7 +255,7 @@ class CTS(nn.Module, Reduction):
             )
         if self.decides == 'random':
             return random_scores(image, supergrid, self.seed)
-        if getattr(self.policy, 'is_random', False) and not torch.compiler.is_compiling():
+        if self.policy is not None and getattr(self.policy, 'is_random', False) and not torch.compiler.is_compiling():
             self.policy.is_random = False  # reported once
             warnings.warn(
                 'CTS: the policy network has random weights: name a trained one with policy_checkpoint, load a '
@@ -274,6 +274,8 @@ class CTS(nn.Module, Reduction):
             if self.normalization == 'deit':
                 mean, std = (_per_channel(value, image) for value in (DEIT_MEAN, DEIT_STD))
                 image = (image * std + mean - 127.5) / 127.5
+            if not isinstance(policy, PolicyNet):  # a network of the user's own
+                return policy(image)
             return policy(image, fold_bn=self.fold_bn and self.policy_batch_norm == 'eval')
 
     def _refuse_odd(self, grid: Grid) -> None:
