@@ -101,11 +101,15 @@ class BlockForward(Forward):
             attend = replace(
                 attend, turn=Turn(self.applied.rotary, given, getattr(view.attention, 'rotate_half', True))
             )
-        through = ThroughModule(self.applied.method, view.attention, attend)
+        through = self.through(module, view.attention, attend)
         tokens = run_block(view, tokens, self.layer, through)
         if given is not None:
             tokens = tokens.replace(positions=through.positions)
         return tokens if isinstance(x, Tokens) else self.applied.leave(tokens)
+
+    def through(self, module: nn.Module, attention: nn.Module, attend: Any) -> ThroughModule:
+        """How the method's attention runs in this block."""
+        return ThroughModule(self.applied.method, attention, attend)
 
 
 class AttentionForward(Forward):

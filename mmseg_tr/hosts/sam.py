@@ -7,7 +7,6 @@ but in attention on those of the windows, as if each window were an image.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +18,8 @@ from mmseg_tr.hosts.applied import Applied
 from mmseg_tr.hosts.budget import BlocksTarget
 from mmseg_tr.hosts.carried import carried_by, carry, full
 from mmseg_tr.hosts.host import BlockView, Grid, Host, block_list
-from mmseg_tr.hosts.patch import AttentionForward, Call, Forward, ThroughModule, set_forward, wrap_sequence
+from mmseg_tr.hosts.patch import AttentionForward, BlockForward, Call, ThroughModule, set_forward, wrap_sequence
 from mmseg_tr.hosts.relative import RelativeAttention, SamAttention
-from mmseg_tr.nn.blocks import run_block
 from mmseg_tr.reduction import REDUCTIONS, Merge, Reduction, Tokens
 from mmseg_tr.reduction.base import Inside
 from mmseg_tr.reduction.observe import Watcher
@@ -93,28 +91,11 @@ class ThroughWindows(ThroughModule):
         return joined
 
 
-class SamBlockForward(Forward):
-    """One block. layer counts from 1."""
+class SamBlockForward(BlockForward):
+    """One block on a map, whose attention may run in windows."""
 
-    def __init__(self, applied: GridApplied, module: nn.Module, layer: int) -> None:
-        super().__init__(applied, module)
-        self.layer = layer
-
-    def __call__(self, x: Any, *, host_module: nn.Module | None = None) -> Any:
-        if self.applied.disabled:
-            return self.original(host_module)(x)
-        module: Any = host_module or self.module
-        if getattr(module, 'gradient_checkpointing', False) and module.training and torch.is_grad_enabled():
-            return module._gradient_checkpointing_func(partial(self.run, module), x)  # as transformers does
-        return self.run(module, x)
-
-    def run(self, module: Any, x: Any) -> Any:
-        """Run the block on a map or on tokens; returns the same type."""
-        view: Any = self.applied.view(module)
-        tokens = x if isinstance(x, Tokens) else self.applied.enter(x, self.layer)
-        through = ThroughWindows(self.applied.method, view.attention, view.attend, windowed=module.window_size > 0)
-        tokens = run_block(view, tokens, self.layer, through)
-        return tokens if isinstance(x, Tokens) else self.applied.leave(tokens)
+    def through(self, module: Any, attention: nn.Module, attend: Any) -> ThroughModule:
+        return ThroughWindows(self.applied.method, attention, attend, windowed=module.window_size > 0)
 
 
 class SamAttentionForward(AttentionForward):
