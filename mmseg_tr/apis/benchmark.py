@@ -98,6 +98,11 @@ class BenchmarkOptions:
         if self.rule is not None:
             check_rule(self.rule)
 
+    @property
+    def most_images(self) -> int:
+        """How many pictures are loaded at most."""
+        return self.num_images or max(IMAGES, *self.batch_sizes)
+
     def measuring(self, amp: torch.dtype | None, images: int) -> MeasureOptions:
         """How a network is measured on a number of images."""
         sizes = dict.fromkeys(min(size, images) for size in self.batch_sizes)
@@ -131,10 +136,10 @@ def benchmark(
     if options.reduction is not None:
         use_reduction(config, options.reduction)
     model = build_model(config, checkpoint).to(place).eval()
-    runs, count = [], options.num_images or max(IMAGES, *options.batch_sizes)
+    runs: list[Run] = []
     with cpu_threads(options.threads):
         for shape in options.shapes or [own_shape(config)]:
-            batch = load_batch(config, model, options.images, shape, count, 1)
+            batch = load_batch(config, model, options.images, shape, options.most_images, 1)
             runs += benchmark_model(model, batch.to(place), options.measuring(dtype, len(batch)), progress)
         own = reduction_settings(config.model.get('backbone') or {}) or None
         about = _circumstances(str(config.filename), own, checkpoint, options, place) | dict(count=runs[0].rule)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmseg_tr.analysis.benchmark import Run, benchmark_model
 from mmseg_tr.analysis.macs import evaluating
-from mmseg_tr.apis.build import IMAGES, cpu_threads, prepare_device
+from mmseg_tr.apis.build import cpu_threads, prepare_device
 from mmseg_tr.apis.config import parse_reduction
 from mmseg_tr.apis.images import find_pictures
 from mmseg_tr.apis.show.view import Entered, check_size
@@ -94,10 +94,9 @@ def host_runs(
 ) -> tuple[nn.Module, list[Run]]:
     """The network under the method of apis.benchmark.BenchmarkOptions, and its runs at every shape and batch size."""
     model, plain, runs = reduced(named, options.reduction), named.model, []
-    count = options.num_images or max(IMAGES, *options.batch_sizes)
     with cpu_threads(options.threads):
         for shape in options.shapes or [named.size]:
-            batch = batch_of(named, options.images, shape, count)
+            batch = batch_of(named, options.images, shape, options.most_images)
             measuring = options.measuring(dtype, len(batch))
             runs += [
                 with_tokens(run, model, plain, batch)

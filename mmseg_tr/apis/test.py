@@ -21,7 +21,7 @@ from mmseg_tr.apis.config import (
     require_sections,
     use_reduction,
 )
-from mmseg_tr.datasets.label_loading import leaf_datasets
+from mmseg_tr.datasets.label_loading import image_paths, leaf_datasets
 from mmseg_tr.engine.data_checks import check_run_data
 from mmseg_tr.engine.distributed import process_group
 from mmseg_tr.engine.plain import to_plain
@@ -156,10 +156,10 @@ def plan_predictions(runner: Runner) -> None:
     metric = _our_metric(runner)
     if metric is None or metric.output_dir is None:
         return
-    metric.dataset_meta = runner.test_dataloader.dataset.metainfo
-    leaves = list(leaf_datasets(runner.test_dataloader.dataset))
-    paths = [leaf.get_data_info(index)['img_path'] for leaf in leaves for index in range(len(leaf))]
-    metric.plan_files(paths, any(getattr(leaf, 'reduce_zero_label', False) for leaf in leaves))
+    dataset = runner.test_dataloader.dataset
+    metric.dataset_meta = dataset.metainfo
+    shifted = any(getattr(leaf, 'reduce_zero_label', False) for leaf in leaf_datasets(dataset))
+    metric.plan_files(image_paths(dataset), shifted)
 
 
 def other_classes(meta: Mapping[str, Any], metainfo: Mapping[str, Any]) -> str | None:

@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from mmseg_tr.checkpoints import convert
 from mmseg_tr.errors import CheckpointError, ConfigError
-from mmseg_tr.weights.card import model_card, published_row, read_comparison
+from mmseg_tr.weights.card import model_card
 from mmseg_tr.weights.folder import OPENMMLAB, upload_folder, write_folder
 from mmseg_tr.weights.io import as_safetensors
 
@@ -38,12 +38,7 @@ def save_pretrained(
     loaded = _loaded(config, converted.config)
     reduction = loaded.get('model', {}).get('backbone', {}).get('reduction')
     settings = dict(kind=OPENMMLAB, name=None, reduction=None if reduction is None else _plain(reduction))
-    card = model_card(
-        name or Path(folder).resolve().name,
-        settings,
-        None if row is None else published_row(row),
-        None if comparison is None else read_comparison(comparison),
-    )
+    card = model_card(name or Path(folder).resolve().name, settings, row, comparison)
     content = as_safetensors(dict(meta=converted.meta, state_dict=converted.state_dict))
     return write_folder(folder, content, settings, card, config=loaded.pretty_text, force=force)
 

@@ -35,6 +35,11 @@ def leaf_datasets(dataset: Any) -> Iterator[Any]:
         yield from leaf_datasets(one)
 
 
+def image_paths(dataset: Any) -> list[str]:
+    """Return the paths of all images, in the order of the items."""
+    return [leaf.get_data_info(index)['img_path'] for leaf in leaf_datasets(dataset) for index in range(len(leaf))]
+
+
 class LabelLoader:
     """Apply a pipeline's loading transforms and the user's own, which may change the numbers of labels.
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.backbone import Backbone
-from mmseg_tr.weights.card import model_card, published_row, read_comparison
+from mmseg_tr.weights.card import model_card
 from mmseg_tr.weights.folder import NETWORK, upload_folder, write_folder
 from mmseg_tr.weights.io import contiguous
 
@@ -43,12 +43,7 @@ class Savable(nn.Module):
         Raises ConfigError for a network that create_model() did not build, WriteError if it cannot write.
         """
         settings = self.saved_settings()
-        card = model_card(
-            name or Path(folder).resolve().name,
-            settings,
-            None if row is None else published_row(row),
-            None if comparison is None else read_comparison(comparison),
-        )
+        card = model_card(name or Path(folder).resolve().name, settings, row, comparison)
         return write_folder(folder, save(contiguous(self.state_dict()), {'format': 'pt'}), settings, card, force=force)
 
     def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None, **options: Any) -> str:

@@ -53,10 +53,15 @@ def read_comparison(path: str | os.PathLike[str]) -> dict[str, Any]:
 def model_card(
     name: str,
     settings: Mapping[str, Any],
-    row: Mapping[str, Any] | None = None,
-    comparison: Mapping[str, Any] | None = None,
+    row_name: str | None = None,
+    comparison_file: str | os.PathLike[str] | None = None,
 ) -> str:
-    """The text of README.md. settings: of the folder's mmseg_tr.json; row, comparison: as the functions above."""
+    """The text of README.md. settings: of the folder's mmseg_tr.json; row_name, comparison_file: see above.
+
+    Raises ConfigError for a row or a file that is not one.
+    """
+    row = None if row_name is None else published_row(row_name)
+    comparison = None if comparison_file is None else read_comparison(comparison_file)
     reduction = settings.get('reduction')
     head: dict[str, Any] = dict(library_name='mmseg_tr', pipeline_tag='image-segmentation', tags=['token-reduction'])
     if row is not None:

@@ -14,7 +14,7 @@ from mmengine.visualization import LocalVisBackend
 from mmengine.visualization.vis_backend import force_init_env
 from mmseg.engine.hooks import SegVisualizationHook
 
-from mmseg_tr.datasets.label_loading import leaf_datasets
+from mmseg_tr.datasets.label_loading import image_paths
 from mmseg_tr.evaluation.submission import prediction_files
 from mmseg_tr.files import open_atomically
 from mmseg_tr.registry import HOOKS, VISBACKENDS
@@ -38,8 +38,7 @@ class PredictionVisualizationHook(SegVisualizationHook):
     """mmseg's SegVisualizationHook for tests: pictures that share a name keep their folders."""
 
     def before_test(self, runner: Any) -> None:
-        leaves = list(leaf_datasets(runner.test_dataloader.dataset))
-        paths = [leaf.get_data_info(index)['img_path'] for leaf in leaves for index in range(len(leaf))]
+        paths = image_paths(runner.test_dataloader.dataset)
         self.folders = {
             path: os.path.dirname(file) for path, file in prediction_files(paths, keep_folders=True).items()
         }
