@@ -19,7 +19,7 @@ from mmseg_tr.apis.build import cpu_threads, prepare_device
 from mmseg_tr.apis.config import parse_reduction
 from mmseg_tr.apis.images import find_pictures
 from mmseg_tr.apis.show.view import Entered, check_size
-from mmseg_tr.engine.windows import Windows, by
+from mmseg_tr.engine.windows import Windows, by, whole_steps
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.hosts import apply, watch
 from mmseg_tr.hosts.named import NamedModel, open_model
@@ -179,8 +179,7 @@ class HostView:
         height, width = pixels.shape[:2]
         size = self.named.size
         if side is not None:
-            steps, scale = self.network.step, side / min(height, width)
-            size = tuple(max(round(n * scale / step), 1) * step for n, step in zip((height, width), steps))
+            size = whole_steps((height, width), side / min(height, width), self.network.step)
         check_size((height, width), size)
         shown = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC))
         image = self.named.transform(shown)[None].to(next(self.model.parameters()).device)

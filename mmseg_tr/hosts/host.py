@@ -91,6 +91,13 @@ def block_list(network: nn.Module, host: Host) -> nn.ModuleList | nn.Sequential:
     return blocks
 
 
+def other_release(model: nn.Module, missing: str, place: str = '') -> ConfigError:
+    """The error for a network of transformers without a module that this package reads. place: 'stage 1 of '."""
+    return ConfigError(
+        f'{place}{type(model).__name__} of this release of transformers has no {missing}: 5.24 or newer is supported.'
+    )
+
+
 def submodule(module: nn.Module, path: str) -> nn.Module | None:
     """The module at a dotted path, or None."""
     found: nn.Module | None = module

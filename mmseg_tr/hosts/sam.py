@@ -17,12 +17,13 @@ from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.applied import Applied
 from mmseg_tr.hosts.budget import BlocksTarget
 from mmseg_tr.hosts.carried import carried_by, carry, full
-from mmseg_tr.hosts.host import BlockView, Grid, Host, block_list
+from mmseg_tr.hosts.host import BlockView, Grid, Host, block_list, other_release
 from mmseg_tr.hosts.patch import AttentionForward, BlockForward, Call, ThroughModule, set_forward, wrap_sequence
 from mmseg_tr.hosts.relative import RelativeAttention, SamAttention
+from mmseg_tr.hosts.timm import check_patch_drop
 from mmseg_tr.reduction import REDUCTIONS, Merge, Reduction, Tokens
 from mmseg_tr.reduction.base import Inside
-from mmseg_tr.reduction.observe import Watcher
+from mmseg_tr.reduction.observe import Watcher, mean_and_lowest
 from mmseg_tr.reduction.ops import per_image
 from mmseg_tr.reduction.windows import GridWindows
 
@@ -85,8 +86,7 @@ class ThroughWindows(ThroughModule):
             starts = [sum(part.tokens for part in parts[:number]) for number in range(len(parts))]
             places = torch.stack([part.places + start for part, start in zip(parts, starts)])
             places = windows.join(places.unflatten(1, windows.size)[..., None]).flatten()
-            told = [part.similarity for part in parts if part.similarity is not None]
-            similarity = (sum(mean for mean, _ in told) / len(told), min(low for _, low in told)) if told else None
+            similarity = mean_and_lowest(part.similarity for part in parts)
             joined.append(Inside(parts[0].part, places, sum(part.tokens for part in parts), similarity))
         return joined
 
@@ -170,8 +170,7 @@ def timm_layout(model: Any) -> Host:
     for number, block in enumerate(model.blocks, 1):
         if type(block) is not Block or type(block.attn) is not Attention or block.attn.rope is not None:
             raise ConfigError(f'block {number} is not a plain block of SAM in timm, or has rotary positions.')
-    if not isinstance(model.patch_drop, nn.Identity):
-        raise ConfigError('patch_drop_rate must be 0: a network that drops patches in training has no grid.')
+    check_patch_drop(model)
     embed = model.patch_embed
     return Host(
         blocks='blocks',
@@ -191,9 +190,7 @@ def transformers_layout(model: Any) -> Host:
     names = ('qkv', 'proj', 'use_rel_pos', 'num_attention_heads', 'dropout')
     missing = [name for block in blocks for name in names if not hasattr(block.attn, name)] if blocks else ['layers']
     if missing:
-        raise ConfigError(
-            f'{type(model).__name__} of this release of transformers has no {missing[0]}: 5.24 or newer is supported.'
-        )
+        raise other_release(model, missing[0])
     side, patch = model.config.image_size, model.config.patch_size
     return Host(
         blocks='layers',

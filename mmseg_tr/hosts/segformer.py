@@ -17,7 +17,7 @@ from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.applied import Switch
 from mmseg_tr.hosts.budget import Target
 from mmseg_tr.hosts.carried import carried_by, carry
-from mmseg_tr.hosts.host import Grid
+from mmseg_tr.hosts.host import Grid, other_release
 from mmseg_tr.hosts.patch import Forward, set_forward
 from mmseg_tr.nn.attention import scaled_attention
 from mmseg_tr.reduction import Reduction, Tokens
@@ -127,10 +127,7 @@ class SegformerTarget(Target):
                 attention = getattr(block, 'attention', None)
                 missing += [name for name in NEEDED if not hasattr(attention, name)]
             if missing:
-                raise ConfigError(
-                    f'stage {number} of {type(self.network).__name__} of this release of transformers has no '
-                    f'{missing[0]}: 5.24 or newer is supported.'
-                )
+                raise other_release(self.network, missing[0], f'stage {number} of ')
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -178,5 +175,5 @@ def segformer_target(model: nn.Module) -> SegformerTarget | None:
     if not kind.__module__.startswith('transformers.models.segformer.') or kind.__name__ not in KINDS:
         return None
     if getattr(model, 'stages', None) is None:
-        raise ConfigError(f'{kind.__name__} of this release of transformers has no stages: 5.24 or newer is supported.')
+        raise other_release(model, 'stages')
     return SegformerTarget(model)

@@ -73,8 +73,7 @@ def timm_host(model: nn.Module) -> Host | None:
                 f'block {number} has a {type(other).__name__}, which is not supported: only plain blocks of timm are. '
                 'Another library may have replaced it; for blocks of your own see mmseg_tr.Host.'
             )
-    if not isinstance(model.patch_drop, nn.Identity | None):
-        raise ConfigError('patch_drop_rate must be 0: a network that drops patches in training has no grid.')
+    check_patch_drop(model)
     if getattr(model, 'rope', True) is None:
         layout = layout | dict(rotary=None)
     embed = model.patch_embed
@@ -90,3 +89,9 @@ def timm_host(model: nn.Module) -> Host | None:
         image_size=tuple(embed.img_size) if embed.img_size is not None else None,
         **layout,
     )
+
+
+def check_patch_drop(model: Any) -> None:
+    """Raise ConfigError for a network of timm that drops patches in training."""
+    if not isinstance(model.patch_drop, nn.Identity | None):
+        raise ConfigError('patch_drop_rate must be 0: a network that drops patches in training has no grid.')

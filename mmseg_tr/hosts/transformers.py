@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.host import Host, Queries, submodule
+from mmseg_tr.hosts.host import Host, Queries, other_release, submodule
 from mmseg_tr.hosts.rope import Rotary
 from mmseg_tr.nn.attention import SelfAttention
 
@@ -149,9 +149,7 @@ def check_layout(model: nn.Module, layout: dict[str, Any]) -> None:
         wanted += [f'{attention}.{name}' for name in (*pieces.layers, pieces.heads_name, pieces.dropout_name)]
         missing = [name for name in wanted if submodule(block, name) is None]
     if missing:
-        raise ConfigError(
-            f'{type(model).__name__} of this release of transformers has no {missing[0]}: 5.24 or newer is supported.'
-        )
+        raise other_release(model, missing[0])
 
 
 def pair(value: Any) -> tuple[int, int]:

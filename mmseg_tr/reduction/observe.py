@@ -5,7 +5,7 @@ An observer is a strategy that wraps another one for one forward: `backbone(imag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,12 @@ class Merged:
     def largest(self) -> int:
         """Patches of the largest group."""
         return int(np.unique(self.groups[self.groups >= 0], return_counts=True)[1].max())
+
+
+def mean_and_lowest(similarities: Iterable[tuple[float, float] | None]) -> tuple[float, float] | None:
+    """Mean of the means and lowest of the lowest, of several windows; None where none of them was compared."""
+    told = [similarity for similarity in similarities if similarity is not None]
+    return (sum(mean for mean, _ in told) / len(told), min(low for _, low in told)) if told else None
 
 
 @dataclass

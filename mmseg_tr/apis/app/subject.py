@@ -17,6 +17,7 @@ from mmseg_tr.apis.show.layers import MergedLayer, merged_layers
 from mmseg_tr.apis.show.view import View, open_view
 from mmseg_tr.engine.pose_checks import is_pose_config
 from mmseg_tr.engine.preprocess import preprocess
+from mmseg_tr.engine.windows import whole_steps
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction import Reduction
 from mmseg_tr.visualization.merging import group_colors
@@ -93,10 +94,10 @@ class NetworkSubject:
         self.palette = [tuple(int(255 * part) for part in colour) for colour in group_colors(count)]
 
     def enter(self, pixels: np.ndarray) -> tuple[np.ndarray, list[Tensor]]:
-        steps, scale = find_backbone(self.model).step, min(1.0, self.longest / max(pixels.shape[:2]))
-        height, width = (max(round(side * scale / step), 1) * step for side, step in zip(pixels.shape, steps))
+        scale = min(1.0, self.longest / max(pixels.shape[:2]))
+        size = whole_steps(pixels.shape[:2], scale, find_backbone(self.model).step)
         image = torch.from_numpy(pixels.copy()).movedim(-1, 0)[None].float()
-        image = nn.functional.interpolate(image, (height, width), mode='bilinear', antialias=True)[0].round().byte()
+        image = nn.functional.interpolate(image, size, mode='bilinear', antialias=True)[0].round().byte()
         weight = next(self.model.parameters())
         return image.movedim(0, -1).numpy(), [self.transform(image)[None].to(weight)]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmseg_tr.apis.show.view import Entered, View
-from mmseg_tr.reduction.observe import Merged
+from mmseg_tr.reduction.observe import Merged, mean_and_lowest
 
 CELLS = 1 << 17  # of a coarsened map
 
@@ -47,8 +47,6 @@ def merged_layers(view: View, entered: Entered, limit: int | None = None) -> lis
 def whole_layer(view: View, entered: Entered, entries: Sequence[Merged], limit: int | None) -> MergedLayer:
     """Join one place of the network over all windows."""
     first = entries[0]
-    told = [entry.similarity for entry in entries if entry.similarity is not None]
-    similarity = (sum(mean for mean, _ in told) / len(told), min(low for _, low in told)) if told else None
     return MergedLayer(
         first.layer,
         first.name,
@@ -57,7 +55,7 @@ def whole_layer(view: View, entered: Entered, entries: Sequence[Merged], limit: 
         sum(entry.tokens for entry in entries),
         sum(entry.patches for entry in entries),
         max(entry.largest for entry in entries),
-        similarity,
+        mean_and_lowest(entry.similarity for entry in entries),
     )
 
 

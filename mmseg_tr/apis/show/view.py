@@ -17,7 +17,7 @@ from mmseg_tr.analysis.network import find_backbone
 from mmseg_tr.apis.build import build_model, prepare_device
 from mmseg_tr.apis.infer.predictor import configured
 from mmseg_tr.engine.preprocess import PictureReader, preprocess, shown
-from mmseg_tr.engine.windows import Windows, by, windows_of
+from mmseg_tr.engine.windows import Windows, by, whole_steps, windows_of
 from mmseg_tr.errors import CheckpointError, ConfigError, DatasetError
 from mmseg_tr.nn.backbone import Backbone
 
@@ -65,9 +65,7 @@ class View:
         """
         if side is None:
             return self.enter_item(self.reader.pack(loaded), loaded['img'].shape[:2])
-        steps = self.network.step
-        scale = side / min(loaded['img'].shape[:2])
-        size = tuple(max(round(length * scale / step), 1) * step for length, step in zip(loaded['img_shape'], steps))
+        size = whole_steps(loaded['img_shape'], side / min(loaded['img'].shape[:2]), self.network.step)
         check_size(loaded['img'].shape[:2], size)
         img = resized(loaded['img'], size)
         item = self.reader.pack(dict(loaded, img=img, img_shape=size, ori_shape=size), native=True)
