@@ -4,8 +4,9 @@ Blocks, their attention and the final norm get an instance attribute `forward`, 
 their module, so that copies (DataParallel, deepcopy) run with their own weights. Between blocks the reduced tokens
 travel in one of two ways. Where torch.nn.Sequential runs the blocks, nothing reads the tensors between them: the
 Tokens themselves are passed. Everywhere else a block returns the full tensor, with the reduced tokens as an attribute
-of it, which the next block takes up unless the tensor was changed. No state is kept between or during forwards but the
-patch grid of images of any size, on its way from the patch embedding to the first block.
+of it, which the next block takes up unless the tensor was changed. No state is kept between or during forwards but two
+things on their way: the patch grid of images of any size, from the patch embedding to the first block, and where
+queries join late, the tensor that the block before them returned.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from mmseg_tr.analysis.photographs import (
     photograph_path,
 )
 from mmseg_tr.errors import ConfigError, DatasetError, MissingExtraError
+from tests.photographs import keep_only
 
 
 def test_all_eleven_are_there_in_rgb():
@@ -59,12 +60,7 @@ def test_the_two_parts_share_no_pixel_and_leave_none_out(name):
 @pytest.mark.parametrize('split', ['train', 'val'])
 def test_resizing_a_part_takes_nothing_from_the_other(split, monkeypatch):
     before = [photograph_part.__wrapped__(name, split, 0.6) for name in NAMES]
-    painted = []
-    for name, pixels in load_photographs().items():
-        copy = np.full_like(pixels, 255)
-        copy[part_window(name, split)] = pixels[part_window(name, split)]
-        painted.append(copy)
-    monkeypatch.setattr(photographs, '_photographs', lambda: tuple(painted))
+    keep_only(split, monkeypatch)
     for name, expected in zip(NAMES, before):
         np.testing.assert_array_equal(photograph_part.__wrapped__(name, split, 0.6), expected)
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmseg_tr.analysis import photographs
-from mmseg_tr.analysis.photographs import NAMES, load_photographs, part_window, photograph_part
+from mmseg_tr.analysis.photographs import NAMES, load_photographs, photograph_part
 from mmseg_tr.datasets.scenes import cut_regions, make_scene, zoom_for
 from mmseg_tr.errors import ConfigError
+from tests.photographs import keep_only
 
 DIGEST = """
 import hashlib, sys
@@ -60,12 +61,7 @@ def test_seed_split_and_index_each_give_another_scene():
 def test_scenes_show_nothing_of_the_other_split(split, monkeypatch):
     sizes = [(64, 64), (40, 300)]
     before = [make_scene(size, 0, split, index)[0] for size in sizes for index in range(10)]
-    painted = []
-    for name, pixels in load_photographs().items():
-        copy = np.full_like(pixels, 255)
-        copy[part_window(name, split)] = pixels[part_window(name, split)]
-        painted.append(copy)
-    monkeypatch.setattr(photographs, '_photographs', lambda: tuple(painted))
+    keep_only(split, monkeypatch)
     photograph_part.cache_clear()
     after = [make_scene(size, 0, split, index)[0] for size in sizes for index in range(10)]
     photograph_part.cache_clear()

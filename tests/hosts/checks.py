@@ -14,6 +14,12 @@ import mmseg_tr
 Outputs = Callable[[nn.Module, Tensor], list[Tensor]]
 
 
+def check_bare(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """A network holds the weights of before, and nothing of this package."""
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert not any('forward' in vars(part) or part._forward_pre_hooks for part in model.modules())
+
+
 @torch.no_grad()
 def check_host(model: nn.Module, x: Tensor, outputs: Outputs, name: str, **settings) -> None:
     """A method changes values and no shape, image by image; disabled or removed it leaves the network bit for bit."""
@@ -30,8 +36,7 @@ def check_host(model: nn.Module, x: Tensor, outputs: Outputs, name: str, **setti
         assert all(torch.equal(a, b) for a, b in zip(outputs(model, x), plain))
     mmseg_tr.remove(model)
     assert all(torch.equal(a, b) for a, b in zip(outputs(model, x), plain))
-    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    assert not any('forward' in vars(part) for part in model.modules())
+    check_bare(model, state)
 
 
 @torch.no_grad()

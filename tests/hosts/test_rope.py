@@ -15,6 +15,7 @@ from mmseg_tr.hosts.host import Scale
 from mmseg_tr.hosts.rope import Turn, halves
 from mmseg_tr.hosts.timm import Eva, EvaHeads
 from mmseg_tr.reduction import Tokens
+from tests.hosts.checks import check_bare
 from tests.hosts.test_timm import METHODS, apply, images
 from tests.nn.networks import shaken, timm
 from tests.parity.rope import rope_angles
@@ -54,8 +55,7 @@ def test_every_method_keeps_shapes_and_leaves_no_trace(kind):
         torch.testing.assert_close(torch.cat([model.forward_features(x[:1]), model.forward_features(x[1:])]), reduced)
         mmseg_tr.remove(model)
     assert torch.equal(model(x), plain)
-    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    assert not any('forward' in vars(part) or part._forward_pre_hooks for part in model.modules())
+    check_bare(model, state)
 
 
 @pytest.mark.parametrize(('dtype', 'close'), [(torch.float64, 1e-6), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)])

@@ -255,7 +255,7 @@ class CTS(nn.Module, Reduction):
             )
         if self.decides == 'random':
             return random_scores(image, supergrid, self.seed)
-        if self.policy is not None and getattr(self.policy, 'is_random', False) and not torch.compiler.is_compiling():
+        if isinstance(self.policy, PolicyNet) and self.policy.is_random and not torch.compiler.is_compiling():
             self.policy.is_random = False  # reported once
             warnings.warn(
                 'CTS: the policy network has random weights: name a trained one with policy_checkpoint, load a '
