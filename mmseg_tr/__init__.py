@@ -45,11 +45,11 @@ def __dir__() -> list[str]:
 class _BeforeOpenMMLab(MetaPathFinder):
     """Applies the workarounds of mmseg_tr.compat when one of these packages is imported, not when it is looked for."""
 
-    packages = frozenset({'mmcv', 'mmseg', 'mmpose'})
+    workarounds = {'mmengine': 'ensure_yapf', **dict.fromkeys(('mmcv', 'mmseg', 'mmpose'), 'ensure_openmmlab')}
     looking = False
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if self.looking or name not in self.packages:
+        if self.looking or name not in self.workarounds:
             return None
         self.looking = True
         try:
@@ -63,7 +63,7 @@ class _BeforeOpenMMLab(MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             loader.exec_module = execute
-            import_module('mmseg_tr.compat').ensure_openmmlab()
+            getattr(import_module('mmseg_tr.compat'), self.workarounds[name])()
             execute(module)
 
         loader.exec_module = exec_module

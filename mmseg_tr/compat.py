@@ -3,6 +3,7 @@
 Every function returns whether it acted. Nothing here changes a class or function of another library: a missing module
 or operator gets a stand-in, and what is present stays unchanged.
 
+- `ensure_yapf`, before `import mmengine`: processes that start together and write the same cached grammar.
 - `ensure_torchvision`, before `import timm` or mmengine's Runner: a CUDA build of torchvision with a CPU build of
   torch (mmengine#1655).
 - `ensure_mmcv`, before `import mmseg` or `import mmpose`: mmcv-lite, which has no compiled operators (mmengine#1655).
@@ -11,10 +12,13 @@ or operator gets a stand-in, and what is present stays unchanged.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.machinery
 import importlib.metadata
+import pickle
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -61,6 +65,37 @@ def _distributed(name: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def ensure_yapf() -> bool:
+    """Import yapf, which mmengine's configs need, one process at a time and with a cached grammar that is whole.
+
+    Its first import writes a grammar to the user's cache folder and gives the file its name before its content is
+    written out: a process that starts at the same time reads an empty file, and one killed at that moment leaves it
+    to every later one. `import mmengine` then fails with EOFError.
+    """
+    if 'yapf' in sys.modules or not installed('yapf'):
+        return False
+    filelock = importlib.import_module('filelock')  # comes with torch
+    cache = _yapf_cache()
+    with contextlib.ExitStack() as stack:
+        # Without a folder to write to, yapf caches nothing; a lock that stays taken must not hold the program up.
+        with contextlib.suppress(OSError, filelock.Timeout):
+            cache.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(filelock.FileLock(cache / 'mmseg_tr.lock', timeout=60))
+        try:
+            importlib.import_module('yapf')
+        except (EOFError, pickle.UnpicklingError):
+            for half in cache.glob('*.pickle'):
+                half.unlink(missing_ok=True)
+            _forget('yapf')
+            importlib.import_module('yapf')
+    return True
+
+
+def _yapf_cache() -> Path:
+    platformdirs = importlib.import_module('platformdirs')  # comes with yapf
+    return Path(platformdirs.user_cache_dir('YAPF', 'Google', version=importlib.metadata.version('yapf')))
 
 
 def ensure_torchvision() -> bool:

@@ -1,6 +1,8 @@
 """Each repair is made where its cause is present, and only there."""
 
 import json
+import pickle
+import sys
 
 import pytest
 
@@ -97,6 +99,47 @@ def test_openmmlab_imports_after_this_package_alone():
     if installed('mmpose'):
         code += '\nimport mmpose.models, mmpose.evaluation, mmpose.datasets; print(2)'
     assert run_clean(code).split()[-1] == ('2' if installed('mmpose') else '1')
+
+
+@pytest.mark.skipif(not installed('mmengine'), reason='needs the extra [seg]')
+@pytest.mark.parametrize('left', [None, b'', b'\x80\x05\x95'], ids=['nothing', 'an empty file', 'half a file'])
+def test_mmengine_imports_whatever_another_process_left_of_yapfs_grammar(left, tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    grammar = compat._yapf_cache() / f'Grammar-py{".".join(map(str, sys.version_info))}.pickle'
+    assert grammar.is_relative_to(tmp_path)
+    if left is not None:
+        grammar.parent.mkdir(parents=True)
+        grammar.write_bytes(left)
+    run_clean('import mmseg_tr, mmengine')
+    assert pickle.loads(grammar.read_bytes())
+
+
+@pytest.mark.skipif(not installed('yapf'), reason='needs the extra [seg]')
+def test_one_process_at_a_time_makes_yapfs_grammar(tmp_path, monkeypatch):
+    """A cache folder that cannot be written to holds nothing up."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    cache = compat._yapf_cache()
+    code = f"""
+import importlib, filelock
+from mmseg_tr import compat
+real = importlib.import_module
+def load(name):
+    if name != 'yapf':
+        return real(name)
+    taken = filelock.FileLock({str(cache / 'mmseg_tr.lock')!r})
+    try:
+        with taken.acquire(timeout=0):
+            print('free')
+    except filelock.Timeout:
+        print('taken')
+importlib.import_module = load
+compat._yapf_cache = lambda: __import__('pathlib').Path({str(cache)!r})
+print(compat.ensure_yapf())
+"""
+    assert run_clean(code).split() == ['taken', 'True']
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+    run_clean('import mmseg_tr, mmengine')
 
 
 def test_an_xtcocotools_that_imports_is_left_alone(packages):
