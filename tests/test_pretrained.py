@@ -172,3 +172,20 @@ def test_a_checkpoint_with_its_config_is_a_folder(trained, tmp_path):
     with pytest.raises(ConfigError) as raised:
         mmseg_tr.Predictor.from_pretrained('me/model')
     assert raised.value.parameters == ('trust',)
+
+
+def test_code_in_the_config_of_a_checkpoint_is_not_run_and_not_written(trained, tmp_path):
+    _, checkpoint, _ = trained
+    content, mark = read_file(checkpoint), tmp_path / 'mark'
+    leave = f"_x = __import__('pathlib').Path({str(mark)!r}).touch()\n"
+    called = f'model = dict(type="os.system", command="touch {mark}")'
+    for text in (leave + content['meta']['cfg'], leave, leave + called):
+        torch.save(content | dict(meta=dict(cfg=text)), tmp_path / 'evil.pth')
+        try:
+            folder = save_pretrained(tmp_path / 'evil.pth', tmp_path / 'model')
+        except CheckpointError as error:
+            assert '\n' not in str(error)
+        else:
+            assert '__import__' not in (folder / 'config.py').read_text()
+        assert not mark.exists()
+    assert (tmp_path / 'model' / 'config.py').exists()  # of the first, whose other values are plain

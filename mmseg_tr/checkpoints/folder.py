@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmseg_tr.checkpoints import convert
+from mmseg_tr.checkpoints.config_text import pretty_text, read_config, section
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.weights.card import model_card
 from mmseg_tr.weights.folder import OPENMMLAB, upload_folder, write_folder
@@ -29,18 +30,16 @@ def save_pretrained(
     """Write a checkpoint and its config as a folder, which mmseg_tr.Predictor.from_pretrained() reads.
 
     checkpoint: of training, or a published one. config: its config, by default the one inside the file. row,
-    comparison, force, name: as in Savable.save_pretrained(). Raises CheckpointError for a file that cannot be converted
-    or has no config, WriteError if it cannot write.
+    comparison, force, name: as in Savable.save_pretrained(). Of the config inside, plain values are kept and nothing is
+    run. Raises CheckpointError for a file that cannot be converted or has no such config, ConfigError for a config that
+    cannot be read, WriteError if it cannot write.
     """
     converted = convert(checkpoint)
-    if config is None and converted.config is None:
-        raise CheckpointError(f'{checkpoint} holds no config: give the one that it was trained with as config=.')
-    loaded = _loaded(config, converted.config)
-    reduction = loaded.get('model', {}).get('backbone', {}).get('reduction')
-    settings = dict(kind=OPENMMLAB, name=None, reduction=None if reduction is None else _plain(reduction))
+    text, content = _inside(checkpoint, converted.config) if config is None else _given(config)
+    settings = dict(kind=OPENMMLAB, name=None, reduction=section(content, 'model', 'backbone').get('reduction'))
     card = model_card(name or Path(folder).resolve().name, settings, row, comparison)
-    content = as_safetensors(dict(meta=converted.meta, state_dict=converted.state_dict))
-    return write_folder(folder, content, settings, card, config=loaded.pretty_text, force=force)
+    weights = as_safetensors(dict(meta=converted.meta, state_dict=converted.state_dict))
+    return write_folder(folder, weights, settings, card, config=text, force=force)
 
 
 def push_to_hub(
@@ -55,14 +54,24 @@ def push_to_hub(
         return upload_folder(Path(folder) / 'model', name, private=private, token=token)
 
 
-def _loaded(config: str | os.PathLike[str] | None, text: str | None) -> Config:
+def _given(config: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
+    """Return text and content of the user's own config, which is run. Raises ConfigError."""
     try:
-        return Config.fromfile(config) if config is not None else Config.fromstring(text, '.py')
+        loaded = Config.fromfile(config)
     except Exception as error:  # a config is a program
-        where = 'the config inside the checkpoint' if config is None else str(config)
-        raise ConfigError(f'{where} cannot be read ({error}): give a config as config=.') from error
+        raise ConfigError(f'{config} cannot be read ({error}): give another config as config=.') from error
+    return loaded.pretty_text, loaded.to_dict()
 
 
-def _plain(value: Any) -> Any:
-    """Settings without mmengine's own types."""
-    return value.to_dict() if hasattr(value, 'to_dict') else value
+def _inside(checkpoint: str | os.PathLike[str], text: str | None) -> tuple[str, dict[str, Any]]:
+    """Return text and content of the plain values of the config inside a checkpoint; nothing of it is run.
+
+    Raises CheckpointError where it has no model of registered types.
+    """
+    content = read_config(text or '')
+    if not section(content, 'model'):
+        raise CheckpointError(
+            f'{checkpoint} holds no config of plain values with a model: give the one that it was trained with as '
+            'config=.'
+        )
+    return pretty_text(content), content
