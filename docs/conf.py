@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import mmseg_tr.compat  # noqa: E402, F401 (before timm, where torchvision is built for another torch)
-from docs.published import equal_work, readme, results_tables  # noqa: E402
+from docs.published import equal_work, readme, results_tables, rivals  # noqa: E402
 from mmseg_tr.version import __version__  # noqa: E402
 
 project = 'mmseg_tr'
@@ -35,9 +35,10 @@ def keep_lines(app, what, name, obj, options, lines: list[str]) -> None:
 
 
 def fill_in(app, docname: str, source: list[str]) -> None:
-    """Put what is kept elsewhere into a page that asks: {{ readme algm }}, {{ results }}, {{ equal work }}."""
+    """Put what is kept elsewhere into a page that asks: {{ readme algm }}, {{ results }}, {{ rivals }} and the like."""
     source[0] = re.sub(r'\{\{ readme (\w+) \}\}', lambda match: readme(match[1]), source[0])
     source[0] = source[0].replace('{{ results }}', results_tables()).replace('{{ equal work }}', equal_work())
+    source[0] = source[0].replace('{{ rivals }}', rivals())
 
 
 def setup(app) -> None:

@@ -79,12 +79,8 @@ def equal_work() -> str:
     compiled = _compiled_ratios()
     groups = {f'{share:.0%}': [] for share in about['work']}
     for row in rows:
-        groups[row['name'].rpartition(' ')[2]].append(row)
-    measured = (
-        f'Measured with `{Path(about["checkpoint"]).name}` on {about["images_tested"]} scenes, {about["images_timed"]} '
-        f'of them timed, in batches of {about["batch_size"]}: {about["machine"]}, threads: {about["threads"]}, torch '
-        f'{about["torch"]}. The plain network has a {about["quality"]} of {plain["miou"]:.1f}.'
-    )
+        if row['name'] not in about.get('rivals', ()):  # which have a page of their own, choose.md
+            groups[row['name'].rpartition(' ')[2]].append(row)
     head = ['Work', 'Method', about['quality'], 'Agreement', 'GMACs', 'FPS', 'Throughput', 'Compiled', 'Settings']
     lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
     for share, group in groups.items():
@@ -94,7 +90,33 @@ def equal_work() -> str:
         ]
     left_out = '; '.join(f'{name} ({reason})' for name, reason in about['left_out'].items())
     wins = [f'- {_winners(share, group)}' for share, group in groups.items() if group]
-    return '\n'.join([measured, '', *wins, '', *lines, '', f'Left out: {left_out or "nothing"}.'])
+    return '\n'.join([_measured_with(about, plain), '', *wins, '', *lines, '', f'Left out: {left_out or "nothing"}.'])
+
+
+def _measured_with(about: dict, plain: dict) -> str:
+    """The circumstances of a comparison."""
+    return (
+        f'Measured with `{Path(about["checkpoint"]).name}` on {about["images_tested"]} scenes, {about["images_timed"]} '
+        f'of them timed, in batches of {about["batch_size"]}: {about["machine"]}, threads: {about["threads"]}, torch '
+        f'{about["torch"]}. The plain network has a {about["quality"]} of {plain["miou"]:.1f}.'
+    )
+
+
+def rivals() -> str:
+    """What choose.md shows: a comparison with --rivals, from the compare.json beside it; nothing without one."""
+    file = ROOT / 'docs' / 'rivals.json'
+    if not file.is_file():
+        return ''
+    found = json.loads(file.read_text())
+    about, (plain, *rows) = found['about'], found['rows']
+    head = ['Row', about['quality'], 'Agreement', 'GMACs', 'FPS', 'Throughput']
+    lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
+    for row in sorted(rows, key=lambda row: -row['throughput']):
+        name = f'**{row["name"]}**' if row['name'] in about['rivals'] else row['name']
+        speeds = [f'{row[key] / plain[key]:.2f}x' for key in ('fps', 'throughput')]
+        work = f'{row["gmacs"]:.3f} ({row["gmacs"] / plain["gmacs"] - 1:+.0%})'
+        lines.append('| ' + ' | '.join([name, f'{row["miou"]:.1f}', f'{row["agreement"]:.1f} %', work, *speeds]) + ' |')
+    return '\n'.join(['### On the demo', '', f'{_measured_with(about, plain)} Rivals are bold.', '', *lines])
 
 
 def _compiled_ratios() -> dict[str, str]:

@@ -44,6 +44,20 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="compare at equal work: every method at these shares of the plain network's multiply-adds, such as 0.7; "
         'settings are chosen for it, and what cannot be reached is left out by name',
     )
+    parser.add_argument(
+        '--rivals',
+        action='store_true',
+        help='also what could be picked instead of a method: the plain network at 0.75 and 0.5 of the input, with '
+        'patches of twice the side, and compiled; what makes no sense is left out by name',
+    )
+    parser.add_argument(
+        '--smaller',
+        nargs=2,
+        action='append',
+        default=[],
+        metavar=('CONFIG', 'CHECKPOINT'),
+        help='a smaller plain network for the same data, as a further rival; may be repeated',
+    )
     parser.add_argument('--compiled', action='store_true', help='also time every network under torch.compile')
     parser.add_argument(
         '--checkpoint', metavar='FILE', help="weights of the plain model (with --model its own, 'none': random)"
@@ -52,14 +66,19 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--out', default='work_dirs/compare', metavar='DIR', help='folder of the files (default: %(default)s)'
     )
     parser.add_argument('--force', action='store_true', help='replace the files of an earlier comparison in DIR')
+    measuring_arguments(parser)
+    cfg_options_argument(parser)
+    return parser.parse_args(argv)
+
+
+def measuring_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add which pictures are tested and timed, and how."""
     parser.add_argument('--frac-dataset', type=float, default=1.0, metavar='F', help='share of the images to test on')
     parser.add_argument('--batch-size', type=int, default=8, metavar='B', help='batch of the throughput (default: 8)')
     parser.add_argument('--images', type=int, default=32, metavar='N', help='images to time and count (default: 32)')
     parser.add_argument('--repeats', type=int, default=5, metavar='N', help='rounds over these images (default: 5)')
     parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU if available)')
     parser.add_argument('--amp', metavar='TYPE', help='mixed precision: bf16 or fp16')
-    cfg_options_argument(parser)
-    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -87,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         reductions=args.reduction,
         work=args.work,
         compiled=args.compiled,
+        rivals=args.rivals,
+        smaller=args.smaller,
         cfg_options=args.cfg_options,
     )
     console = Console(width=None if sys.stdout.isatty() else 140)

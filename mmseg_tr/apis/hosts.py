@@ -19,7 +19,7 @@ from mmseg_tr.apis.build import cpu_threads, prepare_device
 from mmseg_tr.apis.config import parse_reduction
 from mmseg_tr.apis.images import find_pictures
 from mmseg_tr.apis.show.view import Entered, check_size
-from mmseg_tr.engine.windows import Windows, by, whole_steps
+from mmseg_tr.engine.windows import Windows, by
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.hosts import apply, watch
 from mmseg_tr.hosts.named import NamedModel, open_model
@@ -27,6 +27,7 @@ from mmseg_tr.hosts.pictures import photographs
 from mmseg_tr.hosts.report import count_tokens
 from mmseg_tr.hosts.state import applied_to
 from mmseg_tr.nn.backbone import same_weights
+from mmseg_tr.nn.inference import whole_steps
 from mmseg_tr.reduction.observe import Merged
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,12 +52,6 @@ def entry_sentence(model: nn.Module, size: tuple[int, int], item: Mapping[str, A
     height, width = windows.image.shape[-2:]
     cut = f', in {len(windows.anchors)} windows of {by(windows.size)}' if len(windows.anchors) > 1 else ''
     return f'{by(size)} pixels enter as {by((height, width))}{cut}'
-
-
-def whole_steps(size: Sequence[int], scale: float, steps: Sequence[int]) -> tuple[int, int]:
-    """Return a size (h, w) times a scale, rounded to whole steps, one at least."""
-    height, width = (max(round(side * scale / step), 1) * step for side, step in zip(size, steps))
-    return height, width
 
 
 def by(size: tuple[int, int]) -> str:

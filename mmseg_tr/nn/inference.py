@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,12 @@ def pad_to_multiple(image: Tensor, patch_size: tuple[int, int]) -> Tensor:
     (height, width), (ph, pw) = image.shape[-2:], patch_size
     bottom, right = -height % ph, -width % pw
     return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
+
+
+def whole_steps(size: Sequence[int], scale: float, steps: Sequence[int]) -> tuple[int, int]:
+    """Return a size (h, w) times a scale, rounded to whole steps, one at least."""
+    height, width = (max(round(side * scale / step), 1) * step for side, step in zip(size, steps))
+    return height, width
 
 
 def window_size_of_image(height: int, width: int, window: int) -> tuple[int, int]:

@@ -17,8 +17,8 @@ from mmseg_tr.apis.show.layers import MergedLayer, merged_layers
 from mmseg_tr.apis.show.view import View, open_view
 from mmseg_tr.engine.pose_checks import is_pose_config
 from mmseg_tr.engine.preprocess import preprocess
-from mmseg_tr.engine.windows import whole_steps
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.nn.inference import whole_steps
 from mmseg_tr.reduction import Reduction
 from mmseg_tr.visualization.merging import group_colors
 from mmseg_tr.zoo import from_pretrained

@@ -13,7 +13,7 @@ from torch import nn
 from mmseg_tr.analysis.network import method_name, reduction_of
 from mmseg_tr.apis.build import build_model, machine, pick_precision, precision_name, prepare_device
 from mmseg_tr.apis.compare.equal_work import Worker, at_equal_work, sample
-from mmseg_tr.apis.compare.loop import Cost, Progress, build_test_loader, measure_costs, predict_all
+from mmseg_tr.apis.compare.loop import Cost, Progress, Tested, build_test_loader, measure_costs, predict_all
 from mmseg_tr.apis.compare.models import (
     PLAIN,
     check_alike,
@@ -24,6 +24,7 @@ from mmseg_tr.apis.compare.models import (
     with_plain,
 )
 from mmseg_tr.apis.compare.options import CompareOptions
+from mmseg_tr.apis.compare.rivals import build_rivals
 from mmseg_tr.apis.config import load_config, require_sections
 
 __all__ = ['ComparedModel', 'Comparison', 'CompareOptions', 'compare']
@@ -87,22 +88,14 @@ def compare(
         worker = Worker(plain, sample(plain, build_test_loader(first, options.fraction).dataset, options.batch_size))
         named, left_out = at_equal_work(named, worker, options.work, progress)
     models = build_compared(named, checkpoint, place, progress)
+    rivals = build_rivals(models, first, options, dtype, progress)
+    models |= rivals.models
     loader = build_test_loader(first, options.fraction)
     options.check_dataset(len(loader.dataset))
     tested = predict_all(models, first, loader, options.images, dtype, progress)
-    scores, agreement = tested.judge.quality(), tested.judge.agreement()
-    costs = measure_costs(models, tested, options, dtype, progress)
-    rows = tuple(
-        ComparedModel(
-            name=name,
-            method=PLAIN if reduction_of(model) is None else method_name(reduction_of(model)),
-            settings=used_settings(named[name], model),
-            **(dict.fromkeys(('miou', 'pck', 'pck_strict')) | scores[name]),
-            agreement=agreement[name],
-            **asdict(costs[name]),
-        )
-        for name, model in models.items()
-    )
+    costs = measure_costs(models, tested, options, dtype, progress, rivals.compiled)
+    settings = {name: used_settings(named[name], models[name]) for name in named} | rivals.settings
+    rows = rows_of(models | rivals.compiled, settings, tested, costs)
     about = dict(
         checkpoint=str(checkpoint),
         quality=tested.judge.measure,
@@ -117,7 +110,8 @@ def compare(
         precision=precision_name(dtype),
         torch=torch.__version__,
         work=list(options.work),
-        left_out=left_out,
+        rivals=[*rivals.models, *rivals.compiled],
+        left_out=left_out | rivals.left_out,
     )
     return Comparison(rows, about)
 
@@ -129,6 +123,24 @@ def load_compared(configs: Sequence[str], options: CompareOptions) -> dict[str, 
         require_sections(config, 'model', 'test_dataloader', 'test_evaluator')
     named = with_plain(dict(zip(names_of(configs), loaded)))
     return with_methods(named, loaded[0], options.methods, options.reductions)
+
+
+def rows_of(
+    models: Mapping[str, nn.Module], settings: Mapping[str, dict], tested: Tested, costs: Mapping[str, Cost]
+) -> tuple[ComparedModel, ...]:
+    """Return the rows of the models, the plain one first. A compiled one has the predictions of the plain network."""
+    scores, agreement, plain = tested.judge.quality(), tested.judge.agreement(), next(iter(models))
+    return tuple(
+        ComparedModel(
+            name=name,
+            method=PLAIN if reduction_of(model) is None else method_name(reduction_of(model)),
+            settings=settings[name],
+            **(dict.fromkeys(('miou', 'pck', 'pck_strict')) | scores.get(name, scores[plain])),
+            agreement=agreement.get(name, agreement[plain]),
+            **asdict(costs[name]),
+        )
+        for name, model in models.items()
+    )
 
 
 def used_settings(config: Config, model: nn.Module) -> dict[str, Any]:

@@ -118,20 +118,25 @@ def measure_costs(
     options: CompareOptions,
     amp: torch.dtype | None,
     progress: Progress,
+    graphs: Mapping[str, nn.Module] | None = None,
 ) -> dict[str, Cost]:
-    """Measure work, tokens, memory and speed of every model on the test inputs, singly and in batches."""
+    """Measure work, tokens, memory and speed of every model on the test inputs, singly and in batches.
+
+    graphs: some of the models under further names, timed in the same turns under torch.compile.
+    """
     progress('timing, one window at a time')
-    contestants = {name: Contestant.of(model) for name, model in models.items()}
+    of_graphs = {name: Contestant.of(model, compiled=True) for name, model in (graphs or {}).items()}
+    contestants = {name: Contestant.of(model) for name, model in models.items()} | of_graphs
     many = MeasureOptions(repeats=options.repeats, seconds=None, amp=amp)
     alone = time_models(contestants, tested.inputs, replace(many, repeats=max(options.repeats // 2, 1)))
     told = lambda text: progress(f'{text}, batches of {options.batch_size}')  # noqa: E731
     batches, compiled = tested.batches(options.batch_size), {}
-    found, _ = measure(models, batches, many, progress=told)
+    found, times = measure(models, batches, many, more=of_graphs, progress=told)
     if options.compiled:
         progress('compiling')
-        graphs = {name: Contestant.of(model, compiled=True) for name, model in models.items()}
-        compiled = time_models(graphs, batches, replace(many, compiled=True))
-    return {
+        every = {name: Contestant.of(model, compiled=True) for name, model in models.items()}
+        compiled = time_models(every, batches, replace(many, compiled=True))
+    costs = {
         name: Cost(
             gmacs=tested.windows * one.work.total() / 1e9,
             params=one.params,
@@ -144,3 +149,8 @@ def measure_costs(
         )
         for name, one in found.items()
     }
+    for graph, model in (graphs or {}).items():
+        eager = next(name for name, own in models.items() if own is model)
+        speeds = (1 / (tested.windows * seconds[graph].scores) for seconds in (alone, times))
+        costs[graph] = replace(costs[eager], **dict(zip(('fps', 'throughput'), speeds)), peak_memory=None)
+    return costs

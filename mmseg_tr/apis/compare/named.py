@@ -35,9 +35,7 @@ def compare_named(
     pictures: a folder; by default the bundled photographs. Raises ConfigError, CheckpointError or DatasetError.
     """
     options = options or CompareOptions()
-    given = dict(cfg_options=options.cfg_options, fraction=options.fraction != 1.0, work=options.work)
-    for wrong in (name for name, value in given.items() if value):
-        raise ConfigError(f'{wrong} is for a config, and model names a network.', parameters=[wrong])
+    refuse_those_of_configs(options)
     place, dtype = prepare_device(options.device), pick_precision(options.amp, options.device)
     named = open_named(name, checkpoint, place)
     progress('applying')
@@ -78,6 +76,19 @@ def compare_named(
         torch=torch.__version__,
     )
     return Comparison(tuple(rows), about)
+
+
+def refuse_those_of_configs(options: CompareOptions) -> None:
+    """Raise ConfigError for an option that only the network of a config has."""
+    given = dict(
+        cfg_options=options.cfg_options,
+        fraction=options.fraction != 1.0,
+        work=options.work,
+        rivals=options.rivals,
+        smaller=options.smaller,
+    )
+    for wrong in (name for name, value in given.items() if value):
+        raise ConfigError(f'{wrong} is for a config, and model names a network.', parameters=[wrong])
 
 
 @torch.inference_mode()

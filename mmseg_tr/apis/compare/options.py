@@ -53,12 +53,16 @@ class CompareOptions(MeasuringOptions):
 
     work: shares of the plain network's multiply-adds, such as (0.85, 0.7): every method is compared at each of them,
     with settings that are chosen for it, see equal_work. compiled: also time every network under torch.compile.
+    rivals: also what a user would pick instead of a method, see rivals.build_rivals(): the plain network at a smaller
+    input, with larger patches, compiled. smaller: (config, checkpoint) of smaller plain networks, as further rivals.
     """
 
     methods: Sequence[str] = ()
     reductions: Sequence[str] = ()
     work: Sequence[float] = ()
     compiled: bool = False
+    rivals: bool = False
+    smaller: Sequence[tuple[str, str]] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

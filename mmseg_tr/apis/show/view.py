@@ -17,9 +17,10 @@ from mmseg_tr.analysis.network import find_backbone
 from mmseg_tr.apis.build import build_model, prepare_device
 from mmseg_tr.apis.infer.predictor import configured
 from mmseg_tr.engine.preprocess import PictureReader, preprocess, shown
-from mmseg_tr.engine.windows import Windows, by, whole_steps, windows_of
+from mmseg_tr.engine.windows import Windows, by, windows_of
 from mmseg_tr.errors import CheckpointError, ConfigError, DatasetError
 from mmseg_tr.nn.backbone import Backbone
+from mmseg_tr.nn.inference import whole_steps
 
 RANDOM = 'none'  # the value that replaces a checkpoint
 LARGEST = 1 << 24  # most pixels at which a picture may enter
