@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_tr.errors import CheckpointError, ConfigError
-from mmseg_tr.hosts.budget import fixed_form
+from mmseg_tr.hosts.fixed import fixed_form
 from mmseg_tr.hosts.own import OwnTarget
 from mmseg_tr.nn import LinearDecoder, MaskTransformer, Segmenter, ViT
 from mmseg_tr.nn.checks import check_sizes

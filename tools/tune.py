@@ -1,9 +1,10 @@
-"""Find the setting of a method that meets a budget of quality or reaches a speed-up, and write its config."""
+"""Find the setting of a method that meets a budget of quality, a speed-up or a fixed budget, and write its config."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
@@ -23,6 +24,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--budget-miou', '--budget-pck', type=float, metavar='LOSS', help='points of mIoU, or of PCK, that may be lost'
     )
     budget.add_argument('--speed-up', type=float, metavar='X', help='times the plain model, such as 1.5')
+    budget.add_argument(
+        '--fixed',
+        type=float,
+        metavar='SHARE',
+        help='fixed shapes within SHARE of the plain multiply-adds, such as 0.7: of several ways to spend it, the one '
+        "that changes the network's results least on --images pictures; no search",
+    )
+    parser.add_argument(
+        '--split', default='train', metavar='SET', help='with --fixed: pictures of train (default) or test'
+    )
     parser.add_argument(
         '--by', default='time', metavar='WHAT', help='speed-up by time (default) or by work, which repeats exactly'
     )
@@ -42,16 +53,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Search, print, draw. Exits with 1 when no setting meets the budget."""
+    """Search or calibrate, print, draw. Exits with 1 when no setting meets the budget."""
     require_openmmlab('to tune a method')
     args = parse_args(argv)
     from rich.console import Console
 
-    from mmseg_tr.apis.tune import TuneOptions, tune
-    from mmseg_tr.apis.tune.search import Budget
-    from mmseg_tr.apis.tune.table import plot, table, verdict
+    from mmseg_tr.apis.tune import TuneOptions
 
-    budget = Budget(args.budget_miou, args.speed_up, args.by)
     options = TuneOptions(
         reduction=args.reduction,
         fraction=args.frac_dataset,
@@ -65,14 +73,41 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg_options=args.cfg_options,
     )
     console = Console(width=None if sys.stdout.isatty() else 140)
+    path = (calibrate_fixed if args.fixed is not None else search)(args, options, console)
+    if path is None:
+        raise SystemExit(1)
+    console.print(f'config: {path}', soft_wrap=True, highlight=False)
+
+
+def search(args: argparse.Namespace, options: Any, console: Any) -> Path | None:
+    """Search and print; returns the written config, None when no setting meets the budget."""
+    from rich.console import Console
+
+    from mmseg_tr.apis.tune import tune
+    from mmseg_tr.apis.tune.search import Budget
+    from mmseg_tr.apis.tune.table import plot, table, verdict
+
+    budget = Budget(args.budget_miou, args.speed_up, args.by)
     with Console(stderr=True).status('reading') as status:
         tuned = tune(args.config, args.checkpoint, budget, options, status.update)
     console.print(table(tuned))
     console.print(f'{len(tuned.points)} settings, {tuned.measured} measurements in this run; plot: {plot(tuned)}')
     console.print(verdict(tuned), soft_wrap=True, highlight=False)
-    if tuned.path is None:
-        raise SystemExit(1)
-    console.print(f'config: {tuned.path}', soft_wrap=True, highlight=False)
+    return tuned.path
+
+
+def calibrate_fixed(args: argparse.Namespace, options: Any, console: Any) -> Path:
+    """Calibrate a fixed budget and print; returns the written config."""
+    from rich.console import Console
+
+    from mmseg_tr.apis.tune.fixed import calibrate
+
+    with Console(stderr=True).status('reading') as status:
+        found = calibrate(args.config, args.checkpoint, args.fixed, options, args.split, status.update)
+    console.print(found.table())
+    console.print(found.verdict(), soft_wrap=True, highlight=False)
+    console.print(f'reduction={found.code}', soft_wrap=True, highlight=False, markup=False)
+    return found.path
 
 
 if __name__ == '__main__':

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
+from torch import nn
 
 from mmseg_tr.analysis.network import find_backbone
 from mmseg_tr.apis.build import build_model, known_shape
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.budget import fixed_form
+from mmseg_tr.hosts.fixed import fixed_form
 from mmseg_tr.hosts.own import OwnTarget
 from mmseg_tr.reduction import find_method
 
@@ -33,7 +34,17 @@ def settle_budget(config: Config) -> None:
     fixed = {key: asked.pop(key, None) for key in KEYS}
     plain = copy.deepcopy(config)
     plain.model.backbone.reduction = None
-    network = build_model(plain, None)
+    target = config_target(config, build_model(plain, None).eval())
+    target.check_fits(find_method(asked.get('type')))
+    settings = fixed_form(asked, fixed['budget'], fixed['tokens'], None, target).settings()
+    backbone['reduction'] = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+
+
+def config_target(config: Config, network: nn.Module) -> OwnTarget:
+    """The backbone of a config's plain network as a target for a budget of the whole network.
+
+    Raises ConfigError without such a backbone, and without a size where the backbone has none.
+    """
     found = find_backbone(network)
     if found is None:
         raise ConfigError(f'budget needs a backbone that takes a method, and {config.filename} has none.')
@@ -43,7 +54,4 @@ def settle_budget(config: Config) -> None:
             f'budget needs the size of the images: set data_preprocessor.size or test_cfg.crop_size in '
             f'{config.filename}.'
         )
-    target = OwnTarget(found, size if len(found.depths) > 1 else None, weights=True, whole=network.eval())
-    target.check_fits(find_method(asked.get('type')))
-    settings = fixed_form(asked, fixed['budget'], fixed['tokens'], None, target).settings()
-    backbone['reduction'] = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    return OwnTarget(found, size if len(found.depths) > 1 else None, weights=True, whole=network)

@@ -19,6 +19,7 @@ from mmseg_tr.values import read_value
 OPTION_NAMES = {
     'average': '--average-counts',
     'batch_sizes': '--batch-size',
+    'budget': '--fixed',
     'compiled': '--compile',
     'file_name': '--name',
     'form': '--format',

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.budget import BlocksTarget, Target, fixed_form
+from mmseg_tr.hosts.budget import BlocksTarget, Target
+from mmseg_tr.hosts.fixed import fixed_form
 from mmseg_tr.hosts.host import Host, Queries
 from mmseg_tr.hosts.own import own_target
 from mmseg_tr.hosts.report import Summary, summary

@@ -1,4 +1,4 @@
-"""A method whose network keeps at most a share of the plain one's multiply-adds."""
+"""Networks to which a method is applied: their size, their multiply-adds, what a method changes in their results."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from mmseg_tr.hosts.host import BlockView, Grid, Host, block_list
 from mmseg_tr.hosts.patch import install
 from mmseg_tr.hosts.rope import RULES
 from mmseg_tr.hosts.state import restore_modules
-from mmseg_tr.reduction import Reduction, Tokens, build_reduction, find_method
-from mmseg_tr.reduction.checks import check_choice, check_number
+from mmseg_tr.reduction import Reduction, Tokens
+from mmseg_tr.reduction.checks import check_choice
+
+BATCH = 8  # images of a calibration that run at once
 
 
 @dataclass(frozen=True)
@@ -95,20 +97,19 @@ class Target:
                 return replace(self, whole=None).plain()
         return self, self.work(None)
 
-    @torch.no_grad()
     def loss(self, strategy: Reduction, images: Tensor, plain: Tensor) -> float:
         """Squared difference that the method makes to the network's results for these images, relative to `plain`."""
-        self.install(self.network, strategy)
+        self.install(self.network, strategy.to(images.device) if isinstance(strategy, nn.Module) else strategy)
         try:
-            found = first_tensor((self.whole or self.network)(images))
+            found = self.results_of(images)
         finally:
             restore_modules(self.network)
         return float((found - plain).square().sum() / plain.square().sum())
 
     @torch.no_grad()
-    def plain_results(self, images: Tensor) -> Tensor:
-        """What the plain network returns for images."""
-        return first_tensor((self.whole or self.network)(images))
+    def results_of(self, images: Tensor) -> Tensor:
+        """What the network returns for images, BATCH of them at a time."""
+        return torch.cat([first_tensor((self.whole or self.network)(batch)) for batch in images.split(BATCH)])
 
 
 def first_tensor(result: Any) -> Tensor:
@@ -195,67 +196,3 @@ def on_meta(network: nn.Module, numbers: tuple[str, ...] = ()) -> nn.Module:
     copied = copy.deepcopy(network, empty)
     restore_modules(copied)
     return copied.float()
-
-
-def method_within(asked: dict[str, Any], budget: float, target: Target, images: Tensor | None = None) -> Reduction:
-    """Settings of fixed shapes with which the network keeps to a budget, fitted to it.
-
-    asked: the method's type, and settings that stay. images: (B, C, H, W), on which of several ways to spend the budget
-    the one is chosen that changes the network's results least; without, the first. Raises ConfigError for a budget
-    outside (0, 1], or below what the method can reach.
-    """
-    check_number('budget', budget, 0, 1, open_below=True)
-    method = find_method(asked.get('type'))
-    (target, plain), least, found = target.plain(), 1.0, []
-
-    def share(settings: Any) -> tuple[float, Reduction]:
-        built = build_reduction(settings)
-        assert built is not None  # a ladder has no plain model
-        strategy = target.bind(built)
-        return target.work(strategy) / plain, strategy
-
-    for ladder in method.fixed_ladder(asked, target.depth, target.grid):
-        if not ladder.rungs:
-            continue
-        strongest, strategy = share(ladder.rungs[-1])
-        least = min(least, strongest)
-        if strongest > budget:
-            continue
-        mild, strong = -1, len(ladder.rungs) - 1  # the last that is too mild, and one that is within
-        while strong - mild > 1:
-            middle = (mild + strong) // 2
-            work, candidate = share(ladder.rungs[middle])
-            if work <= budget:
-                strong, strategy = middle, candidate
-            else:
-                mild = middle
-        if images is None:
-            return strategy
-        found.append(strategy)
-    if not found:
-        raise ConfigError(f'budget must be {least:.2f} or more: {method.name} cannot save more here, got {budget}.')
-    if images is None or len(found) == 1:
-        return found[0]
-    results = target.plain_results(images)
-    return min(found, key=lambda strategy: target.loss(strategy, images, results))
-
-
-def method_with_tokens(asked: dict[str, Any], tokens: Any, target: Target) -> Reduction:
-    """Settings of fixed shapes that leave these numbers of patch tokens, see Reduction.with_tokens().
-
-    Raises ConfigError for numbers that cannot be.
-    """
-    built = build_reduction(find_method(asked.get('type')).with_tokens(asked, tokens, target.depth, target.grid))
-    assert built is not None
-    return target.bind(built)
-
-
-def fixed_form(asked: dict[str, Any], budget: Any, tokens: Any, calibrate: Any, target: Target) -> Reduction:
-    """method_within() or method_with_tokens(). Raises ConfigError where both are given, or images that are none."""
-    if budget is not None and tokens is not None:
-        raise ConfigError(f'one of budget and tokens must be given, got budget={budget!r} and tokens={tokens!r}.')
-    if calibrate is not None and (budget is None or not isinstance(calibrate, Tensor) or calibrate.dim() != 4):
-        raise ConfigError('calibrate must be images as a tensor (B, C, H, W), and goes with budget.')
-    if tokens is not None:
-        return method_with_tokens(asked, tokens, target)
-    return method_within(asked, budget, target, calibrate)

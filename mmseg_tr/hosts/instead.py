@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmseg_tr.analysis.measure import MeasureOptions, time_models
 from mmseg_tr.analysis.speed import Contestant
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.budget import method_within
+from mmseg_tr.hosts.fixed import method_within
 from mmseg_tr.nn.backbone import same_weights
 from mmseg_tr.reduction import REDUCTIONS
 

@@ -21,7 +21,7 @@ from mmseg_tr.analysis.speed import Contestant
 from mmseg_tr.apis.app.subject import Subject, variant
 from mmseg_tr.apis.show.layers import MergedLayer
 from mmseg_tr.errors import ConfigError, DatasetError
-from mmseg_tr.hosts.budget import method_within
+from mmseg_tr.hosts.fixed import method_within
 from mmseg_tr.hosts.own import own_target
 from mmseg_tr.reduction import PLAIN_NAMES, Reduction, find_method, method_names
 from mmseg_tr.visualization.merging import show_groups

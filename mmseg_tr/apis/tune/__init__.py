@@ -18,10 +18,11 @@ from mmseg_tr.apis.compare.options import MeasuringOptions
 from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections, use_reduction
 from mmseg_tr.apis.tune.measure import JOURNAL, Journal, Measurer, digest, digest_of
 from mmseg_tr.apis.tune.search import Budget, Point, find
-from mmseg_tr.apis.tune.spaces import Ladder, space
+from mmseg_tr.apis.tune.spaces import space
 from mmseg_tr.apis.tune.written import check_out, config_text, default_name, nested_options
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.files import write_atomically
+from mmseg_tr.nn.backbone import Backbone
 from mmseg_tr.reduction import find_method, method_names
 
 __all__ = ['TuneOptions', 'Tuned', 'tune']
@@ -76,47 +77,92 @@ def tune(
     Raises ConfigError, CheckpointError, DatasetError or DeviceError for input that cannot be used.
     """
     options = replace(options or TuneOptions(), **settings)
-    place, dtype = prepare_device(options.device), pick_precision(options.amp, options.device)
-    changes = nested_options(options.cfg_options or {})
-    base = load_config(config, options.cfg_options)
-    require_sections(base, 'model', 'test_dataloader', 'test_evaluator')
-    require_checkpoint(checkpoint)
-    measure = 'PCK@0.1' if base.get('default_scope') == 'mmpose' else 'mIoU'
-    reduced = copy.deepcopy(base)
-    if options.reduction is not None:
-        use_reduction(reduced, options.reduction)
-    method, ladders = ladders_of(reduced)
-    stem = Path(base.filename).stem
-    name = stem if options.reduction is None else f'{stem}_{method.lower()}'
-    folder = Path(options.work_dir or Path('work_dirs') / 'tune' / name)
-    path = Path(options.out) if options.out else folder / default_name(base, method, budget, measure)
-    check_out(path)
-    plain = copy.deepcopy(reduced)
-    plain.model.backbone.reduction = None
-    setup = dict(
-        config=digest(plain.model.to_dict(), plain.test_dataloader.to_dict()),
-        checkpoint=digest_of(checkpoint),
-        method=method,
-        images=[options.images, options.batch_size, options.repeats],
-        machine=[machine(place), torch.get_num_threads()],
-        precision=precision_name(dtype),
-    )
-    journal = Journal(folder / JOURNAL, setup)
-    subset = Measurer(plain, checkpoint, options, place, dtype, budget.by == 'time', journal, progress)
+    task = Task.of(config, checkpoint, options)
+    ladders = space(task.own, *task.network.extent)
+    path = task.path_of(options.out, default_name(task.base, task.method, budget, task.measure))
+    subset = task.measurer(options, budget.by == 'time', progress)
     whole = replace(options, fraction=1.0)
-    full = Measurer(plain, checkpoint, whole, place, dtype, True, journal, lambda text: progress(f'full set, {text}'))
+    full = task.measurer(whole, True, lambda text: progress(f'full set, {text}'))
     points, confirmed, chosen = find(ladders, budget, subset, full)
     if chosen is not None:
-        about = describe(budget, measure, chosen, full)
-        write_atomically(config_text(path, base, chosen.settings, changes, about), path)
+        about = describe(budget, task.measure, chosen, full)
+        write_atomically(config_text(path, task.base, chosen.settings, task.changes, about), path)
     plains = subset.plain_quality(), full.plain_quality() if confirmed else None
     written = path if chosen else None
     measured = subset.measured + full.measured
-    return Tuned(method, measure, budget, points, confirmed, chosen, plains, written, folder, measured)
+    return Tuned(task.method, task.measure, budget, points, confirmed, chosen, plains, written, task.folder, measured)
 
 
-def ladders_of(config: Config) -> tuple[str, list[Ladder]]:
-    """Return the method of a config and the ladders of its settings.
+@dataclass(frozen=True)
+class Task:
+    """A network whose method is tuned.
+
+    base: the config as given; plain: without its method; network: that backbone. own: settings of the method.
+    measure: the quality, mIoU or PCK. changes: cfg_options, nested.
+    """
+
+    base: Config
+    plain: Config
+    network: Backbone
+    own: dict[str, Any]
+    measure: str
+    changes: dict[str, Any]
+    journal: Journal
+    checkpoint: str
+    device: torch.device
+    dtype: torch.dtype | None
+
+    @classmethod
+    def of(cls, config: str, checkpoint: str, options: TuneOptions) -> Task:
+        """Raise ConfigError, CheckpointError or DeviceError for input that cannot be used."""
+        place, dtype = prepare_device(options.device), pick_precision(options.amp, options.device)
+        changes = nested_options(options.cfg_options or {})
+        base = load_config(config, options.cfg_options)
+        require_sections(base, 'model', 'test_dataloader', 'test_evaluator')
+        require_checkpoint(checkpoint)
+        reduced = copy.deepcopy(base)
+        if options.reduction is not None:
+            use_reduction(reduced, options.reduction)
+        own, network = tunable(reduced)
+        method, stem = find_method(own.get('type')).name, Path(base.filename).stem
+        name = stem if options.reduction is None else f'{stem}_{method.lower()}'
+        plain = copy.deepcopy(reduced)
+        plain.model.backbone.reduction = None
+        setup = dict(
+            config=digest(plain.model.to_dict(), plain.test_dataloader.to_dict()),
+            checkpoint=digest_of(checkpoint),
+            method=method,
+            images=[options.images, options.batch_size, options.repeats],
+            machine=[machine(place), torch.get_num_threads()],
+            precision=precision_name(dtype),
+        )
+        journal = Journal(Path(options.work_dir or Path('work_dirs') / 'tune' / name) / JOURNAL, setup)
+        measure = 'PCK@0.1' if base.get('default_scope') == 'mmpose' else 'mIoU'
+        return cls(base, plain, network, own, measure, changes, journal, checkpoint, place, dtype)
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return find_method(self.own.get('type')).name
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the journal."""
+        return self.journal.path.parent
+
+    def path_of(self, out: str | None, name: str) -> Path:
+        """The config to write. Raises ConfigError where it exists."""
+        path = Path(out) if out else self.folder / name
+        check_out(path)
+        return path
+
+    def measurer(self, options: TuneOptions, timed: bool, progress: Callable[[str], None]) -> Measurer:
+        """What measures settings on a share of the test set."""
+        return Measurer(self.plain, self.checkpoint, options, self.device, self.dtype, timed, self.journal, progress)
+
+
+def tunable(config: Config) -> tuple[dict[str, Any], Backbone]:
+    """Return the settings of a config's method, type included, and its backbone without it.
 
     Raises ConfigError without a method, or when the backbone accepts none.
     """
@@ -138,8 +184,7 @@ def ladders_of(config: Config) -> tuple[str, list[Ladder]]:
             f'the config {config.filename} names no method: set reduction to one of {", ".join(fitting)}.',
             parameters=['reduction'],
         )
-    own = own or dict(type=fitting[0])
-    return find_method(own.get('type')).name, space(own, *network.extent)
+    return own or dict(type=fitting[0]), network
 
 
 def describe(budget: Budget, measure: str, point: Point, full: Measurer) -> str:
