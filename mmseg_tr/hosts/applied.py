@@ -13,8 +13,21 @@ from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.carried import carried_by, carry, full, grid_of
 from mmseg_tr.hosts.host import BlockView, Grid, Host, Queries, block_list
 from mmseg_tr.hosts.rope import Rotary
-from mmseg_tr.reduction import Reduction, Tokens
+from mmseg_tr.reduction import Merge, Reduction, Tokens
+from mmseg_tr.reduction.base import Embedded
+from mmseg_tr.reduction.constants import numbers
 from mmseg_tr.reduction.ops import per_image
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An image between the patch embedding and the first block.
+
+    grid: of its patches. shared: which of them share a token, where the method decides that before the blocks.
+    """
+
+    grid: Grid
+    shared: Embedded | None = None
 
 
 @dataclass
@@ -49,8 +62,7 @@ class Applied(Switch):
     view: BlockView
     rotary: Rotary | None = None
     queries: Queries | None = None
-    grids: dict[int, list[Grid]] = field(default_factory=dict)  # thread -> of images before the first block
-
+    waiting: dict[int, list[Arrival]] = field(default_factory=dict)  # thread -> images before the first block
     left: dict[int, Tensor] = field(default_factory=dict)  # thread -> by the last block before queries join
 
     @classmethod
@@ -67,22 +79,24 @@ class Applied(Switch):
         """Tokens of what a block receives: those carried by the tensor, else one per patch."""
         carried = carried_by(x)
         if carried is not None:
-            return carried
+            return self._shared(carried)
         if self.queries is not None and layer >= self.queries.layer:
             return self._join(x, layer)
         return self._fresh(x, layer)
 
     def _fresh(self, x: Tensor, layer: int) -> Tokens:
-        grid = self.grid or grid_of(x) or self._image_grid(layer)
+        arrived = self._arrived(layer)
+        grid = self.grid or grid_of(x) or (arrived and arrived.grid)
         if grid is None or x.dim() != 3 or x.shape[1] != self.num_prefix + grid[0] * grid[1]:
             raise ConfigError(
                 f'block {layer} received tokens of shape {tuple(x.shape)}, and the patch grid {grid} with '
                 f'{self.num_prefix} prefix tokens does not fill it: use mmseg_tr.disabled(model) for this forward.'
             )
         tokens = Tokens(x, grid, self.num_prefix, trace=(per_image(x.shape[1], x.shape[0]),) * (layer - 1))
-        if self.grid is None:
+        if arrived is not None:
+            tokens = tokens.replace(memo=arrived.shared)
             carry(x, tokens)  # for a block that is rerun in the backward pass
-        return tokens
+        return self._shared(tokens)
 
     def _join(self, x: Tensor, layer: int) -> Tokens:
         """Tokens with the queries after the prefix: those that the block before left, else one per patch."""
@@ -126,8 +140,30 @@ class Applied(Switch):
         x, first, last = full(tokens), self.num_prefix, tokens.num_prefix
         return x if first == last else torch.cat([x[:, first:last], x[:, :first], x[:, last:]], 1)
 
-    def _image_grid(self, layer: int) -> tuple[int, int] | None:
-        waiting = self.grids.get(thread())
+    def _shared(self, tokens: Tokens) -> Tokens:
+        """The tokens that patches share from the patch embedding on, where these are a row for every patch."""
+        shared = tokens.memo
+        if not isinstance(shared, Embedded):
+            return tokens
+        x, size = self.merge_of(shared, tokens.x).apply(tokens.x, None, tokens.counts)
+        return tokens.replace(x=x, size=size, index=shared.index, memo=shared.memo)
+
+    def merge_of(self, shared: Embedded, x: Tensor) -> Merge:
+        """The merge from a row for every patch, (B, E + h*w, C), to the tokens that patches share."""
+        assert shared.index is not None
+        prefix = numbers(0, self.num_prefix, device=x.device).expand(x.shape[0], -1)
+        index = torch.cat([prefix, shared.index + self.num_prefix], 1)
+        return Merge(index, per_image(self.num_prefix + shared.x.shape[1], x.shape[0]))
+
+    def arrive(self, image: Arrival) -> None:
+        """Note an image at the patch embedding, for the first block."""
+        waiting = self.waiting.setdefault(thread(), [])
+        if len(waiting) > 16:  # left by forwards that failed
+            waiting.clear()
+        waiting.append(image)
+
+    def _arrived(self, layer: int) -> Arrival | None:
+        waiting = self.waiting.get(thread())
         return waiting.pop() if waiting and layer == 1 else None
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.applied import Applied
-from mmseg_tr.hosts.host import BlockView, Grid, Host, block_list
+from mmseg_tr.hosts.embed import patch_convolution, watch_embedding
+from mmseg_tr.hosts.host import BlockView, Grid, Host, block_list, submodule
 from mmseg_tr.hosts.patch import install
 from mmseg_tr.hosts.rope import RULES
 from mmseg_tr.hosts.state import restore_modules
@@ -168,22 +169,38 @@ class BlocksTarget(Target):
             raise ConfigError(f'{method.name} is for a {method.backbone}, not for a vision transformer of one stage.')
         if method.needs_class_token and not self.host.class_token:
             raise ConfigError(f'{method.name} needs a class token, which this network does not have.')
-        if kind.embed is not Reduction.embed:
+        embed = submodule(self.network, self.host.patch_embed) if self.host.patch_embed else None
+        if shares_early(kind) and (embed is None or patch_convolution(embed, self.host.patch_size) is None):
             raise ConfigError(
-                f"{method.name} works before the patch embedding, which is the host's own: use mmseg_tr.nn.ViT."
+                f'{method.name} works before the patch embedding, which must be one convolution of whole patches here, '
+                f'got {type(embed).__name__ if embed is not None else "none"}: use mmseg_tr.nn.ViT.'
             )
 
     def bind(self, strategy: Reduction) -> Reduction:
+        said = strategy.undecided()
+        if said is not None:
+            raise ConfigError(said)
+        if isinstance(strategy, nn.Module):  # of its own weights, which the network does not have
+            device = next((weight.device for weight in self.network.parameters()), None)
+            strategy = copy.deepcopy(strategy).to(device).eval()
+            strategy.init_weights()
         return strategy.bind(self.depth, self.grid, self.host.prefix)
 
     def install(self, network: nn.Module, strategy: Reduction) -> None:
-        install(network, self.host, Applied.of(strategy, network, self.host))
+        applied = Applied.of(strategy, network, self.host)
+        install(network, self.host, applied)
+        watch_embedding(network, self.host, applied, shares_early(type(strategy)))
 
     def with_positions(self, rule: str) -> Target:
         if self.host.rotary is None:
             return super().with_positions(rule)
         check_choice('positions', rule, RULES)
         return replace(self, host=replace(self.host, rotary=replace(self.host.rotary, rule=rule)))
+
+
+def shares_early(kind: type[Reduction]) -> bool:
+    """Whether a method decides at the patch embedding which patches share a token."""
+    return kind.embed is not Reduction.embed
 
 
 def on_meta(network: nn.Module, numbers: tuple[str, ...] = ()) -> nn.Module:

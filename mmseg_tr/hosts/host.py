@@ -37,9 +37,10 @@ class Host:
     """Where a pre-norm vision transformer keeps what a token-reduction method needs.
 
     blocks: path of the list of blocks from the network, 'encoder.layers'. prefix: tokens before the patches (class,
-    registers). grid: (h, w) of the patches; None where it depends on the image, which then needs patch_embed, the path
-    of the module that takes the image, patch_size, and pads where images are filled up to whole patches.
-    norm: path of the final norm, if there is one.
+    registers). grid: (h, w) of the patches; None where it depends on the image, which then needs patch_embed.
+    patch_embed: path of the module that takes the image, patch_size, and pads where images are filled up to whole
+    patches; also for methods that decide there which patches share a token.
+    norm: path of the final norm, if there is one. norm_pre: of one between the positions and the first block.
     parts: names in a block, for those that are not called as in timm: norm1, attn, ls1 and drop_path1 (on the branch of
     attention), norm2, mlp, ls2 and drop_path2; None for what a block does not have, or a function that makes the part
     of a block.
@@ -63,10 +64,11 @@ class Host:
     rotary: Rotary | None = None
     queries: Queries | None = None
     numbers: tuple[str, ...] = ()
+    norm_pre: str | None = None
 
     def check(self, model: nn.Module) -> None:
         """Raise ConfigError, naming what is missing, unless the network has everything described here."""
-        for name in ('blocks', 'norm', 'patch_embed'):
+        for name in ('blocks', 'norm', 'patch_embed', 'norm_pre'):
             path = getattr(self, name)
             if path is not None and submodule(model, path) is None:
                 raise ConfigError(f'{name} must be the path of a module of {type(model).__name__}, got {path!r}.')

@@ -69,13 +69,15 @@ class OwnTarget(Target):
         return (512, 512) if len(self.network.depths) > 1 else tuple(side * step for side, step in sides)
 
     def check_fits(self, method: type[Reduction] | Reduction) -> None:
-        kind = method if isinstance(method, type) else type(method)
-        if issubclass(kind, nn.Module) and not self.weights:
-            raise ConfigError(f'{method.name} has a network of its own, with weights: give it to create_model().')
         if method.backbone != self.network.kind:
             raise ConfigError(f'{method.name} is for a {method.backbone}, and this network is a {self.network.kind}.')
 
     def bind(self, strategy: Reduction) -> Reduction:
+        if isinstance(strategy, nn.Module) and not self.weights:
+            if next(strategy.parameters(), None) is not None:
+                raise ConfigError(f'{strategy.name} has a network of its own, with weights: give it to create_model().')
+            if (said := strategy.undecided()) is not None:
+                raise ConfigError(said)
         return self.network.fitted(strategy) or strategy  # one that merges nothing
 
     def install(self, network: nn.Module, strategy: Reduction) -> None:

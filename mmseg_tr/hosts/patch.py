@@ -5,8 +5,8 @@ their module, so that copies (DataParallel, deepcopy) run with their own weights
 travel in one of two ways. Where torch.nn.Sequential runs the blocks, nothing reads the tensors between them: the
 Tokens themselves are passed. Everywhere else a block returns the full tensor, with the reduced tokens as an attribute
 of it, which the next block takes up unless the tensor was changed. No state is kept between or during forwards but two
-things on their way: the patch grid of images of any size, from the patch embedding to the first block, and where
-queries join late, the tensor that the block before them returned.
+things on their way: from the patch embedding to the first block, the patch grid of images of any size and which patches
+share a token; and where queries join late, the tensor that the block before them returned.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.applied import Applied, Switch, thread
+from mmseg_tr.hosts.applied import Applied, Arrival, Switch
 from mmseg_tr.hosts.carried import carried_by
 from mmseg_tr.hosts.host import Grid, Host, block_list, submodule
 from mmseg_tr.hosts.rope import Positions, Turn
@@ -180,12 +180,14 @@ class NoteGrid(Hook):
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if self.applied.disabled:
             return
-        more = [patch - 1 if self.pads else 0 for patch in self.patch_size]
-        grid = tuple((side + extra) // patch for side, extra, patch in zip(args[0].shape[-2:], more, self.patch_size))
-        waiting = self.applied.grids.setdefault(thread(), [])
-        if len(waiting) > 16:  # left by forwards that failed
-            waiting.clear()
-        waiting.append(grid)
+        self.applied.arrive(Arrival(grid_of_image(args[0], self.patch_size, self.pads)))
+
+
+def grid_of_image(image: Tensor, patch_size: Grid, pads: bool) -> Grid:
+    """(h, w) of the patches of an image, (B, C, H, W). pads: whether it is filled up to whole patches."""
+    more = [patch - 1 if pads else 0 for patch in patch_size]
+    h, w = ((side + extra) // patch for side, extra, patch in zip(image.shape[-2:], more, patch_size))
+    return h, w
 
 
 def _foreign_hooks(module: nn.Module) -> list[Any]:
@@ -218,6 +220,3 @@ def install(network: nn.Module, host: Host, applied: Applied) -> None:
     norm = submodule(network, host.norm) if host.norm else None
     if norm is not None:
         set_forward(norm, NormForward(applied, norm))
-    embed = submodule(network, host.patch_embed) if host.grid is None and host.patch_embed else None
-    if embed is not None:
-        embed.register_forward_pre_hook(NoteGrid(applied, host.patch_size, host.pads))

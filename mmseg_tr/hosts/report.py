@@ -84,14 +84,14 @@ class Summary:
 
 @dataclass
 class Counting(Observer):
-    """Wrap a method and record how many tokens enter the first layer and leave each layer."""
+    """Wrap a method and record how many tokens the plain network has, and how many leave each layer."""
 
     def __post_init__(self) -> None:
-        self.entered: tuple[int, ...] = ()
+        self.entered = 0
         self.counts: list[tuple[int, ...]] = []
 
     def before_block(self, tokens: Tokens, layer: int) -> Tokens:
-        self.entered = self.entered or tokens.counts
+        self.entered = self.entered or tokens.num_prefix + tokens.grid[0] * tokens.grid[1]
         return super().before_block(tokens, layer)
 
     def after_block(self, tokens: Tokens, layer: int) -> Tokens:
@@ -154,7 +154,7 @@ def count_tokens(reduced: nn.Module, plain: nn.Module, image: Tensor) -> tuple[t
         applied.method = counting
         reduced(image)
         applied.method = method
-        return tuple(sum(counts) / len(counts) for counts in counting.counts), counting.entered[0], ()
+        return tuple(sum(counts) / len(counts) for counts in counting.counts), counting.entered, ()
     first = [1 + sum(depths[:stage]) for stage in range(len(depths))]
     parts = tuple(
         f'{entry.name}: {entry.tokens} of {entry.patches} {entry.part}'

@@ -39,6 +39,7 @@ def restore_modules(model: nn.Module) -> None:
             del module.forward, module.__prepare_scriptable__
         if isinstance(vars(module).get('switch'), Switch):  # of this package's own networks
             del module.switch
+            del module.reduction  # a submodule, where the method is one
             module.reduction = None  # type: ignore[assignment]
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key in [key for key, hook in hooks.items() if isinstance(hook, Hook)]:

@@ -82,10 +82,11 @@ def timm_host(model: nn.Module) -> Host | None:
         blocks='blocks',
         prefix=model.num_prefix_tokens,
         grid=tuple(embed.grid_size) if fixed else None,
-        patch_embed=None if fixed else 'patch_embed',
+        patch_embed='patch_embed',
         patch_size=tuple(embed.patch_size),
         pads=embed.dynamic_img_pad,
         class_token=model.cls_token is not None,
+        norm_pre='norm_pre',
         image_size=tuple(embed.img_size) if embed.img_size is not None else None,
         **layout,
     )

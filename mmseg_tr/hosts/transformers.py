@@ -130,10 +130,9 @@ def transformers_host(model: nn.Module) -> Host | None:
     side, patch = (pair(value) for value in (config.image_size, config.patch_size))
     if layout.pop('fixed', False):
         layout |= dict(grid=(side[0] // patch[0], side[1] // patch[1]))
-    else:
-        layout |= dict(patch_embed='embeddings.patch_embeddings')
     if getattr(config, 'num_queries', 0):
         layout |= dict(queries=Queries(config.num_queries, config.num_hidden_layers - config.num_blocks + 1))
+    layout |= dict(patch_embed='embeddings.patch_embeddings')
     prefix = dict(prefix=1 + getattr(config, 'num_register_tokens', 0))
     return Host(**(prefix | dict(patch_size=patch, image_size=side) | layout))
 

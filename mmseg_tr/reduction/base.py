@@ -140,6 +140,10 @@ class Reduction:
         """Why these settings cannot run with fixed shapes, and what to set instead; None if they can."""
         return None
 
+    def undecided(self) -> str | None:
+        """Why the method cannot decide in a network that has no weights for it, and what to do; None if it can."""
+        return None
+
     def fixed_by(self, forwards: Iterable[Tokens]) -> Reduction:
         """Return an adaptive method's form of fixed shapes; each count is the mean over these forwards.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import mmseg_tr
+from mmseg_tr.hosts.patch import Hook
 
 Outputs = Callable[[nn.Module, Tensor], list[Tensor]]
 
@@ -17,6 +18,10 @@ Outputs = Callable[[nn.Module, Tensor], list[Tensor]]
 def check_bare(model: nn.Module, state: dict[str, Tensor]) -> None:
     """A network holds the weights of before, and nothing of this package."""
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    hooks = [
+        hook for part in model.modules() for hook in (*part._forward_pre_hooks.values(), *part._forward_hooks.values())
+    ]
+    assert not any(isinstance(hook, Hook) for hook in hooks)
     assert not any('forward' in vars(part) or part._forward_pre_hooks for part in model.modules())
 
 

@@ -68,6 +68,7 @@ KINDS = {
 DRAWN = [
     ('ViTPose', 'ALGM'),
     ('ViTPose', 'ACT'),
+    ('ViTPose', 'CTS'),
     ('DPT', 'ToMe'),
     ('DPT', 'EViT'),
     ('DPT on DINOv2', 'ALGM'),

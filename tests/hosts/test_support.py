@@ -24,6 +24,7 @@ from tests.hosts import test_dense_heads, test_sam, test_segformer, test_transfo
 PAGE = Path(__file__).resolve().parents[2] / 'docs' / 'hosts.md'
 BEGIN, END = '<!-- support: written by tests/hosts/test_support.py -->', '<!-- end of support -->'
 SMALL = dict(img_size=64, patch_size=8, embed_dim=32, depth=4, num_heads=2, num_classes=0)
+DECIDED, WITH_DECISIONS = dict(policy='random'), 'with decisions'  # of a method that decides before the blocks
 SAM = dict(window_size=4, global_attn_indexes=(1, 3))
 
 
@@ -59,7 +60,7 @@ def reason(model: nn.Module, key: str) -> str:
     # the form of the method that fits, where its settings decide
     settings = [{}, *([dict(form=form) for form in getattr(REDUCTIONS[key], 'FORMS', ())])]
     said = ''
-    for chosen in settings:
+    for chosen in (*settings, DECIDED):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
@@ -68,7 +69,7 @@ def reason(model: nn.Module, key: str) -> str:
             said = said or str(error)
             continue
         mmseg_tr.remove(model)
-        return ''
+        return WITH_DECISIONS if chosen is DECIDED else ''
     return said
 
 
@@ -82,7 +83,10 @@ def table() -> str:
         cells = []
         for key in keys:
             said = reason(model, key).replace(REDUCTIONS[key].name, 'The method', 1).partition(':')[0].rstrip('.')
-            cells.append(f'no ({reasons.setdefault(said, len(reasons) + 1)})' if said else 'yes')
+            if said == WITH_DECISIONS:
+                cells.append(said)
+            else:
+                cells.append(f'no ({reasons.setdefault(said, len(reasons) + 1)})' if said else 'yes')
         lines.append(f'| {name} | {" | ".join(cells)} |')
     notes = [f'{number}. {said}.' for said, number in reasons.items()]
     return '\n'.join([*lines, '', 'Why not:', '', *notes])

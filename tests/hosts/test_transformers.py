@@ -68,6 +68,7 @@ METHODS = {
     'EViT': dict(layers=(2,), keep_rate=0.6),
     'Expedite': dict(layer=2, clusters=(3, 4), k=4),
     'ACT': dict(q_hashes=2),
+    'CTS': dict(policy='random', share=0.3),
 }
 
 

@@ -22,7 +22,7 @@ from mmseg_tr.reduction.checks import (
     is_integer,
 )
 from mmseg_tr.reduction.cts.amount import check_amount
-from mmseg_tr.reduction.cts.policy import PolicyNet, policy_state
+from mmseg_tr.reduction.cts.policy import PolicyNet, policy_on, policy_state, why_undecided
 from mmseg_tr.reduction.cts.sharing import (
     Sharing,
     policy_scores,
@@ -100,7 +100,7 @@ class CTS(nn.Module, Reduction):
         self.seed, self.policy_checkpoint, self.unread = seed, policy_checkpoint, policy_checkpoint
         self.shared, self.share = (None, None) if policy == 'none' else check_amount(shared, share)
         self.grid: Grid | None = None  # the one that `shared` counts on, known to bind()
-        self.guide: Tensor | None = None
+        self.guide: Tensor | Callable[[Tensor], Tensor] | None = None
         self.policy = PolicyNet().requires_grad_(False) if policy == 'network' else None
         self.train()
 
@@ -160,9 +160,13 @@ class CTS(nn.Module, Reduction):
         chance = self.decides in ('random', 'oracle')
         return f"CTS with policy={self.decides!r} cannot be exported: set policy='network'." if chance else None
 
-    def guided(self, logits: Tensor) -> CTS:
+    def undecided(self) -> str | None:
+        return None if self.guide is not None else why_undecided(self.decides, self.policy, self.unread)
+
+    def guided(self, logits: Tensor | Callable[[Tensor], Tensor]) -> CTS:
         """Return the method for forwards in which these logits decide, (B, 2, h//2, w//2), two for each superpatch.
 
+        logits: of the images of a forward, or a function from images (B, 3, H, W) to them.
         vit(image, reduction=vit.reduction.guided(oracle_logits(labels, vit.patch_size)))
         """
         if self.decides == 'none':
@@ -244,10 +248,10 @@ class CTS(nn.Module, Reduction):
     def scores(self, image: Tensor, supergrid: Grid, patch: tuple[int, int]) -> Tensor:
         """Sharing score of each superpatch, (B, h//2, w//2) float32."""
         if self.guide is not None:
-            shape = (len(image), 2, *supergrid)
-            if tuple(self.guide.shape) != shape:
-                raise ConfigError(f'logits must have shape {shape} here, got {tuple(self.guide.shape)}.')
-            return policy_scores(self.guide, self.precision)
+            logits = self.guide if isinstance(self.guide, Tensor) else self.guide(image)
+            if tuple(logits.shape) != (shape := (len(image), 2, *supergrid)):
+                raise ConfigError(f'logits must have shape {shape} here, got {tuple(logits.shape)}.')
+            return policy_scores(logits.to(image.device), self.precision)
         if self.decides == 'oracle':
             raise ConfigError(
                 "policy='oracle' needs labels with every forward: use mmseg_tr.OracleSegmentor, or give the forward "
@@ -268,8 +272,7 @@ class CTS(nn.Module, Reduction):
     def policy_logits(self, image: Tensor) -> Tensor:
         """Logits of the policy network, (B, 3, H, W) -> (B, 2, ceil(H/32), ceil(W/32)); never under autocast."""
         with record_function('mmseg_tr::policy'), without_autocast(image):
-            policy = self.policy
-            assert policy is not None  # policy='network'
+            policy = policy_on(self.policy, image.device)
             image = image.to(policy.head.weight.dtype)
             if self.normalization == 'deit':
                 mean, std = (_per_channel(value, image) for value in (DEIT_MEAN, DEIT_STD))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -78,6 +79,23 @@ class PolicyNet(nn.Module):
         parts = image.split(max(1, PIXELS_AT_ONCE // image[0, 0].numel()))
         logits = [network.head(network.features(part)) for part in parts]
         return logits[0] if len(logits) == 1 else torch.cat(logits)
+
+
+def policy_on(policy: nn.Module | None, device: torch.device) -> Any:
+    """The policy network on this device: itself, or a copy for a network that was moved without it."""
+    assert policy is not None  # policy='network'
+    weight = next(policy.parameters(), None)
+    return policy if weight is None or weight.device == device else copy.deepcopy(policy).to(device)
+
+
+def why_undecided(decides: str, policy: nn.Module | None, file: str | None) -> str | None:
+    """As Reduction.undecided(). decides: the setting `policy`. file: from which the policy network will be loaded."""
+    if decides == 'oracle' or (isinstance(policy, PolicyNet) and policy.is_random and not file):
+        return (
+            'CTS needs decisions or a trained policy network here: apply CTS(...).guided(logits), name the network in '
+            "policy_checkpoint, or set policy='random'."
+        )
+    return None
 
 
 class InPlaceBatchNormAct(timm.layers.BatchNormAct2d):
