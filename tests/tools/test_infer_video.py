@@ -95,7 +95,7 @@ def test_videos_that_break_off_or_are_none_are_reported(tiny, videos, tmp_path, 
     assert not [path for path in (tmp_path / 'out').rglob('*') if 'unfinished' in path.name]
 
 
-def test_progress_counts_frames_and_never_holds_more_than_a_batch(tiny, videos, tmp_path, monkeypatch):
+def test_progress_counts_frames_and_no_more_than_the_next_batch_is_read_ahead(tiny, videos, tmp_path, monkeypatch):
     read, told, held = [], [], []
     frames = type(open_video(videos / 'other.mp4')).frames
 
@@ -115,7 +115,7 @@ def test_progress_counts_frames_and_never_holds_more_than_a_batch(tiny, videos, 
     )
     assert (written, failures) == (1, [])
     assert told == [(5, FRAMES), (10, FRAMES), (FRAMES, FRAMES)]
-    assert max(held) == 0  # frames are read when they are due
+    assert max(held) <= 5 + 1  # those of the next batch, and one more
 
 
 def test_a_run_that_is_killed_leaves_no_part_of_a_video(tiny, videos, tmp_path):

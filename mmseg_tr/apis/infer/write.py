@@ -1,13 +1,16 @@
-"""Write results of infer: pictures in batches, then videos frame by frame."""
+"""Write results of infer: pictures in batches, then videos frame by frame, read and written beside the network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from mmseg_tr.apis.images import Failure, Picture
+from mmseg_tr.apis.infer.overlap import Writer, read_ahead
 from mmseg_tr.apis.infer.task import Request, Task, same_size
 from mmseg_tr.engine.windows import entry_sentence
 from mmseg_tr.errors import ConfigError, DatasetError
@@ -101,29 +104,46 @@ class Writing:
         self.total = len(failures) + len(stills) + sum(max(count, 1) for count in videos.values())
         for failure in failures:
             self.fail(failure.path, failure.reason)
-        for start in range(0, len(stills), self.batch_size):
-            self.stills(stills[start : start + self.batch_size], results)
+        self.stills(stills, results)
         for picture, count in videos.items():
             self.video(picture, results[picture], count)
 
     def stills(self, pictures: Sequence[Picture], results: Mapping[Picture, Results]) -> None:
-        """Predict and write a batch of pictures."""
-        read: dict[str, Picture] = {}
-        requests = []
-        for picture in pictures:
-            try:
-                requests.append(self.task.read(picture.path, picture.name.as_posix()))
-                read[requests[-1].name] = picture
-            except DatasetError as error:
-                self.fail(picture.path, str(error))
-        for same in same_size(requests):
-            self.tell_scale(same[0])
-            for request, result in zip(same, self.task.predict(same)):
-                where = results[read[request.name]]
-                write_atomically(picture_png(self.task.draw(request, result)), where.drawn)
-                write_atomically(self.task.encode(result), where.found)
-                self.written += 1
-        self.advance(len(requests))
+        """Predict and write pictures in batches; the next batch is read and the last one written meanwhile."""
+        attempts = ((picture, self.attempt(picture)) for picture in pictures)
+        with closing(read_ahead(attempts, self.ahead)) as ahead, Writer(self.ahead) as writer:
+            while batch := list(islice(ahead, self.batch_size)):
+                read: dict[str, Picture] = {}
+                requests = []
+                for picture, request in batch:
+                    if isinstance(request, DatasetError):
+                        self.fail(picture.path, str(request))
+                        continue
+                    requests.append(request)
+                    read[request.name] = picture
+                for same in same_size(requests):
+                    self.tell_scale(same[0])
+                    for request, result in zip(same, self.task.predict(same)):
+                        writer.add(self.still, request, result, results[read[request.name]])
+                self.advance(len(requests))
+
+    @property
+    def ahead(self) -> int:
+        """How many pictures are read ahead, and how many wait to be written."""
+        return self.batch_size + 1
+
+    def attempt(self, picture: Picture) -> Request | DatasetError:
+        """Read a picture; an error is returned, since it concerns this picture alone."""
+        try:
+            return self.task.read(picture.path, picture.name.as_posix())
+        except DatasetError as error:
+            return error
+
+    def still(self, request: Request, result: Any, where: StillResults) -> None:
+        """Write the results of a picture."""
+        write_atomically(picture_png(self.task.draw(request, result)), where.drawn)
+        write_atomically(self.task.encode(result), where.found)
+        self.written += 1
 
     def video(self, picture: Picture, results: VideoResults, count: int) -> None:
         """Predict and write a video; count: its frames by its header."""
@@ -142,19 +162,19 @@ class Writing:
     def frames(self, picture: Picture, results: VideoResults) -> int:
         """Write the results of a video; returns how many frames could be read.
 
-        At most a batch of frames is in memory. Raises DatasetError for a video without a readable frame.
+        A few frames more than two batches are in memory. Raises DatasetError for a video without a readable frame.
         """
         video, number, all_found = open_video(picture.path), 0, []
-        ending = list(self.task.folders.values())[1]
-        frames = video.frames()
-        with VideoWriter(results.drawn, video.fps) as writer:
-            while batch := list(islice(frames, self.batch_size)):
-                requests = [self.task.read(frame, picture.name.as_posix()) for frame in batch]
-                self.tell_scale(requests[0])
-                for request, result in zip(requests, self.task.predict(requests)):
-                    writer.add(self.task.draw(request, result))
-                    if results.frames is not None:
-                        write_atomically(self.task.encode(result), results.frames / f'{number:06d}{ending}')
+        requests = (self.task.read(frame, picture.name.as_posix()) for frame in video.frames())
+        with (
+            VideoWriter(results.drawn, video.fps) as drawn,
+            closing(read_ahead(requests, self.ahead)) as ahead,
+            Writer(self.ahead) as writer,
+        ):
+            while batch := list(islice(ahead, self.batch_size)):
+                self.tell_scale(batch[0])
+                for request, result in zip(batch, self.task.predict(batch)):
+                    writer.add(self.frame, drawn, request, result, self.file_of(results, number))
                     if results.found is not None:
                         all_found.append(result)
                     number += 1
@@ -162,6 +182,17 @@ class Writing:
         if results.found is not None:
             write_atomically(self.task.encode(all_found), results.found)
         return number
+
+    def file_of(self, results: VideoResults, number: int) -> Path | None:
+        """Return the file for what is found in a frame of a video, if frames have one."""
+        ending = list(self.task.folders.values())[1]
+        return None if results.frames is None else results.frames / f'{number:06d}{ending}'
+
+    def frame(self, drawn: VideoWriter, request: Request, result: Any, file: Path | None) -> None:
+        """Write the results of a frame."""
+        drawn.add(self.task.draw(request, result))
+        if file is not None:
+            write_atomically(self.task.encode(result), file)
 
     def tell_scale(self, request: Request) -> None:
         """Report once at which size a picture enters the network."""
