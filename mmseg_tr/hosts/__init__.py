@@ -127,7 +127,9 @@ def check_untouched(model: nn.Module) -> None:
     if applied_to(model) is not None:
         raise ConfigError('a method was applied to this network already: mmseg_tr.remove(model) first.')
     for name, module in model.named_modules():
-        if 'forward' in vars(module):
+        own = vars(module).get('forward')
+        # transformers 4.57 leaves the class's own forward as an attribute where it recorded outputs
+        if own is not None and own != type(module).forward.__get__(module):
             raise ConfigError(f'the forward of {name or "the network"} was replaced by other code: undo that first.')
 
 

@@ -93,10 +93,13 @@ def block_list(network: nn.Module, host: Host) -> nn.ModuleList | nn.Sequential:
     return blocks
 
 
-def other_release(model: nn.Module, missing: str, place: str = '') -> ConfigError:
-    """The error for a network of transformers without a module that this package reads. place: 'stage 1 of '."""
+def other_release(model: nn.Module, missing: str, place: str = '', since: str = '4.57') -> ConfigError:
+    """The error for a network of transformers without a module that this package reads.
+
+    place: 'stage 1 of '. since: the first release whose networks of this class are supported.
+    """
     return ConfigError(
-        f'{place}{type(model).__name__} of this release of transformers has no {missing}: 5.24 or newer is supported.'
+        f'{place}{type(model).__name__} of this release of transformers has no {missing}: {since} or newer is needed.'
     )
 
 

@@ -127,7 +127,7 @@ class SegformerTarget(Target):
                 attention = getattr(block, 'attention', None)
                 missing += [name for name in NEEDED if not hasattr(attention, name)]
             if missing:
-                raise other_release(self.network, missing[0], f'stage {number} of ')
+                raise other_release(self.network, missing[0], f'stage {number} of ', since='5.24')
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -175,5 +175,5 @@ def segformer_target(model: nn.Module) -> SegformerTarget | None:
     if not kind.__module__.startswith('transformers.models.segformer.') or kind.__name__ not in KINDS:
         return None
     if getattr(model, 'stages', None) is None:
-        raise other_release(model, 'stages')
+        raise other_release(model, 'stages', since='5.24')
     return SegformerTarget(model)

@@ -1,4 +1,4 @@
-"""Networks of Hugging Face transformers 5, alone, under heads, and as backbones.
+"""Networks of Hugging Face transformers 4.57 and 5, alone, under heads, and as backbones.
 
 Nothing of transformers is imported: a network is known by its class.
 """
@@ -55,7 +55,7 @@ class EomtAttention(NamedAttention):
 
 
 class NestedAttention(SplitAttention):
-    """Attention of ViTPose and DPT: a module of three layers, and one of the last layer and its dropout."""
+    """Attention of ViTPose and DPT, in 4.57 of others too: a module of three layers, and one of the last layer."""
 
     returns_weights = False
     layers: ClassVar[tuple[str, ...]] = ('attention.query', 'attention.key', 'attention.value', 'output.dense')
@@ -68,7 +68,7 @@ class NestedAttention(SplitAttention):
 
 @dataclass(frozen=True)
 class TwoPartMLP:
-    """MLP of DPT's blocks, without the residual that the second module of the block adds."""
+    """MLP of DPT's blocks, and in 4.57 of ViT's, without the residual that the second module of the block adds."""
 
     block: nn.Module
 
@@ -80,9 +80,14 @@ class TwoPartMLP:
 SCALED = dict(attn='attention', ls1='layer_scale1', drop_path1='drop_path', ls2='layer_scale2', drop_path2='drop_path')
 NAMED = dict(norm1='layernorm_before', attn='attention', norm2='layernorm_after', drop_path1=None, drop_path2=None)
 ROTARY = dict(attention=NamedAttention, rotary=Rotary('position_embeddings'))
-VIT = dict(blocks='layers', parts=dict(NAMED, ls1='dropout', ls2='dropout'))
-DINOV2 = dict(blocks='encoder.layer', parts=SCALED)
-DINOV3 = dict(blocks='model.layer', parts=SCALED, norm='norm', **ROTARY)
+DPT = dict(blocks='encoder.layer', parts=dict(NAMED, ls1=None, ls2=None, mlp=TwoPartMLP), attention=NestedAttention)
+# the layout of the newest release first, then that of 4.57
+VIT = (dict(blocks='layers', parts=dict(NAMED, ls1='dropout', ls2='dropout')), DPT)
+DINOV2 = (
+    dict(blocks='encoder.layer', parts=SCALED),
+    dict(blocks='encoder.layer', parts=SCALED, attention=NestedAttention),
+)
+DINOV3 = tuple(dict(blocks=blocks, parts=SCALED, norm='norm', **ROTARY) for blocks in ('model.layer', 'layer'))
 VITPOSE = dict(
     blocks='encoder.layer',
     parts=dict(NAMED, ls1=None, ls2=None),
@@ -91,9 +96,8 @@ VITPOSE = dict(
     class_token=False,
     fixed=True,
 )
-DPT = dict(blocks='encoder.layer', parts=dict(NAMED, ls1=None, ls2=None, mlp=TwoPartMLP), attention=NestedAttention)
 EOMT = dict(blocks='layers', parts=SCALED, attention=EomtAttention, fixed=True, numbers=('attn_mask_probs',))
-LAYOUTS: dict[str, dict[str, Any]] = {
+LAYOUTS: dict[str, dict[str, Any] | tuple[dict[str, Any], ...]] = {
     'ViTModel': VIT,
     'Dinov2Model': DINOV2,
     'Dinov2Backbone': DINOV2,
@@ -121,8 +125,7 @@ def transformers_host(model: nn.Module) -> Host | None:
     kind = type(model)
     if not kind.__module__.startswith('transformers.models.') or kind.__name__ not in LAYOUTS:
         return None
-    layout: dict[str, Any] = dict(norm='layernorm', attention=SplitAttention) | LAYOUTS[kind.__name__]
-    check_layout(model, layout)
+    layout = fitting_layout(model, LAYOUTS[kind.__name__])
     config: Any = model.config
     for name, (value, reason) in WANTED.items():
         if getattr(config, name, value) != value:
@@ -137,8 +140,23 @@ def transformers_host(model: nn.Module) -> Host | None:
     return Host(**(prefix | dict(patch_size=patch, image_size=side) | layout))
 
 
-def check_layout(model: nn.Module, layout: dict[str, Any]) -> None:
-    """Raise ConfigError, naming the first of them, where modules are missing that this package reads."""
+def fitting_layout(model: nn.Module, known: dict[str, Any] | tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """The first known layout that a network has.
+
+    Raises ConfigError, naming what the newest layout lacks, where it has none of them.
+    """
+    layouts = [
+        dict(norm='layernorm', attention=SplitAttention) | each
+        for each in ([known] if isinstance(known, dict) else known)
+    ]
+    missing = [missing_module(model, layout) for layout in layouts]
+    if None not in missing:
+        raise other_release(model, str(missing[0]))
+    return layouts[missing.index(None)]
+
+
+def missing_module(model: nn.Module, layout: dict[str, Any]) -> str | None:
+    """The first module of a layout that a network lacks; None for one that has it."""
     blocks = submodule(model, layout['blocks'])
     missing = [layout['blocks']] if blocks is None else []
     if blocks is not None and any(True for _ in blocks.children()):
@@ -147,8 +165,7 @@ def check_layout(model: nn.Module, layout: dict[str, Any]) -> None:
         attention = layout['parts']['attn']
         wanted += [f'{attention}.{name}' for name in (*pieces.layers, pieces.heads_name, pieces.dropout_name)]
         missing = [name for name in wanted if submodule(block, name) is None]
-    if missing:
-        raise other_release(model, missing[0])
+    return missing[0] if missing else None
 
 
 def pair(value: Any) -> tuple[int, int]:
