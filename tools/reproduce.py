@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rich.table import Table
 
     from mmseg_tr.apis.reproduce import PAGE, ReproduceOptions, estimate, find_rows, reproduce
-    from mmseg_tr.apis.reproduce.page import HEAD, cells
+    from mmseg_tr.apis.reproduce.page import tables
 
     options = ReproduceOptions(
         args.out, args.device, args.frac_dataset, args.mirror, args.metafile, args.again,
@@ -49,17 +49,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.estimate:
         return
     found = reproduce(args.rows, options)
-    table = Table(*(HEAD[number] for number in SHOWN))
-    for row in rows:
-        line = cells(row, found[row.name], args.frac_dataset)
-        table.add_row(*(line[number].partition(':')[0] for number in SHOWN))
-    Console().print(table)
+    for task, lines in tables(rows, found, args.frac_dataset).items():
+        shown = [name for name in lines[0] if not name.endswith(HIDDEN) and any(line[name] != '-' for line in lines)]
+        table = Table(*shown, title=task)
+        for line in lines:
+            table.add_row(*(line[name].partition(':')[0] for name in shown))
+        Console().print(table)
     print(f'page: {Path(args.out) / PAGE}')
     if any('error' in one for one in found.values()):
         raise SystemExit(1)
 
 
-SHOWN = (0, 2, 3, 4, 6, 7, 10, 11)  # columns that fit a terminal
+HIDDEN = ('Dataset', 'plain', 'ms')  # ends of the columns that a terminal has no room for
 
 if __name__ == '__main__':
     sys.exit(run_tool(main))

@@ -16,6 +16,7 @@ from mmengine.device import get_device
 import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
 from mmseg_tr.apis.fixed import settle_budget
 from mmseg_tr.engine.config_checks import SEEDS, check_settings
+from mmseg_tr.engine.terminal import quieten_packages
 from mmseg_tr.errors import CheckpointError, ConfigError, MissingExtraError
 from mmseg_tr.paths import find_config
 from mmseg_tr.reduction import PLAIN_NAMES, find_method
@@ -70,6 +71,7 @@ def _modernise(config: Config) -> None:
 
 def _read(path: Path) -> Config:
     path = find_config(path)
+    quieten_packages()
     try:
         return Config.fromfile(str(path))
     except MissingExtraError:

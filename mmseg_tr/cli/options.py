@@ -45,8 +45,12 @@ def run_tool(
     line and 128 plus the signal's number. resume: returns the command that continues what was interrupted.
     """
     logging.raiseExceptions = False  # no traceback for every line of a log file on a full disk
-    with signals.raised_once():
-        status = _status_of(main, argv, resume)
+    os.environ['MMSEG_TR_TOOL'] = '1'  # for engine.terminal
+    try:
+        with signals.raised_once():
+            status = _status_of(main, argv, resume)
+    finally:
+        os.environ.pop('MMSEG_TR_TOOL', None)
     if status > 128:
         signals.ignore()
     distributed = sys.modules.get('mmseg_tr.engine.distributed')  # do not import torch for a tool that did not

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mmseg_tr.datasets.empty import why_empty
 from mmseg_tr.datasets.metainfo_checks import check_metainfo
+from mmseg_tr.engine.terminal import hushed
 from mmseg_tr.errors import ConfigError, DatasetError
 
 UNSET = re.compile(r'unset:(\w+)')  # the value of {{$DATASET}} in our configs when the variable is not set
@@ -30,9 +31,10 @@ def build_dataset(config: Mapping[str, Any], fraction: float = 1.0) -> Any:
     check_folders(config)
     check_metainfo(config)
     try:
-        dataset = DATASETS.build(config)
-        if hasattr(dataset, 'full_init'):
-            dataset.full_init()
+        with hushed():
+            dataset = DATASETS.build(config)
+            if hasattr(dataset, 'full_init'):
+                dataset.full_init()
     except FileNotFoundError as error:
         reason = f'{error.filename} does not exist' if error.filename else error
         raise DatasetError(f'{kind}: {reason}') from error

@@ -24,7 +24,7 @@ from mmseg_tr.cpu import keep_freed_memory
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.engine.layer_decay import OURS, recognised
 from mmseg_tr.engine.pose_checks import check_pose_network, check_pose_run
-from mmseg_tr.engine.terminal import ProgressLine, quieten, verbose
+from mmseg_tr.engine.terminal import ProgressLine, hushed, quieten, verbose
 from mmseg_tr.engine.training_state import overruled, settings_in_force
 from mmseg_tr.engine.worker_state import RecordingCollate, end_workers
 from mmseg_tr.errors import CheckpointError, ConfigError, InputError
@@ -99,6 +99,11 @@ class ToolRunner(Runner):
         """As mmengine's. Raises ConfigError."""
         with config_mistakes(self.cfg):
             return super().build_param_scheduler(scheduler)
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+        """As mmengine's, without the line that it prints."""
+        with hushed():
+            return super().load_checkpoint(*args, **kwargs)
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Continue a training; settings of the config that have no effect are logged.

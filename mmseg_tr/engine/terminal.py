@@ -5,21 +5,27 @@ The environment variable MMSEG_TR_VERBOSE, which the option -v sets, brings mmen
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
 VERBOSE = 'MMSEG_TR_VERBOSE'
+TOOL = 'MMSEG_TR_TOOL'  # set while a tool runs
 SHOWN = dict(shown=True)  # `extra` of a log entry that a person needs
 # warnings of mmengine about itself, which a user cannot act on
 NOISE = ('The prefix is not set in metric class', '"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+PACKAGES = r'mm(cv|det|engine|pose|seg)(\.|$)'
 EVERY, EVERY_IN_A_FILE = 0.5, 30.0  # seconds between two states of the line
 
 
@@ -29,7 +35,9 @@ def verbose() -> bool:
 
 
 def needed(record: logging.LogRecord) -> bool:
-    """Whether an entry goes to the terminal: warnings, and what was marked as SHOWN."""
+    """Whether an entry goes to the terminal: warnings, and what was marked as SHOWN; all if the run is verbose."""
+    if verbose():
+        return True
     if record.levelno >= logging.WARNING:
         return not any(text in record.getMessage() for text in NOISE)
     return bool(getattr(record, 'shown', False))
@@ -41,6 +49,40 @@ def quieten(logger: logging.Logger) -> None:
         terminal = isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
         if terminal and needed not in handler.filters:
             handler.addFilter(needed)
+            handler.setFormatter(Plain(handler.formatter))
+
+
+class Plain(logging.Formatter):
+    """The text alone, 'warning: ' before a warning; if the run is verbose, as `full` formats it."""
+
+    def __init__(self, full: logging.Formatter | None) -> None:
+        super().__init__()
+        self.full = full or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        if verbose():
+            return self.full.format(record)
+        text = record.getMessage()
+        return f'{record.levelname.lower()}: {text}' if record.levelno >= logging.WARNING else text
+
+
+def quieten_packages() -> None:
+    """In a tool, keep what OpenMMLab's packages say about themselves from the terminal, unless the run is verbose.
+
+    These are entries of mmengine's own logger and warnings raised in their code, which a user cannot act on.
+    """
+    if not os.environ.get(TOOL):
+        return
+    quieten(MMLogger.get_current_instance())
+    if not verbose():
+        warnings.filterwarnings('ignore', module=PACKAGES)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Drop what other packages print inside, such as pycocotools' steps, unless the run is verbose."""
+    with nullcontext() if verbose() else redirect_stdout(io.StringIO()):
+        yield
 
 
 class ProgressLine(Hook):

@@ -20,7 +20,7 @@ def test_the_terminal_gets_warnings_and_what_is_marked_and_the_file_gets_all(tmp
     logger.info('scores are in scores.yml', extra=SHOWN)
     logger.warning('labels were checked in part')
     logger.warning('The prefix is not set in metric class IoUMetric.')
-    assert stream.getvalue().splitlines() == ['scores are in scores.yml', 'labels were checked in part']
+    assert stream.getvalue().splitlines() == ['scores are in scores.yml', 'warning: labels were checked in part']
     assert len((tmp_path / 'run.log').read_text().splitlines()) == 4
 
 

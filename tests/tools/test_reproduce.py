@@ -1,9 +1,6 @@
 """Three stand-in rows from a local file server, in the published layouts: the page, a kill, what is missing."""
 
-import functools
-import http.server
 import json
-import threading
 
 import pytest
 import torch
@@ -14,6 +11,7 @@ from mmseg_tr.apis.reproduce import page, steps
 from tests.releases import net_kwargs, variant, write_release
 from tests.tiny import CLASSES, CONFIG, write_dataset
 from tests.tools.command import call, mistake
+from tests.tools.served import serving
 
 ROWS = ('plain', 'merged', 'absent')
 
@@ -27,15 +25,8 @@ def served(tmp_path_factory):
     for name in ROWS[:2]:
         write_release(root / name, variant(network))
 
-    class Silent(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    handler = functools.partial(Silent, directory=str(root))
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f'http://127.0.0.1:{server.server_address[1]}'
-        server.shutdown()
+    with serving(root) as address:
+        yield address
 
 
 @pytest.fixture

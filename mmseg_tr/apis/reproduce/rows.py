@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,24 +14,35 @@ from mmseg_tr.errors import ConfigError
 from mmseg_tr.paths import CARRIED, CONFIGS
 
 DRIVE = re.compile(r'https://drive\.google\.com/file/d/([\w-]+)/')
-TASK = 'Semantic Segmentation'
+# task of a metafile -> the scores of it that are compared, in percent
+TASKS = {'Semantic Segmentation': ('mIoU',), 'Body 2D Keypoint': ('PCK@0.1', 'PCK@0.05')}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row. weights, variant: addresses, None where none is published. miou, gmacs: published, or None."""
+    """One row.
+
+    weights, variant: addresses, None where none is published. task: one of TASKS. published: scores in percent by
+    name, those of TASKS that are published. gmacs: published, or None.
+    """
 
     name: str
     config: Path
     dataset: str
     weights: str | None
     variant: str | None
-    miou: float | None
+    task: str
+    published: Mapping[str, float]
     gmacs: float | None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The scores of the row's task."""
+        return TASKS[self.task]
 
 
 def find_rows(names: Sequence[str] = (), metafile: str | None = None) -> list[Row]:
-    """The rows of these names, all of segmentation without any, in the order of the tables.
+    """The rows of these names, all with published scores without any, in the order of the tables.
 
     metafile: another table than those of the package. Raises ConfigError for a name that no table has.
     """
@@ -48,12 +59,12 @@ def find_rows(names: Sequence[str] = (), metafile: str | None = None) -> list[Ro
     for name in names:
         if name not in rows:
             near = ', '.join(get_close_matches(name, rows, n=3)) or 'see `mmseg-tr configs`'
-            raise ConfigError(f'ROW must be a row of segmentation in a published table, got {name!r}: {near}.')
+            raise ConfigError(f'ROW must be a row of a published table, got {name!r}: {near}.')
     return [rows[name] for name in names] or list(rows.values())
 
 
 def _row(entry: dict, base: Path) -> Row | None:
-    result = next((one for one in entry.get('Results', ()) if one['Task'] == TASK), None)
+    result = next((one for one in entry.get('Results', ()) if one['Task'] in TASKS), None)
     if result is None:
         return None
     gmacs = entry.get('Metadata', {}).get('GMACs')
@@ -63,7 +74,8 @@ def _row(entry: dict, base: Path) -> Row | None:
         dataset=str(result['Dataset']),
         weights=_address(entry.get('Weights')),
         variant=_address(entry.get('Variant')),
-        miou=result['Metrics'].get('mIoU'),
+        task=result['Task'],
+        published={name: float(result['Metrics'][name]) for name in TASKS[result['Task']] if name in result['Metrics']},
         gmacs=float(gmacs) if isinstance(gmacs, int | float) else None,
     )
 

@@ -30,7 +30,7 @@ from mmseg_tr.weights.download import plain_address
 from mmseg_tr.weights.fetch import fetch
 from mmseg_tr.weights.published import PUBLISHED, Published
 
-MEASURED = 4  # images whose time is taken
+MEASURED = 4  # images, or people, whose time is taken
 MOST_TEXT = 1 << 20  # bytes of a variant.yml
 
 
@@ -55,7 +55,10 @@ class Work:
 
 
 def check_data(work: Work) -> dict[str, Any]:
-    """Build the test set; returns its number of images. Raises DatasetError saying what is missing and from where."""
+    """Build the test set; returns its number of images, or of people.
+
+    Raises DatasetError saying what is missing and from where.
+    """
     try:
         dataset = build_dataset(work.config().test_dataloader.dataset)
         count = len(dataset)
@@ -68,13 +71,17 @@ def check_data(work: Work) -> dict[str, Any]:
 
 def _where(row: Row) -> str:
     """Where the files of a dataset come from."""
-    wanted = ''.join(filter(str.isalnum, row.dataset.casefold()))
+    wanted = _letters(row.dataset)
     for name, module in MODULES.items():
         for recipe in module.RECIPES:
-            if ''.join(filter(str.isalnum, recipe.name.casefold())) == wanted:
+            if wanted in (_letters(recipe.name), _letters(name)):
                 steps = '; '.join(advice(recipe, check(recipe, Path('nowhere'))))
                 return f'`mmseg-tr prepare-dataset {name}` brings it: {steps}.'
     return ''
+
+
+def _letters(name: str) -> str:
+    return ''.join(filter(str.isalnum, name.casefold()))
 
 
 def bring_weights(work: Work) -> dict[str, Any]:
@@ -102,23 +109,26 @@ def _text(url: str) -> bytes:
 
 
 def score_plain(work: Work) -> dict[str, Any]:
-    """mIoU of the plain network with a row's weights."""
-    return dict(plain_miou=_score(work, 'plain', PLAIN_NAMES[0]))
+    """Scores of the plain network with a row's weights, in percent: 'plain_miou', 'plain_pck@0.1' ..."""
+    return {f'plain_{name}': value for name, value in _scores(work, 'plain', PLAIN_NAMES[0]).items()}
 
 
 def score_reduced(work: Work) -> dict[str, Any]:
-    """mIoU with the method of the row's config; of a plain row, that of the plain network."""
+    """Scores with the method of the row's config: 'miou', 'pck@0.1' ...; of a plain row none."""
     if not work.config().model.backbone.get('reduction'):
         return {}
-    return dict(miou=_score(work, 'reduced', None))
+    return _scores(work, 'reduced', None)
 
 
-def _score(work: Work, name: str, reduction: str | None) -> float:
+def _scores(work: Work, name: str, reduction: str | None) -> dict[str, float]:
+    metrics = work.row.metrics
     scores = evaluate(
-        work.config(), str(work.checkpoint), metrics=['mIoU'], reduction=reduction, fraction=work.fraction,
+        work.config(), str(work.checkpoint), metrics=metrics, reduction=reduction, fraction=work.fraction,
         work_dir=str(work.folder / name),
     )  # fmt: skip
-    return float(scores['mean_iou'])
+    if 'mIoU' in metrics:
+        return dict(miou=float(scores['mean_iou']))
+    return {metric.lower(): 100 * float(scores[metric]) for metric in metrics}
 
 
 def measure_speed(work: Work) -> dict[str, Any]:
