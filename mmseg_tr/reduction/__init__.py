@@ -41,7 +41,7 @@ PLAIN_NAMES = ('none', 'original', 'plain')  # of the model without a method
 
 
 def find_method(name: Any) -> type[Reduction]:
-    """The class of a method by its registered type or its name, without regard to case and punctuation.
+    """Return the class of a method by its registered type or its name, without regard to case and punctuation.
 
     Raises ConfigError for another name, with the nearest ones.
     """
@@ -56,14 +56,14 @@ def find_method(name: Any) -> type[Reduction]:
 
 
 def method_names(backbone: str | None = None) -> list[str]:
-    """Names of the registered methods, of those for 'ViT' or 'MiT' alone where that is given."""
+    """Return names of the registered methods, of those for 'ViT' or 'MiT' alone where that is given."""
     return sorted(method.name for method in set(REDUCTIONS.values()) if backbone in (None, method.backbone))
 
 
 def build_reduction(
     cfg: Mapping[str, Any] | str | Reduction | None, width: int = 384, depth: int = 12, grid: Grid = (32, 32)
 ) -> Reduction | None:
-    """A strategy from its settings: dict(type='ALGM', layers=(1, 5), ...); None stays None (the plain model).
+    """Return a strategy from its settings: dict(type='ALGM', layers=(1, 5), ...); None stays None (the plain model).
 
     A bare name, such as 'algm', takes the method's defaults for a network of this width, depth and patch grid;
     'none', 'original' and 'plain' are the plain model. Names are matched as by find_method().
@@ -94,7 +94,7 @@ def build_reduction(
 
 
 def default_settings(name: str, width: int, depth: int, grid: Grid) -> dict[str, Any] | None:
-    """Settings of a method by its name alone, scaled to a network; None for a name of the plain model.
+    """Return settings of a method by its name alone, scaled to a network; None for a name of the plain model.
 
     Raises ConfigError for other names.
     """
@@ -106,7 +106,7 @@ def default_settings(name: str, width: int, depth: int, grid: Grid) -> dict[str,
 
 
 def _spelled(name: str) -> str:
-    """A name without case and punctuation; '+' counts as 'p'."""
+    """Return a name without case and punctuation; '+' counts as 'p'."""
     return ''.join(filter(str.isalnum, name.casefold().replace('+', 'p')))
 
 

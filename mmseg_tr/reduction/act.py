@@ -37,13 +37,13 @@ MAX_HASHES = 32  # two bits each in a code of 64
 
 
 def _wider(q: Tensor, projection: Tensor) -> torch.dtype:
-    """float64 where the projection has it, else the dtype in which q is compared."""
+    """Return float64 where the projection has it, else the dtype in which q is compared."""
     return torch.float64 if projection.dtype == torch.float64 else stat_dtype(q)
 
 
 @torch.no_grad()
 def bucket_codes(q: Tensor, projection: Tensor, offset: Tensor, bucket_width: float = 8) -> Tensor:
-    """Code of every query: its bucket under each hash, two bits a hash (locality-sensitive hashing).
+    """Return the code of every query: its bucket under each hash, two bits a hash (locality-sensitive hashing).
 
     q: (..., N, d), scaled as attention scales it; projection: (d, n) Gaussian; offset: (n,) from [0, 1). Buckets are
     floor((q G + b) / width), counted from the lowest of the row; buckets beyond the third carry into the next hash's
@@ -78,7 +78,7 @@ def cluster_ids(codes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cluster_means(x: Tensor, ids: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
-    """Mean of every cluster, in float32 at least: x (..., N, d), ids (..., N) -> (..., C, d), members (..., C).
+    """Return mean of every cluster, in float32 at least: x (..., N, d), ids (..., N) -> (..., C, d), members (..., C).
 
     Clusters that a row does not have are zero rows. Differentiable in x.
     """
@@ -139,7 +139,7 @@ def act_attention(
     max_clusters: int | None = None,
     known: Clusters | None = None,
 ) -> Tensor:
-    """Attention of cluster centres instead of queries; every query receives its centre's result.
+    """Attend with cluster centres instead of queries; every query receives its centre's result.
 
     q, k, v: (..., N, d), every row of the leading axes (image, head) clustered alone. scale: what attention multiplies
     queries by, d^-1/2 by default, 1 for queries that are scaled already. attend(centres, k, v) is the attention itself,
@@ -165,7 +165,7 @@ def draw_hashes(head_dim: int, num_hashes: int, generator: torch.Generator | Non
 
 
 def seeded_hashes(head_dim: int, num_hashes: int, seed: int, layer: int, device: torch.device) -> Tensor:
-    """draw_hashes() of a layer, the offset as a last row: (d + 1, n)."""
+    """Return draw_hashes() of a layer, the offset as a last row: (d + 1, n)."""
     if torch.compiler.is_dynamo_compiling():  # a graph cannot hold a generator, and takes plain numbers
         known = (len(range(number)) for number in (head_dim, num_hashes, seed, layer))  # also of symbols
         return torch.tensor(_hash_numbers(*known), device=device)
@@ -229,17 +229,17 @@ class ACT(Reduction):
 
     @classmethod
     def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """Hashes per query, from 32 down to 1."""
+        """Return the hashes per query, from 32 down to 1."""
         return [Ladder(cls.name, rungs(own, 'q_hashes', range(MAX_HASHES, 0, -1)))]
 
     @classmethod
     def fixed_ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """Clusters per head, from as many as there are patches down to one."""
+        """Return clusters per head, from as many as there are patches down to one."""
         return [Ladder(cls.name, rungs(own, 'clusters', range(math.prod(grid), 0, -1)))]
 
     @classmethod
     def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
-        """Clusters per head, one number for all layers."""
+        """Return clusters per head, one number for all layers."""
         return {**own, 'clusters': check_tokens(tokens, 1, math.prod(grid))[0]}
 
     def unexportable(self) -> str | None:
@@ -253,7 +253,7 @@ class ACT(Reduction):
         )
 
     def inside(self, attend: Any, y: Tensor, tokens: Tokens, layer: int, part: str) -> list[Inside]:
-        """The clusters of every head's queries."""
+        """Return the clusters of every head's queries."""
         if part != 'attention':
             return []
         ((q, _, v),) = attend.heads(y, tokens)
@@ -266,7 +266,7 @@ class ACT(Reduction):
         return [Inside(f'head {head}', row, len(row.unique())) for head, row in enumerate(rows, 1)]
 
     def hashes(self, layer: int, head_dim: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
-        """Projection (head_dim, q_hashes) and offset (q_hashes,) of a layer, shared by images and heads."""
+        """Return the projection (head_dim, q_hashes) and offset (q_hashes,) of a layer, shared by images and heads."""
         if self.redraw:
             return draw_hashes(head_dim, self.q_hashes)
         both = table(seeded_hashes, head_dim, self.q_hashes, self.seed, layer, device=device)
@@ -278,7 +278,7 @@ class ACT(Reduction):
         return Hashing(projection, offset, self.bucket_width)
 
     def _handed_on(self, q: Tensor, tokens: Tokens, layer: int) -> Clusters | None:
-        """Clusters that an earlier layer found for this one as well. q: (B, H, N, d)."""
+        """Return clusters that an earlier layer found for this one as well. q: (B, H, N, d)."""
         known = tokens.memo if (layer - 1) % self.match_every else None
         return known if isinstance(known, Clusters) and known.ids.shape == q.shape[:-1] else None
 

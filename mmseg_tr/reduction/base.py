@@ -46,7 +46,7 @@ class Inside:
 
 
 def mean_merged(forwards: Iterable[Tokens], layers: Sequence[int]) -> dict[int, float]:
-    """Mean number of tokens per image that each layer merged in these forwards."""
+    """Return the mean number of tokens per image that each layer merged in these forwards."""
     totals, images = dict.fromkeys(layers, 0), 0
     for tokens in forwards:
         images += tokens.num_images
@@ -94,12 +94,12 @@ class Reduction:
 
     @classmethod
     def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
-        """Default settings of the method for a network of this width, depth and patch grid."""
+        """Return default settings of the method for a network of this width, depth and patch grid."""
         return {}
 
     @classmethod
     def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """Ladders for tune: settings in ascending order of reduction; empty without any.
+        """Return ladders for tune: settings in ascending order of reduction; empty without any.
 
         own: settings to keep, type included; the first ladder holds the layers (or form) that they name.
         """
@@ -112,7 +112,8 @@ class Reduction:
 
     @classmethod
     def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
-        """Settings of fixed shapes that leave these numbers of patch tokens after (or in) the layers that reduce.
+        """Return settings of fixed shapes that leave these numbers of patch tokens after (or in) the layers that
+        reduce.
 
         own: settings to keep, type included. Raises ConfigError for numbers that cannot be, or without such a form.
         """
@@ -125,11 +126,11 @@ class Reduction:
         return dict(type=type(self).__name__, **named)
 
     def portable_settings(self) -> dict[str, Any]:
-        """settings() for a model whose weights come with it: without files of this machine."""
+        """Return settings() for a model whose weights come with it: without files of this machine."""
         return self.settings()
 
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
-        """The strategy fitted to a backbone of this depth, patch grid and number of prefix tokens.
+        """Return the strategy fitted to a backbone of this depth, patch grid and number of prefix tokens.
 
         Called when the model is built; the strategy itself does not change. Raises ConfigError for settings that such
         a backbone cannot follow.
@@ -137,7 +138,7 @@ class Reduction:
         return self
 
     def unexportable(self) -> str | None:
-        """Why these settings cannot run with fixed shapes, and what to set instead; None if they can."""
+        """Return why these settings cannot run with fixed shapes, and what to set instead; None if they can."""
         return None
 
     def undecided(self) -> str | None:
@@ -152,7 +153,8 @@ class Reduction:
         raise ConfigError(f'{self.name} with these settings has no counts to average: they do not depend on the image.')
 
     def closed_forms(self, grid: Grid, width: int) -> dict[tuple[str, str], int]:
-        """Multiply-adds of an image that the published counter adds by formula, by (part, kind) as in MacCount."""
+        """Return the multiply-adds of an image that the published counter adds by formula, by (part, kind) as in
+        MacCount."""
         return {}
 
     def embed(self, project: Callable[[Tensor], Tensor], image: Tensor, padded: Tensor, position: Tensor) -> Embedded:
@@ -206,7 +208,7 @@ class Reduction:
         return q, k, tokens
 
     def key_sizes(self, tokens: Tokens) -> Tensor | None:
-        """How often each token counts as a key in attention, laid out as Tokens.size; None for once each."""
+        """Return how often each token counts as a key in attention, laid out as Tokens.size; None for once each."""
         return None
 
     def _with(self: Self, **values: Any) -> Self:

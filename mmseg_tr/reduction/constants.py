@@ -26,7 +26,7 @@ def traced() -> bool:
 
 
 def numbers(start: int, stop: int, step: int = 1, *, device: torch.device) -> Tensor:
-    """The whole numbers from start up to stop, stop left out, as int64. They are shared: never change them."""
+    """Return the whole numbers from start up to stop, stop left out, as int64. They are shared: never change them."""
     if traced():
         return torch.arange(start, stop, step, device=device)
     known = _NUMBERS.get(device)
@@ -38,7 +38,7 @@ def numbers(start: int, stop: int, step: int = 1, *, device: torch.device) -> Te
 
 
 def filled(shape: tuple[int, ...], value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """One value in every place: a view of one number, which is shared: never change it."""
+    """Return one value in every place: a view of one number, which is shared: never change it."""
     if traced():
         return torch.full(shape, value, dtype=dtype, device=device)
     return table(_scalar, value, dtype, device=device).expand(shape)

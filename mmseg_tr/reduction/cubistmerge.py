@@ -36,7 +36,7 @@ COLLISIONS = ('keep', 'published')
 
 
 def lost(side: int, ratio: float) -> int:
-    """Rows or columns that leave a side by ratio: rounded half to even, in float32 as published."""
+    """Return rows or columns that leave a side by ratio: rounded half to even, in float32 as published."""
     return int(np.rint(np.float32(side) * np.float32(ratio)))
 
 
@@ -68,7 +68,7 @@ class LineMatch:
 
 @torch.no_grad()
 def match_lines(x: Tensor, r: int) -> LineMatch:
-    """Every second token of a line compares its two neighbours; the r most similar ones go.
+    """Compare every second token of a line with its two neighbours; the r most similar ones go.
 
     x: (L, n, C), r: at most n // 2. The left neighbour first among equals, and the lower place.
     """
@@ -83,7 +83,7 @@ def match_lines(x: Tensor, r: int) -> LineMatch:
 
 
 def join_lines(x: Tensor, match: LineMatch, r: int, collisions: str = 'keep') -> Tensor:
-    """Lines of n - r tokens, (L, n, C) -> (L, n - r, C), order kept.
+    """Return the lines of n - r tokens, (L, n, C) -> (L, n - r, C), order kept.
 
     A receiver keeps per channel the entry of greatest magnitude, its own among equals, of itself and all its sources;
     with collisions='published' of two sources one is lost, as in the authors' code on a CPU.
@@ -107,12 +107,12 @@ def join_lines(x: Tensor, match: LineMatch, r: int, collisions: str = 'keep') ->
 
 
 def greatest(x: Tensor, source: Tensor, comes: Tensor) -> Tensor:
-    """Per channel the entry of greater magnitude, where a source comes: x, source (L, n, C), comes (L, n)."""
+    """Return per channel the entry of greater magnitude, where a source comes: x, source (L, n, C), comes (L, n)."""
     return torch.where(comes[..., None] & (source.abs() > x.abs()), source, x)
 
 
 def interleaved(even: Tensor, odd: Tensor) -> Tensor:
-    """Entries at even and at odd places of a line: (L, ceil(n / 2), ...), (L, n // 2, ...) -> (L, n, ...)."""
+    """Return entries at even and at odd places of a line: (L, ceil(n / 2), ...), (L, n // 2, ...) -> (L, n, ...)."""
     pairs = torch.stack([even[:, : odd.shape[1]], odd], 2).flatten(1, 2)
     return torch.cat([pairs, even[:, odd.shape[1] :]], 1)
 
@@ -125,7 +125,7 @@ def merge_grid(
     collisions: str = 'keep',
     precision: str = 'float32',
 ) -> tuple[Tensor, Merge]:
-    """Each row loses r[1] tokens, then each column of the result r[0].
+    """Remove r[1] tokens from each row, then r[0] from each column of the result.
 
     x: (B, E + h*w, C), prefix first. Returns the merged tokens (B, E + h'*w', C), a rectangle in raster order after
     the prefix, and which tokens joined.
@@ -148,14 +148,14 @@ def merge_grid(
 
 
 def in_cut(cut: int, r: int, whole: int) -> int:
-    """Rows or columns that leave a window which the edge of the grid cuts, where r leave a whole one."""
+    """Return rows or columns that leave a window which the edge of the grid cuts, where r leave a whole one."""
     return min(cut * r // whole, cut // 2)
 
 
 def merge_windows(
     x: Tensor, grid: Grid, window: Grid, r: Grid, collisions: str = 'keep', precision: str = 'float32'
 ) -> tuple[Tensor, Merge, Grid]:
-    """Every window loses r rows and columns inside, and one that the edge of the grid cuts as large a share of them.
+    """Remove r rows and columns inside every window, and as large a share of them from one that the edge cuts.
 
     x: (B, h*w, C); windows tile the grid from the top left. Our form for networks that attend in windows: their number
     stays. Returns the merged tokens (B, h'*w', C), which tokens joined, and (h', w').
@@ -231,13 +231,15 @@ class CubistMerge(Reduction):
 
     @classmethod
     def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
-        """Before block 2; a seventh of both sides, 2 of 14, as published for DeiT, at least one column or row."""
+        """Return the defaults: before block 2, a seventh of both sides (2 of 14, as for DeiT), at least one column or
+        row."""
         r = tuple(min(max(round(side / 7), 1), side // 2) for side in grid)
         return dict(layer=min(2, depth), r=r)
 
     @classmethod
     def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """Rows and columns up to half of the sides, or the ratio where the settings have one, before several blocks."""
+        """Return rows and columns up to half of the sides, or the ratio where the settings have one, before several
+        blocks."""
         layers = distinct(
             [own['layer']] if 'layer' in own else [], [scaled_layer(s, depth) for s in (1 / 12, 1 / 4, 1 / 2)]
         )
@@ -251,7 +253,7 @@ class CubistMerge(Reduction):
 
     @classmethod
     def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
-        """After the merge; the rectangle nearest to the shape of the grid that has at most so many tokens."""
+        """Return settings that leave, after the merge, the rectangle nearest to the grid's shape of at most so many."""
         rows, columns = check_rectangle(tokens, grid)
         kept = {key: value for key, value in own.items() if key != 'ratio'}
         return {**kept, 'r': (grid[0] - rows, grid[1] - columns)}
@@ -265,7 +267,7 @@ class CubistMerge(Reduction):
         return self
 
     def removed(self, grid: Grid) -> tuple[int, int]:
-        """Rows and columns that leave a grid."""
+        """Return rows and columns that leave a grid."""
         if self.ratio is not None:
             rows, columns = (lost(side, self.ratio) for side in grid)
         else:
@@ -273,7 +275,7 @@ class CubistMerge(Reduction):
         return min(rows, grid[0] // 2), min(columns, grid[1] // 2)
 
     def _counts(self) -> tuple[int, int]:
-        """r as a pair."""
+        """Return r as a pair."""
         return self.r if isinstance(self.r, tuple) else (self.r or 0, self.r or 0)
 
     def before_block(self, tokens: Tokens, layer: int) -> Tokens:

@@ -28,7 +28,7 @@ from mmseg_tr.reduction.tokens import Tokens
 
 
 def class_attention(q: Tensor, k: Tensor, scale: float, num_prefix: int = 1) -> Tensor:
-    """Attention of the class token, mean over heads, prefix left out; only its own row is computed.
+    """Return the attention of the class token, mean over heads, prefix left out; only its own row is computed.
 
     q, k: (B, H, E + n, d), class token first. Returns (B, n) in float32 at least.
     """
@@ -39,13 +39,15 @@ def class_attention(q: Tensor, k: Tensor, scale: float, num_prefix: int = 1) -> 
 
 
 def by_attention(attention: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention in descending order and the places of its tokens, (B, n) each; lower place first among equals."""
+    """Return the attention in descending order and the places of its tokens, (B, n) each; lower place first among
+    equals."""
     values, order = attention.sort(dim=-1, descending=True, stable=True)
     return values, order
 
 
 def fused(dropped: Tensor, attention: Tensor) -> Tensor:
-    """The sum of dropped tokens by their class attention: (B, n, C), (B, n) -> (B, 1, C); the weights stay as small."""
+    """Return the sum of dropped tokens by their class attention: (B, n, C), (B, n) -> (B, 1, C); the weights stay as
+    small."""
     with without_autocast(dropped):
         return (attention[:, None] @ dropped.to(attention.dtype)).to(dropped.dtype)
 
@@ -64,7 +66,7 @@ class Drop:
     fused: bool = True
 
     def undo(self, values: Tensor) -> Tensor:
-        """(B, kept, V), with or without the fused token after them -> (B, n, V)."""
+        """Undo the removal: (B, kept, V), with or without the fused token after them -> (B, n, V)."""
         values = values[:, : self.kept]
         return take(torch.cat([values, self.rebuilt(values)], 1), self.place)
 
@@ -74,7 +76,7 @@ class Drop:
         return self.order.argsort(-1)
 
     def index(self) -> Tensor:
-        """The token that each became, (B, n) int64: the fused one, or -1 where there is none, if it was dropped."""
+        """Return token that each became, (B, n) int64: the fused one, or -1 where there is none, if it was dropped."""
         place = self.place
         return torch.where(place < self.kept, place, self.kept if self.fused else -1)
 
@@ -91,7 +93,7 @@ class Drops:
         return values
 
     def places(self) -> Tensor:
-        """The token that represents each patch, (B, N) int64; -1 for dropped patches without a fused token."""
+        """Return the token that represents each patch, (B, N) int64; -1 for dropped patches without a fused token."""
         index = self.steps[0].index()
         for step in self.steps[1:]:
             index = torch.where(index < 0, index, step.index().gather(1, index.clamp_min(0)))
@@ -130,7 +132,7 @@ class EViT(Reduction):
 
     @classmethod
     def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
-        """80 % kept after layers 8, 14 and 20 of 24 as published, in proportion of the depth."""
+        """Return the defaults: 80 % kept after layers 8, 14 and 20 of 24 as published, in proportion of the depth."""
         layers = {min(max(round(layer * depth / 24), 1), depth) for layer in (8, 14, 20)}
         return dict(keep_rate=0.8, layers=tuple(sorted(layers)))
 
@@ -149,7 +151,7 @@ class EViT(Reduction):
 
     @classmethod
     def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
-        """After each entry of layers, the fused token counted."""
+        """Return settings that leave these numbers after each entry of layers, the fused token counted."""
         layers, left = tuple(own.get('layers') or cls.defaults(0, depth, grid)['layers']), math.prod(grid)
         rates, fuses = [], bool(own.get('fuse_token', cls.fuse_token))
         for number in check_tokens(tokens, len(layers), left):
@@ -171,7 +173,8 @@ class EViT(Reduction):
         return fitted
 
     def drops(self, num_tokens: int) -> Iterator[tuple[int, int, int]]:
-        """Numbers of tokens that each dropping layer drops and keeps, prefix left out, and the layer's number."""
+        """Return numbers of tokens that each dropping layer drops and keeps, prefix left out, and the layer's
+        number."""
         for layer in self.layers or ():
             kept = self.kept(num_tokens, layer)
             if kept < num_tokens:
@@ -184,12 +187,12 @@ class EViT(Reduction):
         return {('restoring', 'reconstruction'): macs} if macs else {}
 
     def kept(self, num_tokens: int, layer: int) -> int:
-        """How many of num_tokens (prefix left out, a fused one counted) stay after a layer's attention."""
+        """Return how many of num_tokens (prefix left out, a fused one counted) stay after a layer's attention."""
         rate = self._rate(layer)
         return num_tokens if rate is None else math.ceil(rate * num_tokens)
 
     def _rate(self, layer: int) -> float | None:
-        """The rate of a layer that drops tokens; None for other layers."""
+        """Return the rate of a layer that drops tokens; None for other layers."""
         layers, rates = self.layers or (), self.keep_rate
         if layer not in layers:
             return None
@@ -237,7 +240,7 @@ class EViT(Reduction):
 
 
 def _check_keep_rate(keep_rate: Any, layers: tuple[int, ...] | None) -> float | tuple[float, ...]:
-    """One rate for every layer, a single one where the layers are not known yet."""
+    """Return one rate for every layer, a single one where the layers are not known yet."""
     single = is_number(keep_rate)
     count = 1 if layers is None else len(layers)
     rates = (keep_rate,) * count if single else keep_rate

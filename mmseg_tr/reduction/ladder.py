@@ -35,20 +35,20 @@ class Dial:
 
 
 def rungs(own: Mapping[str, Any], key: str, steps: Sequence[Any], **shared: Any) -> tuple[dict[str, Any], ...]:
-    """The settings with each value of `key`."""
+    """Return the settings with each value of `key`."""
     return tuple({**own, **shared, key: step} for step in steps)
 
 
 def scaled_layer(share: float, depth: int, least: int = 1) -> int:
-    """The layer at a share of the depth, rounded half up, so that published places move with it."""
+    """Return the layer at a share of the depth, rounded half up, so that published places move with it."""
     return min(max(int(share * depth + 0.5), least), depth)
 
 
 def distinct(*lists: Sequence[Any]) -> list[Any]:
-    """All entries in order, each once."""
+    """Return all entries in order, each once."""
     return list(dict.fromkeys(entry for entries in lists for entry in entries))
 
 
 def listed(layers: Sequence[int]) -> str:
-    """'1, 5' for a ladder's name."""
+    """Return '1, 5' for a ladder's name."""
     return ', '.join(map(str, layers))

@@ -11,7 +11,7 @@ from mmseg_tr.reduction.ops import per_image, unit, without_autocast
 
 
 def most_similar(sources: Tensor, destinations: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine of every source with the destination that is most similar to it, and that destination's number.
+    """Return the cosine of every source with the destination that is most similar to it, and that destination's number.
 
     sources: (B, M, C); destinations: (B, N, C). Returns score and partner, (B, M) each, float32 at least and int64;
     lower number first among equals.
@@ -22,7 +22,7 @@ def most_similar(sources: Tensor, destinations: Tensor) -> tuple[Tensor, Tensor]
 
 
 def best_partners(metric: Tensor, num_prefix: int) -> tuple[Tensor, Tensor]:
-    """Most similar destination of every source: sources are at even places, destinations at odd ones.
+    """Return the most similar destination of every source: sources are at even places, destinations at odd ones.
 
     metric: (B, T, C). The first num_prefix tokens (class, distillation, registers) neither leave nor receive, and are
     left out. Returns score and partner among the destinations, (B, S) each, float32 at least and int64. Without a
@@ -40,12 +40,13 @@ def best_partners(metric: Tensor, num_prefix: int) -> tuple[Tensor, Tensor]:
 
 
 def protected_sources(num_prefix: int) -> int:
-    """How many of the prefix tokens are at places of sources."""
+    """Return how many of the prefix tokens are at places of sources."""
     return (num_prefix + 1) // 2
 
 
 def descending_order(score: Tensor) -> Tensor:
-    """Numbers of the entries of each row in descending order, lower index first among equals. (..., n) -> (..., n)."""
+    """Return numbers of the entries of each row in descending order, lower index first among equals. (..., n) -> (...,
+    n)."""
     return score.argsort(dim=-1, descending=True, stable=True)
 
 
@@ -115,7 +116,7 @@ def bipartite_index(
 
 
 def _destinations_placed(num_tokens: int, num_prefix: int, r: int, device: torch.device) -> Tensor:
-    """Places of prefix and destinations of a bipartite matching, (T,); those of sources are open."""
+    """Return places of prefix and destinations of a bipartite matching, (T,); those of sources are open."""
     places = torch.arange(num_tokens, device=device)
     destinations = places[2 * (num_prefix // 2) + 1 :: 2]
     first = num_tokens - r - len(destinations)
@@ -160,7 +161,7 @@ def unordered_matching(metric: Tensor, r: int, num_prefix: int = 1) -> Merge:
 
 
 def _destinations_first(num_tokens: int, num_prefix: int, device: torch.device) -> Tensor:
-    """Places of destinations and then of prefix tokens, (T,); those of sources are open."""
+    """Return places of destinations and then of prefix tokens, (T,); those of sources are open."""
     places = torch.arange(num_tokens, device=device)
     destinations = places[2 * (num_prefix // 2) + 1 :: 2]
     destinations.copy_(torch.arange(len(destinations), device=device))
@@ -170,7 +171,7 @@ def _destinations_first(num_tokens: int, num_prefix: int, device: torch.device) 
 
 @torch.no_grad()
 def kth_matching(metric: Tensor, k: int, num_prefix: int = 0) -> Merge:
-    """In every run of k tokens the first k - 1 are sources, the last is a destination; all sources join.
+    """Join, in every run of k tokens, the first k - 1 into the last: sources and their destination.
 
     metric: (B, T, C). Runs begin after the prefix. Every source goes to its most similar destination anywhere. Merged
     order: prefix, destinations, then the T % k tokens that fill no run and stay (the published form loses them).
@@ -189,7 +190,7 @@ def kth_matching(metric: Tensor, k: int, num_prefix: int = 0) -> Merge:
 
 @torch.no_grad()
 def random_matching(metric: Tensor, r: int, numbers: Tensor, num_prefix: int = 0) -> Merge:
-    """r random tokens are sources, all others destinations; all sources join.
+    """Join r random tokens, the sources, into the others, the destinations.
 
     metric: (B, T, C). numbers: (B or 1, T - num_prefix) uniform; the tokens after the prefix in ascending order of
     their numbers are first sources, then destinations. Every source goes to its most similar destination. Merged order:
@@ -206,7 +207,7 @@ def random_matching(metric: Tensor, r: int, numbers: Tensor, num_prefix: int = 0
 
 
 def all_join(sources: Tensor, destinations: Tensor, partner: Tensor, score: Tensor, num_prefix: int = 0) -> Merge:
-    """The merge in which every source joins its partner; arguments as in source_places() and merged_places()."""
+    """Return the merge in which every source joins its partner; arguments as in source_places() and merged_places()."""
     r = partner.shape[1]
     of_source = source_places(partner, partner, r, destinations.shape[-1], num_prefix)
     index = merged_places(sources, destinations, of_source, r, num_prefix)

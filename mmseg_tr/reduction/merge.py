@@ -35,7 +35,7 @@ class Runs:
     each: int
 
     def averaged(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and numbers of the tokens that join, (B, T, C) -> (B, T', C), (B, T')."""
+        """Return the means and numbers of the tokens that join, (B, T, C) -> (B, T', C), (B, T')."""
         ordered, end = take(x, self.order), self.single + self.joined * self.each
         runs = ordered[:, self.single : end].unflatten(1, (self.joined, self.each))
         means = runs.mean(2, dtype=stat_dtype(x)).to(x.dtype)
@@ -70,7 +70,7 @@ class Merge:
         return len(set(self.lengths)) > 1
 
     def target(self, in_lengths: tuple[int, ...]) -> Tensor:
-        """Row of the flattened output for each row of the flattened input, (sum of T,) int64."""
+        """Return the row of the flattened output for each row of the flattened input, (sum of T,) int64."""
         device, images = self.index.device, self.index.shape[0]
         if not self.packed and (len(in_lengths) == 1 or images == len(in_lengths)):
             return in_rows(self.index, self.lengths[0]).flatten()
@@ -104,11 +104,12 @@ class Merge:
         return (sums / new_size[:, None]).to(x.dtype).view(*shape, -1), new_size.view(shape)
 
     def sizes(self, size: Tensor | None, like: Tensor, in_lengths: tuple[int, ...]) -> Tensor:
-        """Patches per merged token, as apply() gives them; like: (B, T, C), the tokens that `size` belongs to."""
+        """Return patches per merged token, as apply() gives them; like: (B, T, C), the tokens that `size` belongs
+        to."""
         return self.apply(like[..., :1], size, in_lengths)[1]
 
     def _apply_by_products(self, x: Tensor, size: Tensor | None) -> tuple[Tensor, Tensor]:
-        """apply() without scatter-add, for which ONNX has no exact operator on every runtime."""
+        """Merge as apply() without scatter-add, for which ONNX has no exact operator on every runtime."""
         if self.packed:
             raise ConfigError('images that keep different numbers of tokens cannot be exported: fix the numbers.')
         place = torch.arange(self.lengths[0], device=x.device)
@@ -135,7 +136,8 @@ class Merge:
 
 
 def joined_similarity(merge: Merge) -> tuple[float, float] | None:
-    """Mean and lowest similarity of what joined in the first image; None where nothing joined or was compared."""
+    """Return the mean and lowest similarity of what joined in the first image; None where nothing joined or was
+    compared."""
     joins = (merge.index.shape[1] - merge.lengths[0]) // merge.each
     if not merge.similarity or not joins:
         return None
@@ -144,6 +146,6 @@ def joined_similarity(merge: Merge) -> tuple[float, float] | None:
 
 
 def identity(x: Tensor) -> Merge:
-    """The merge that joins nothing, for tokens (B, T, C)."""
+    """Return the merge that joins nothing, for tokens (B, T, C)."""
     batch, num_tokens = x.shape[:2]
     return Merge(numbers(0, num_tokens, device=x.device).expand(batch, -1), per_image(num_tokens, batch))

@@ -34,7 +34,7 @@ RESTORE = ('backbone', 'scores')
 
 @torch.no_grad()
 def nearest(x: Tensor, num_prefix: int = 0) -> tuple[Tensor, Tensor]:
-    """Most similar other patch token of every patch token, by cosine.
+    """Return the most similar other patch token of every patch token, by cosine.
 
     x: (B, E + T, C). Returns score and number among the patch tokens, (B, T) each, float32 at least and int64; lower
     number first among equals. A single token has itself, with score -inf.
@@ -66,7 +66,7 @@ def mutual_pairs(x: Tensor, num_prefix: int = 0) -> tuple[Tensor, Tensor, Tensor
 
 @torch.no_grad()
 def mutual_merge(tokens: Tokens) -> Merge:
-    """mutual_pairs() of every image, as many as each has."""
+    """Return mutual_pairs() of every image, as many as each has."""
     found = [mutual_pairs(group, tokens.num_prefix) for group in tokens.groups()]
     places, left, score = zip(*found, strict=True)
     return Merge(tokens.join(list(places)), tuple(decided(torch.cat(left))), score)
@@ -96,7 +96,7 @@ def most_similar_pairs(x: Tensor, r: int, num_prefix: int = 0) -> tuple[Tensor, 
 
 
 def behind_prefix(places: Tensor, num_prefix: int) -> Tensor:
-    """Places of patch tokens, (B, T), with the prefix tokens before them: (B, E + T)."""
+    """Return places of patch tokens, (B, T), with the prefix tokens before them: (B, E + T)."""
     prefix = numbers(0, num_prefix, device=places.device).expand(places.shape[0], -1)
     return torch.cat([prefix, places + num_prefix], 1)
 
@@ -135,12 +135,12 @@ class MPM(Reduction):
 
     @classmethod
     def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
-        """Before blocks 3 and 6, as published for 12 and for 24; earlier in shallower networks."""
+        """Return the defaults: before blocks 3 and 6, as published for 12 and for 24; earlier in shallower networks."""
         return dict(layers=(3, 6) if depth >= 6 else tuple(sorted({min(2, depth), depth // 2 + 1})))
 
     @classmethod
     def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """One merge, two or three, from late to early; for fixed pairs their number."""
+        """Return one merge, two or three, from late to early; for fixed pairs their number."""
         if own.get('pairs') is not None:
             chosen = tuple(own.get('layers') or cls.layers)
             most = max(math.prod(grid) // (2 * len(chosen)), 1)
@@ -157,7 +157,8 @@ class MPM(Reduction):
 
     @classmethod
     def fixed_ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """The share of possible pairs that merge, the same before every chosen block; then earlier and more blocks."""
+        """Return the share of possible pairs that merge, the same before every chosen block; then earlier and more
+        blocks."""
         if own.get('pairs') is not None:
             return cls.ladder(own, depth, grid)
         chosen = tuple(own.get('layers') or cls.defaults(0, depth, grid)['layers'])
@@ -179,7 +180,7 @@ class MPM(Reduction):
 
     @classmethod
     def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
-        """After the merge before each entry of layers."""
+        """Return settings that leave these numbers after the merge before each entry of layers."""
         layers, left = tuple(own.get('layers') or cls.defaults(0, depth, grid)['layers']), math.prod(grid)
         pairs: list[int] = []
         for layer, number in zip(layers, check_tokens(tokens, len(layers), left)):
@@ -225,7 +226,7 @@ class MPM(Reduction):
         return tokens.restored() if self.restore == 'backbone' else tokens
 
     def _pairs(self) -> Sequence[int]:
-        """One number per layer; empty where the image decides."""
+        """Return one number per layer; empty where the image decides."""
         return self.pairs if isinstance(self.pairs, Sequence) else ()
 
     def _fixed_merge(self, tokens: Tokens, layer: int) -> Merge:

@@ -48,7 +48,7 @@ class Merged:
 
 
 def mean_and_lowest(similarities: Iterable[tuple[float, float] | None]) -> tuple[float, float] | None:
-    """Mean of the means and lowest of the lowest, of several windows; None where none of them was compared."""
+    """Return mean of the means and lowest of the lowest, of several windows; None where none of them was compared."""
     told = [similarity for similarity in similarities if similarity is not None]
     return (sum(mean for mean, _ in told) / len(told), min(low for _, low in told)) if told else None
 
@@ -133,7 +133,7 @@ class Watcher(Observer):
 
 
 def watched(method: Reduction, found: list[Merged], depths: Sequence[int], device: torch.device) -> Reduction:
-    """The method for one forward of a single image that appends what every layer merges to `found`.
+    """Return the method for one forward of a single image that appends what every layer merges to `found`.
 
     depths: blocks of each stage; a network without stages is one.
     """

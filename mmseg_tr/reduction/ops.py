@@ -16,7 +16,7 @@ from mmseg_tr.reduction.constants import numbers, table, traced
 
 
 def per_image(length: int, batch: int) -> tuple[int, ...]:
-    """A number that is the same for every image of a batch, as the lengths of Merge and Tokens hold it.
+    """Return a number that is the same for every image of a batch, as the lengths of Merge and Tokens hold it.
 
     Once per image; a single time while a program for any batch is exported, when the batch is a symbol.
     """
@@ -44,7 +44,7 @@ def decided(counts: Tensor) -> list[int]:
 
 
 def running_starts(lengths: tuple[int, ...]) -> list[int]:
-    """Where each image begins in a packed row of images of these lengths."""
+    """Return where each image begins in a packed row of images of these lengths."""
     starts = [0]
     for length in lengths[:-1]:
         starts.append(starts[-1] + length)
@@ -52,14 +52,14 @@ def running_starts(lengths: tuple[int, ...]) -> list[int]:
 
 
 def scaled_count(count: int, total: int, other: int) -> int:
-    """A count out of `total` in proportion for `other`, rounded half up."""
+    """Return a count out of `total` in proportion for `other`, rounded half up."""
     if other == total:
         return count
     return (2 * count * other + total) // (2 * total) if total else 0
 
 
 def stat_dtype(x: Tensor) -> torch.dtype:
-    """float32 for similarities and sizes of half-precision tokens, the tokens' own precision otherwise."""
+    """Return float32 for similarities and sizes of half-precision tokens, the tokens' own precision otherwise."""
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
@@ -69,7 +69,7 @@ def deciding(x: Tensor, precision: str) -> Tensor:
 
 
 def deciding_dtype(x: Tensor, precision: str) -> torch.dtype:
-    """dtype of deciding(): at least that of stat_dtype()."""
+    """Return the dtype of deciding(): at least that of stat_dtype()."""
     return stat_dtype(x) if precision == 'float32' else torch.float64
 
 
@@ -80,7 +80,8 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
 
 
 def unit(x: Tensor, length: float = 1) -> Tensor:
-    """Rows of x divided by their length, in float32 at least; a zero row stays zero, so that its similarity is 0.
+    """Return rows of x divided by their length, in float32 at least; a zero row stays zero, so that its similarity is
+    0.
 
     length: of the rows that are returned.
     """
@@ -91,18 +92,18 @@ def unit(x: Tensor, length: float = 1) -> Tensor:
 
 
 def _share_of_length(width: int, length: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What takes rows of mean square 1 to a length, (C,)."""
+    """Return what takes rows of mean square 1 to a length, (C,)."""
     return torch.full((width,), length * width**-0.5, dtype=dtype, device=device)
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of every image by number: (B, N, ...), (B, M) int64 -> (B, M, ...)."""
+    """Return rows of every image by number: (B, N, ...), (B, M) int64 -> (B, M, ...)."""
     rows = in_rows(index, values.shape[1])
     return values.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, index.shape)
 
 
 def in_rows(index: Tensor, length: int) -> Tensor:
-    """Places in images of one length, (B, M), as places in their concatenation."""
+    """Return places in images of one length, (B, M), as places in their concatenation."""
     batch = index.shape[0]
     if isinstance(batch, int) and batch == 1:
         return index
@@ -110,7 +111,7 @@ def in_rows(index: Tensor, length: int) -> Tensor:
 
 
 def starts_of(batch: int, length: int, device: torch.device) -> Tensor:
-    """Where each of a batch of images of one length begins in their concatenation, (B,) int64."""
+    """Return where each of a batch of images of one length begins in their concatenation, (B,) int64."""
     if traced():  # sizes may be symbols
         return length * torch.arange(batch, device=device)
     return numbers(0, batch * length, max(length, 1), device=device)
@@ -125,13 +126,14 @@ def drawn(draw: Callable[[], Tensor]) -> Tensor:
 
 
 def seeded_generator(seed: int, *place: int) -> torch.Generator:
-    """A CPU generator that depends on the seed and the place in the network alone, so that draws repeat anywhere."""
+    """Return a CPU generator that depends on the seed and the place in the network alone, so that draws repeat
+    anywhere."""
     digest = hashlib.blake2b(repr((seed, *place)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, 'little'))
 
 
 def seeded_uniform(count: int, seed: int, *place: int) -> Tensor:
-    """(1, count) numbers from [0, 1) on the CPU, of seeded_generator(); torch.compile treats them as a constant."""
+    """Draw (1, count) numbers from [0, 1) on the CPU, of seeded_generator(), a constant of torch.compile."""
     if torch.compiler.is_dynamo_compiling():
         # as plain numbers: one graph may not hold several constant tensors of one function, and range() takes a
         # count that is a symbol as the number it stands for

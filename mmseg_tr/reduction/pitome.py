@@ -25,19 +25,19 @@ MATCHINGS = ('all', 'bsm')
 
 
 def removed(num_tokens: int, ratio: float) -> int:
-    """How many of the patch tokens leave when a share `ratio` remains."""
+    """Return how many of the patch tokens leave when a share `ratio` remains."""
     return math.floor(num_tokens - num_tokens * ratio)
 
 
 def similarities(metric: Tensor) -> Tensor:
-    """Cosine of every two tokens, (B, T, C) -> (B, T, T), float32 at least."""
+    """Return the cosine of every two tokens, (B, T, C) -> (B, T, T), float32 at least."""
     with without_autocast(metric):
         u = unit(metric)
         return u @ u.transpose(1, 2)
 
 
 def energy(similarity: Tensor, margin: float, alpha: float = 1.0) -> Tensor:
-    """How much of its image resembles a token (equation 4, with s - m above the margin as in the authors' code).
+    """Return how much of its image resembles a token (equation 4, with s - m above the margin as in the authors' code).
 
     similarity: (B, T, T). Returns the mean over all tokens, itself included, (B, T).
     """
@@ -74,7 +74,7 @@ def energy_matching(
 
 
 def margin_of(first: float, layer: int, depth: int) -> float:
-    """The margin of a layer: `first` in layer 1, falling to first / depth in the last."""
+    """Return the margin of a layer: `first` in layer 1, falling to first / depth in the last."""
     return first - first * (layer - 1) / depth
 
 
@@ -110,14 +110,14 @@ class PiToMe(Reduction):
 
     @classmethod
     def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
-        """Ratio 0.925 in the form for DeiT; a smaller ratio on grids where 0.925 would merge nothing."""
+        """Return the defaults: ratio 0.925 in the form for DeiT, a smaller one where 0.925 would merge nothing."""
         return dict(
             ratio=next(ratio for ratio in (0.925, 0.85, 0.5, 1) if removed(math.prod(grid), ratio) or ratio == 1)
         )
 
     @classmethod
     def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """Ratio from 0.99 down to 0.5, in every form."""
+        """Return the ratio from 0.99 down to 0.5, in every form."""
         steps = [round(0.99 - 0.01 * step, 2) for step in range(50)]
         steps = [ratio for ratio in steps if removed(math.prod(grid), ratio)]
         forms = distinct([own['form']] if isinstance(own.get('form'), str) else [], cls.FORMS)
@@ -134,7 +134,7 @@ class PiToMe(Reduction):
         return self._with(depth=depth)
 
     def matching_of(self, layer: int) -> str:
-        """'all' or 'bsm', the matching of a layer."""
+        """Return 'all' or 'bsm', the matching of a layer."""
         if isinstance(self.form, tuple):
             return self.form[layer - 1]
         if self.form in MATCHINGS:
@@ -143,7 +143,7 @@ class PiToMe(Reduction):
         return 'bsm' if early == (self.form == 'bsm_first') else 'all'
 
     def margin_of(self, layer: int) -> float:
-        """The margin of a layer."""
+        """Return the margin of a layer."""
         margin: Any = self.margin
         return margin[layer - 1] if isinstance(margin, tuple) else margin_of(margin, layer, self._depth())
 

@@ -38,12 +38,13 @@ DESTINATIONS = ('place', 'random', 'gradient')
 
 
 def num_regions(grid: Grid, region: Grid) -> int:
-    """Regions of a grid, those that its lower and right edges cut included."""
+    """Return the regions of a grid, those that its lower and right edges cut included."""
     return -(-grid[0] // region[0]) * -(-grid[1] // region[1])
 
 
 def gradient(x: Tensor, grid: Grid) -> Tensor:
-    """Mean magnitude of the Sobel gradient of the features, (B, h*w, C) -> (B, h*w); edges repeat their patches."""
+    """Return the mean magnitude of the Sobel gradient of the features, (B, h*w, C) -> (B, h*w); edges repeat their
+    patches."""
     features = F.pad(x.to(stat_dtype(x)).transpose(1, 2).unflatten(2, grid), (1, 1, 1, 1), mode='replicate')
     across, down = features[..., 2:] - features[..., :-2], features[..., 2:, :] - features[..., :-2, :]
     across = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
@@ -52,7 +53,7 @@ def gradient(x: Tensor, grid: Grid) -> Tensor:
 
 
 def split_regions(cost: Tensor, grid: Grid, region: Grid) -> tuple[Tensor, Tensor]:
-    """Patches of least cost in their region, and all others: destinations (B, D) and sources (B, N - D).
+    """Return patches of least cost in their region, and all others: destinations (B, D) and sources (B, N - D).
 
     cost: (B, h*w). Regions tile the grid from the top left, edges cut the last ones. Among equals the first patch in
     raster order is chosen. Both results are patch numbers, ascending for sources, region by region for destinations.
@@ -125,12 +126,13 @@ class SharedMatching(Reduction):
 
     @classmethod
     def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
-        """Regions of 2 x 2 in all blocks, with a matching for a quarter of the blocks, 6 of 24 as published."""
+        """Return the defaults: regions of 2 x 2 in all blocks, a matching for a quarter of the blocks, 6 of 24 as
+        published."""
         return dict(match_every=max(depth // 4, 1), region=tuple(min(2, side) for side in grid))
 
     @classmethod
     def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """More and more sources of the smallest regions, then all sources of larger ones; two ways of sharing."""
+        """Return ladders of more and more sources of the smallest regions, then of larger ones; two ways of sharing."""
         shares = [share / 20 for share in range(1, 15)]
         sides = [side for side in range(2, 9) if side <= min(grid)]
         steps: list[dict[str, Any]] = [dict(region=(2, 2), r=share) for share in shares if sides]
@@ -146,7 +148,7 @@ class SharedMatching(Reduction):
 
     @classmethod
     def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
-        """Inside the attention of every layer that merges."""
+        """Return settings that leave these numbers inside the attention of every layer that merges."""
         (asked,) = check_tokens(tokens, 1, math.prod(grid))
         return {**own, 'r': math.prod(grid) - asked}
 
@@ -164,7 +166,7 @@ class SharedMatching(Reduction):
         return fitted
 
     def amount(self, grid: Grid) -> int:
-        """How many patches of a grid merge into others."""
+        """Return how many patches of a grid merge into others."""
         patches = math.prod(grid)
         sources = patches - num_regions(grid, self._sides)
         if self.r is None:
@@ -183,7 +185,7 @@ class SharedMatching(Reduction):
         return self.layers is None or layer in self.layers
 
     def matched(self, y: Tensor, tokens: Tokens, layer: int) -> tuple[Merge, bool]:
-        """The matching of a layer, and whether the layer decides it; else it comes with the tokens."""
+        """Return the matching of a layer, and whether the layer decides it; else it comes with the tokens."""
         place = layer - 1 if self.layers is None else self.layers.index(layer)
         handed = tokens.handed_on(y, place, self.match_every)
         if handed is not None:
@@ -193,7 +195,7 @@ class SharedMatching(Reduction):
         return region_matching(y, cost, tokens.grid, self._sides, r, tokens.num_prefix), True
 
     def _cost(self, patches: Tensor, grid: Grid) -> Tensor:
-        """What is least at the destination of a region, (B or 1, h*w) float32 at least."""
+        """Return what is least at the destination of a region, (B or 1, h*w) float32 at least."""
         if self.destinations == 'gradient':
             return gradient(patches, grid)
         if self.destinations == 'random':
@@ -246,7 +248,7 @@ class SharedMatching(Reduction):
 
 
 def merged_heads(parts: Sequence[Tensor], merge: Merge, tokens: Tokens) -> list[Tensor]:
-    """Plain means of queries, keys or values, each (B, H, T, d) -> (B, H, T', d), by one pass over all of them."""
+    """Average queries, keys or values, each (B, H, T, d) -> (B, H, T', d), by one pass over all of them."""
     rows = torch.cat([part.transpose(1, 2).flatten(2) for part in parts], -1)  # (B, T, sum of H * d)
     rows = merge.apply(rows, None, tokens.counts)[0].split([part.shape[1] * part.shape[3] for part in parts], -1)
     return [row.unflatten(2, (part.shape[1], -1)).transpose(1, 2) for row, part in zip(rows, parts)]

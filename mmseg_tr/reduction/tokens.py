@@ -88,7 +88,7 @@ class Tokens:
 
     @classmethod
     def from_map(cls, features: Tensor) -> Tokens:
-        """Tokens of a plain feature map, (B, C, h, w) -> one token per position."""
+        """Return tokens of a plain feature map, (B, C, h, w) -> one token per position."""
         return cls(features.flatten(2).transpose(1, 2), grid=(features.shape[-2], features.shape[-1]))
 
     @property
@@ -104,7 +104,7 @@ class Tokens:
         return replace(self, **changes)
 
     def groups(self, values: Tensor | None = None) -> list[Tensor]:
-        """Images of one length together: [(B, T, C)] when all agree, else one (1, T_b, C) per image."""
+        """Return images of one length together: [(B, T, C)] when all agree, else one (1, T_b, C) per image."""
         values = self.x if values is None else values
         return [values] if self.lengths is None else list(values.split(self.lengths, dim=1))
 
@@ -113,7 +113,7 @@ class Tokens:
         return groups[0] if len(groups) == 1 else torch.cat(groups, dim=1)
 
     def handed_on(self, y: Tensor, place: int, every: int) -> Merge | None:
-        """The matching of y that comes as `memo` from an earlier layer; None where this layer decides its own.
+        """Return the matching of y that comes as `memo` from an earlier layer; None where this layer decides its own.
 
         every: so many layers share one matching. place: this layer's among those that match, from 0.
         """
@@ -169,14 +169,14 @@ class Tokens:
         return torch.where(self.index < 0, self.index, new) if self.gaps else new
 
     def _followed(self, places: Tensor) -> Tensor:
-        """The index of the patches after the tokens of every image have moved, (B, T) -> (B, N)."""
+        """Return the index of the patches after the tokens of every image have moved, (B, T) -> (B, N)."""
         assert self.index is not None
         if not self.gaps:
             return places.gather(1, self.index)
         return torch.where(self.index < 0, self.index, places.gather(1, self.index.clamp_min(0)))
 
     def patches(self) -> Tokens:
-        """The same tokens without their prefix."""
+        """Return the same tokens without their prefix."""
         if not self.num_prefix:
             return self
         x = self.join([group[:, self.num_prefix :] for group in self.groups()])
@@ -231,14 +231,14 @@ class Tokens:
         return numbers(0, self.grid[0] * self.grid[1], device=self.x.device).expand(self.num_images, -1)
 
     def to_map(self, values: Tensor | None = None) -> Tensor:
-        """Restored values (default: the tokens' features) as a contiguous map, (B, K, h, w)."""
+        """Return the restored values (default: the tokens' features) as a contiguous map, (B, K, h, w)."""
         restored = self.restore(self.patches().x if values is None else values)
         # a transposed view would make every later interpolation about ten times slower
         return restored.transpose(1, 2).contiguous().unflatten(2, self.grid)
 
 
 def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, h*w, C) -> a channels-last view (B, C, h, w).
+    """View tokens (B, h*w, C) as a channels-last map (B, C, h, w).
 
     Without a transposition: for a batch of one its strides do not count as channels-last in convolutions, which
     would then copy the map twice.
@@ -247,5 +247,5 @@ def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def as_tokens(features: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """(B, C, h, w) -> contiguous tokens (B, h*w, C), a view where the map is channels-last, and the grid (h, w)."""
+    """Turn a map (B, C, h, w) into contiguous tokens (B, h*w, C), a view where it is channels-last; and its grid."""
     return features.permute(0, 2, 3, 1).flatten(1, 2).contiguous(), (features.shape[2], features.shape[3])

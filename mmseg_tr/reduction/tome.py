@@ -34,7 +34,7 @@ from mmseg_tr.reduction.tome_checks import check_k, check_r, listed
 
 
 def parse_r(num_layers: int, r: int | list[Any] | tuple[int, float]) -> list[Any]:
-    """Tokens to merge in every layer (the published schedule).
+    """Return tokens to merge in every layer (the published schedule).
 
     r: a number for every layer; a list, filled up with zeros; or (mean, slope): the numbers run in a line around the
     mean, from twice the mean to 0 for slope -1, from 0 to twice the mean for slope 1. One layer gets the mean.
@@ -112,12 +112,13 @@ class ToMe(Reduction):
 
     @classmethod
     def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
-        """The dense form, 30 % of the tokens in every layer."""
+        """Return the defaults: the dense form, 30 % of the tokens in every layer."""
         return dict(form='dense', r=0.3)
 
     @classmethod
     def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """Tokens to merge per layer: a number where the settings have one (or a schedule's mean), else a fraction."""
+        """Return tokens to merge per layer: a number where the settings have one (or a schedule's mean), else a
+        fraction."""
         form, r = own.get('form', 'original'), own.get('r')
         name = f'{cls.name}, {form} form'
         if own.get('matching') == 'kth':
@@ -135,7 +136,7 @@ class ToMe(Reduction):
 
     @classmethod
     def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
-        """After each layer from the first on, in the original form; inside each layer in the dense one."""
+        """Return settings that leave these numbers after each layer, or inside each in the dense form."""
         left, dense = math.prod(grid), own.get('form', cls.form) == 'dense'
         numbers = tokens if isinstance(tokens, list | tuple) else (tokens,)
         amounts = []
@@ -145,7 +146,7 @@ class ToMe(Reduction):
         return {**own, 'r': amounts}
 
     def settings(self) -> dict[str, Any]:
-        """r of each layer is a list, as a tuple could be a published pair."""
+        """Return the settings, r of each layer as a list: a tuple could be a published pair."""
         return super().settings() | dict(r=list(self.r) if isinstance(self.r, tuple) else self.r)
 
     def bind(self, depth: int, grid: Grid, num_prefix: int) -> Reduction:
@@ -159,7 +160,7 @@ class ToMe(Reduction):
         return fitted
 
     def amount(self, layer: int, num_tokens: int, num_prefix: int) -> int:
-        """How many of these tokens, prefix included, a layer merges away."""
+        """Return how many of these tokens, prefix included, a layer merges away."""
         free, asked = max(num_tokens - num_prefix, 0), self._of_layer(layer)
         if self.matching == 'kth':
             return free // int(asked) * (int(asked) - 1)
@@ -167,7 +168,7 @@ class ToMe(Reduction):
         return min(r, max(free - 1, 0) if self.matching == 'random' else free // 2)
 
     def _asked(self) -> tuple[Any, ...] | int | float:
-        """The setting of all layers, or a tuple of theirs."""
+        """Return the setting of all layers, or a tuple of theirs."""
         if self.matching == 'kth':
             return self.k
         if isinstance(self.r, dict) and self.schedule is None:
@@ -175,7 +176,7 @@ class ToMe(Reduction):
         return self.r if self.schedule is None else self.schedule
 
     def _of_layer(self, layer: int) -> int | float:
-        """The setting of a layer; layers beyond a list merge nothing."""
+        """Return the setting of a layer; layers beyond a list merge nothing."""
         asked = self._asked()
         if not isinstance(asked, tuple):
             return asked
@@ -189,7 +190,7 @@ class ToMe(Reduction):
             warnings.warn(f'ToMe: {setting} merges none of {num_tokens} tokens.', stacklevel=1)
 
     def matched(self, metric: Tensor, tokens: Tokens, layer: int, call: int, undone: bool = False) -> Merge | None:
-        """Which tokens of metric (B, T, C) merge; None if none do. call: which of a layer's matchings this is.
+        """Return which tokens of metric (B, T, C) merge; None if none do. call: which of a layer's matchings this is.
 
         undone: whether the merge is undone, so that the order of the merged tokens does not matter.
         """
@@ -207,7 +208,7 @@ class ToMe(Reduction):
         return random_matching(metric, r, numbers.to(metric.device, non_blocking=True), num_prefix)
 
     def inside(self, attend: Any, y: Tensor, tokens: Tokens, layer: int, part: str) -> Sequence[Inside]:
-        """The matching that the dense form is about to make, on the same tokens."""
+        """Return the matching that the dense form is about to make, on the same tokens."""
         if self.form == 'original':
             return ()
         merge = self._of_part(y, tokens, layer, int(part == 'mlp'), False) or identity(y)
@@ -253,14 +254,15 @@ class ToMe(Reduction):
         return self._shortened(lambda x, _: mlp(x), y, tokens, layer, 1)[0]
 
     def _of_part(self, y: Tensor, tokens: Tokens, layer: int, call: int, undone: bool = True) -> Merge | None:
-        """The matching of a layer's attention (call 0) or MLP (call 1) in the dense form: its own or a shared one."""
+        """Return the matching of a layer's attention (call 0) or MLP (call 1) in the dense form: its own or a shared
+        one."""
         place = (layer - 1) % self.match_every + call if self.match_every > 1 else 0
         return tokens.handed_on(y, place, 2 * self.match_every) or self.matched(y, tokens, layer, call, undone)
 
     def _shortened(
         self, branch: Callable[..., Tensor], y: Tensor, tokens: Tokens, layer: int, call: int
     ) -> tuple[Tensor, Merge | None]:
-        """branch on merged tokens: plain means go in, and every token receives what its merged token got."""
+        """Run a branch on merged tokens: plain means go in, and every token receives what its merged token got."""
         with record_function('mmseg_tr::merge'):
             merge = self._of_part(y, tokens, layer, call)
             short = y if merge is None else merge.apply(y, None, tokens.counts)[0]

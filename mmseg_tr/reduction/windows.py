@@ -23,7 +23,7 @@ class GridWindows:
         return -(-self.grid[0] // self.size[0]), -(-self.grid[1] // self.size[1])
 
     def split(self, x: Tensor) -> Tensor:
-        """(B, h, w, C) -> (B * windows, rows, columns, C), filled up with zeros."""
+        """Split a map into windows: (B, h, w, C) -> (B * windows, rows, columns, C), filled up with zeros."""
         if self.grid == self.size:
             return x
         (down, across), (rows, columns) = self.counts, self.size

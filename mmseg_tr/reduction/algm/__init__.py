@@ -34,7 +34,7 @@ from mmseg_tr.reduction.tokens import Tokens
 
 
 def automatic_threshold(score: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-    """Mean and deviation part of the global threshold, per image: mean(v), std(v) / layer (section 3.2, GBM).
+    """Return mean and deviation part of the global threshold, per image: mean(v), std(v) / layer (section 3.2, GBM).
 
     score: (B, n) best similarity of each source, protected ones left out. Fewer than two give NaN, which no score
     reaches, so that nothing merges.
@@ -120,14 +120,14 @@ class ALGM(Reduction):
 
     @classmethod
     def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
-        """Layers 1 and 5, of 24 layers 1 and 7; the threshold of the width's ADE20K row, 0.88 without one."""
+        """Return defaults: layers 1 and 5, of 24 layers 1 and 7; the threshold of the width's ADE20K row, or 0.88."""
         layers = tuple(sorted({1, min(7 if depth >= 24 else 5, depth)}))
         window = tuple(min(2, side) for side in grid)
         return dict(layers=layers, window=window, threshold=cls.THRESHOLDS.get(width, 0.88))
 
     @classmethod
     def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """Threshold from 0.99 down to 0.3, for several layers of the global merge."""
+        """Return the threshold from 0.99 down to 0.3, for several layers of the global merge."""
         steps = [round(0.99 - 0.01 * step, 2) for step in range(70)]
         pairs = [(1, scaled_layer(share, depth, least=2)) for share in (3 / 12, 5 / 12, 7 / 12) if depth > 1]
         layers = distinct([tuple(own['layers'])] if 'layers' in own else [], pairs or [(1,)])
@@ -138,7 +138,7 @@ class ALGM(Reduction):
 
     @classmethod
     def fixed_ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """The share of windows that join and of later tokens that leave, up to all of them; in the first ladder the
+        """Return share of windows that join and of later tokens that leave, up to all of them; in the first ladder the
         same in every layer, in the others more of one kind.
         """
         defaults = cls.defaults(0, depth, grid)
@@ -167,7 +167,8 @@ class ALGM(Reduction):
 
     @classmethod
     def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
-        """After each entry of layers; windows join until at most the first number is left."""
+        """Return settings that leave these numbers after each entry of layers; windows join down to the first
+        number."""
         defaults = cls.defaults(0, depth, grid)
         layers, window = tuple(own.get('layers', defaults['layers'])), own.get('window', defaults['window'])
         left = math.prod(grid)
@@ -209,7 +210,7 @@ class ALGM(Reduction):
         return self._with(counts=tuple(map(round, merged.values())))
 
     def count(self, layer: int, tokens: Tokens) -> int | None:
-        """Windows, or tokens, that a layer merges away by counts; None where the image decides."""
+        """Return windows, or tokens, that a layer merges away by counts; None where the image decides."""
         if self.counts is None:
             return None
         count, patches = self.counts[self.layers.index(layer)], math.prod(tokens.grid)

@@ -18,7 +18,7 @@ from mmseg_tr.reduction.ops import decided, per_image, unit, without_autocast
 
 
 def window_similarity(x: Tensor, grid: tuple[int, int], window: tuple[int, int], num_prefix: int = 1) -> Tensor:
-    """Mean cosine similarity of the n tokens of every window, over all ordered pairs (section 3.1, CLAP).
+    """Return the mean cosine similarity of the n tokens of every window, over all ordered pairs (section 3.1, CLAP).
 
     x: (B, E + h*w, C), patches in raster order after E prefix tokens. Windows tile the top-left part of the grid that
     they fit into. Returns (B, nW) in raster order, float32 at least. Raises ValueError when grid and tokens disagree.
@@ -43,7 +43,7 @@ def window_similarity(x: Tensor, grid: tuple[int, int], window: tuple[int, int],
 
 @torch.compiler.assume_constant_result
 def float32_of(value: float) -> float:
-    """The float32 nearest to a number."""
+    """Return the float32 nearest to a number."""
     return struct.unpack('f', struct.pack('f', value))[0]
 
 
@@ -83,7 +83,7 @@ def local_merge(
 def _uniform_places(
     similarity: Tensor, num_tokens: int, grid: Grid, window: Grid, num_prefix: int, r: int, repeats: bool = False
 ) -> tuple[Tensor, Runs]:
-    """Places of all tokens when r windows join in every image, and the same as runs; see local_merge().
+    """Return places of all tokens when r windows join in every image, and the same as runs; see local_merge().
 
     repeats: whether r is the same in every forward, so that what follows from it is kept.
     """
@@ -100,14 +100,15 @@ def _uniform_places(
 
 
 def _ranks_of_none(windows: int, device: torch.device) -> Tensor:
-    """Ranks of the windows before any is chosen, of patches in no window, and of prefix tokens, (windows + 2,)."""
+    """Return the ranks of the windows before any is chosen, of patches in no window, and of prefix tokens, (windows +
+    2,)."""
     ranks = torch.full((windows + 2,), windows, device=device)
     ranks[-1] = -1
     return ranks
 
 
 def _windows_of_tokens(grid: Grid, window: Grid, num_prefix: int, device: torch.device) -> Tensor:
-    """The entry of _ranks_of_none() that holds for each token, (T,)."""
+    """Return the entry of _ranks_of_none() that holds for each token, (T,)."""
     gh, gw = grid[0] // window[0], grid[1] // window[1]
     patches = torch.arange(gh * gw, device=device).view(gh, gw)
     patches = patches.repeat_interleave(window[0], 0).repeat_interleave(window[1], 1)
@@ -116,7 +117,7 @@ def _windows_of_tokens(grid: Grid, window: Grid, num_prefix: int, device: torch.
 
 
 def _places_in_order(num_tokens: int, num_prefix: int, each: int, windows: int, r: int, device: torch.device) -> Tensor:
-    """Places of tokens that lie in the order of their places, r windows of `each` after the prefix, (T,)."""
+    """Return places of tokens that lie in the order of their places, r windows of `each` after the prefix, (T,)."""
     shared = table(_places_of_runs, num_prefix, each, windows, device=device)[: num_prefix + r * each]
     first = num_prefix + r
     alone = numbers(first, first + num_tokens - len(shared), device=device)
@@ -124,7 +125,7 @@ def _places_in_order(num_tokens: int, num_prefix: int, each: int, windows: int, 
 
 
 def _places_of_runs(num_prefix: int, each: int, windows: int, device: torch.device) -> Tensor:
-    """Places of prefix tokens and of as many runs as there are windows."""
+    """Return places of prefix tokens and of as many runs as there are windows."""
     runs = torch.arange(num_prefix, num_prefix + windows, device=device).repeat_interleave(each)
     return torch.cat([torch.arange(num_prefix, device=device), runs])
 

@@ -112,12 +112,13 @@ class CTS(nn.Module, Reduction):
 
     @classmethod
     def defaults(cls, width: int, depth: int, grid: Grid) -> dict[str, Any]:
-        """30 % of the tokens, by a policy network whose weights come with the model's or from policy_checkpoint."""
+        """Return defaults: 30 % of the tokens, by a policy network with weights of the model or policy_checkpoint."""
         return dict(share=0.3)
 
     @classmethod
     def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """How many superpatches share a token, as a number where the settings have one, else as the share saved."""
+        """Return how many superpatches share a token, as a number where the settings have one, else as the share
+        saved."""
         if own.get('policy') == 'none':
             raise ConfigError("policy must share superpatches to be tuned, such as 'network' or 'random', got 'none'.")
         if own.get('shared') is not None:
@@ -126,12 +127,12 @@ class CTS(nn.Module, Reduction):
 
     @classmethod
     def fixed_ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """How many superpatches share a token, the same in every image."""
+        """Return how many superpatches share a token, the same in every image."""
         return cls.ladder({**own, 'share': None, 'shared': 1}, depth, grid)
 
     @classmethod
     def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
-        """Of every layer: superpatches share until at most so many are left."""
+        """Return settings that leave so many in every layer: superpatches share until at most so many are left."""
         patches, least = math.prod(grid), math.prod(grid) - 3 * math.prod(superpatch_grid(grid))
         (asked,) = check_tokens(tokens, 1, patches)
         if asked < least:
@@ -223,7 +224,7 @@ class CTS(nn.Module, Reduction):
         return Embedded(tokens, sharing.index, sharing.size, memo=sharing)
 
     def decide(self, image: Tensor, grid: Grid, patch: tuple[int, int]) -> Sharing | None:
-        """Which superpatches of each image share; None where none does. image: (B, 3, H, W) before padding."""
+        """Return which superpatches of each image share; None where none does. image: (B, 3, H, W) before padding."""
         self._refuse_odd(grid)
         count = self.count(grid)
         if not count:
@@ -235,7 +236,7 @@ class CTS(nn.Module, Reduction):
             return sharing_of(select_superpatches(scores, count), grid, count)
 
     def count(self, grid: Grid) -> int:
-        """S on a patch grid."""
+        """Return S on a patch grid."""
         superpatches = math.prod(superpatch_grid(grid))
         if self.shared is None:
             # rounding errors such as that of 0.3 * 1600 must not add a superpatch
@@ -246,7 +247,7 @@ class CTS(nn.Module, Reduction):
 
     @torch.no_grad()
     def scores(self, image: Tensor, supergrid: Grid, patch: tuple[int, int]) -> Tensor:
-        """Sharing score of each superpatch, (B, h//2, w//2) float32."""
+        """Return the sharing score of each superpatch, (B, h//2, w//2) float32."""
         if self.guide is not None:
             logits = self.guide if isinstance(self.guide, Tensor) else self.guide(image)
             if tuple(logits.shape) != (shape := (len(image), 2, *supergrid)):
@@ -270,7 +271,7 @@ class CTS(nn.Module, Reduction):
 
     @torch.no_grad()
     def policy_logits(self, image: Tensor) -> Tensor:
-        """Logits of the policy network, (B, 3, H, W) -> (B, 2, ceil(H/32), ceil(W/32)); never under autocast."""
+        """Return logits of the policy network, (B, 3, H, W) -> (B, 2, ceil(H/32), ceil(W/32)); never under autocast."""
         with record_function('mmseg_tr::policy'), without_autocast(image):
             policy = policy_on(self.policy, image.device)
             image = image.to(policy.head.weight.dtype)

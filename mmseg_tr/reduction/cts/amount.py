@@ -10,7 +10,7 @@ from mmseg_tr.reduction.checks import check_integer, check_number
 
 
 def check_amount(shared: Any, share: Any) -> tuple[int | None, float | None]:
-    """shared and share, at most one of them given. Raises ConfigError."""
+    """Check shared and share, at most one of them given. Raises ConfigError."""
     if shared is not None and share is not None:
         raise ConfigError(
             'one of shared, the number of superpatches that share a token, and share, the fraction of tokens to save, '

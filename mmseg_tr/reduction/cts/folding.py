@@ -43,18 +43,19 @@ def folded(network: Network) -> Network:
 
 
 def own_tensors(module: nn.Module) -> list[Tensor]:
-    """Parameters and buffers of a module itself."""
+    """Return the parameters and buffers of a module itself."""
     found = [*module._parameters.values(), *module._buffers.values()]
     return [tensor for tensor in found if tensor is not None]
 
 
 def mark_of(tensor: Tensor) -> tuple[int, int]:
-    """Memory and version of a tensor: another pair after it was replaced or changed in place."""
+    """Return the memory and version of a tensor: another pair after it was replaced or changed in place."""
     return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 def fold(network: Network) -> Network:
-    """A copy whose BatchNorms are folded into the convolution that is registered before each; activations stay."""
+    """Return a copy whose BatchNorms are folded into the convolution that is registered before each; activations
+    stay."""
     with undisturbed():
         return _without_norms(network)
 

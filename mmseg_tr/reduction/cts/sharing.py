@@ -34,22 +34,23 @@ class Sharing:
 
 
 def superpatch_grid(grid: tuple[int, int]) -> tuple[int, int]:
-    """How many superpatches, 2 x 2 patches aligned to even rows and columns, a patch grid holds."""
+    """Return how many superpatches, 2 x 2 patches aligned to even rows and columns, a patch grid holds."""
     return grid[0] // 2, grid[1] // 2
 
 
 def token_counts(patches: int, shared: int) -> tuple[int, int, float]:
-    """Kept patches M = N - 4S, tokens T = N - 3S, and the share of tokens saved in percent (section 3.1)."""
+    """Return the kept patches M = N - 4S, tokens T = N - 3S, and the share of tokens saved in percent (section 3.1)."""
     return patches - 4 * shared, patches - 3 * shared, 100 * 3 * shared / patches
 
 
 def policy_scores(logits: Tensor, precision: str = 'float32') -> Tensor:
-    """Probability that a superpatch shows one class: (B, 2, h, w) logits -> (B, h, w), computed in this precision."""
+    """Return the probability that a superpatch shows one class: (B, 2, h, w) logits -> (B, h, w), computed in this
+    precision."""
     return deciding(logits.float(), precision).softmax(1)[:, 1]
 
 
 def superpatch_logits(logits: Tensor, supergrid: tuple[int, int], patch: tuple[int, int]) -> Tensor:
-    """Logits of the policy's cells at the superpatches: (B, 2, H/32, W/32) -> (B, 2, *supergrid).
+    """Return the logits of the policy's cells at the superpatches: (B, 2, H/32, W/32) -> (B, 2, *supergrid).
 
     With patches of 16 a cell is a superpatch, as published. Where superpatches have another size they take the cells'
     logits bilinearly at their centres: with patches of 32 the mean of four cells, with 8 a quarter of one each.
@@ -67,7 +68,7 @@ def superpatch_logits(logits: Tensor, supergrid: tuple[int, int], patch: tuple[i
 
 
 def random_scores(image: Tensor, supergrid: tuple[int, int], seed: int) -> Tensor:
-    """Scores in [0, 1) that look random and follow from the image's pixels and the seed: (B, h, w) float32.
+    """Return the scores in [0, 1) that look random and follow from the image's pixels and the seed: (B, h, w) float32.
 
     An image has the same scores in every batch and on every device: they are a hash of integers (splitmix64) and do not
     use the global random state.
@@ -88,7 +89,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def select_superpatches(scores: Tensor, count: int) -> Tensor:
-    """The `count` superpatches of the highest scores in each image, lower index first among equals (section 3.2).
+    """Return `count` superpatches of the highest scores in each image, lower index first among equals (section 3.2).
 
     scores: (B, h, w) -> (B, h, w) bool.
     """
@@ -98,7 +99,8 @@ def select_superpatches(scores: Tensor, count: int) -> Tensor:
 
 
 def kept_patches(superpatches: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Patches outside every shared superpatch, (B, h//2, w//2) -> (B, h, w) bool; those of odd grids included."""
+    """Return patches outside every shared superpatch, (B, h//2, w//2) -> (B, h, w) bool; those of odd grids
+    included."""
     kept = superpatches.new_ones(superpatches.shape[0], *grid)
     h, w = superpatches.shape[1:]
     kept[:, : 2 * h, : 2 * w] = ~superpatches.repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -106,7 +108,7 @@ def kept_patches(superpatches: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def sharing_of(superpatches: Tensor, grid: tuple[int, int], count: int) -> Sharing:
-    """The record of a decision. superpatches: (B, h//2, w//2) bool with `count` true in each image."""
+    """Return the record of a decision. superpatches: (B, h//2, w//2) bool with `count` true in each image."""
     (batch, h, w), device = superpatches.shape, superpatches.device
     num_patches = grid[0] * grid[1]
     # no shape depends on the data, so nothing waits for the device
@@ -132,20 +134,20 @@ def _superpatches_of_patches(grid: tuple[int, int], device: torch.device) -> Ten
 
 
 def _places_in_order(patches: int, count: int, device: torch.device) -> Tensor:
-    """Tokens of patches that lie in the order of their tokens, (N,) int64."""
+    """Return tokens of patches that lie in the order of their tokens, (N,) int64."""
     kept = patches - 4 * count
     of_shared = torch.arange(kept, kept + count, device=device).repeat_interleave(4)
     return torch.cat([torch.arange(kept, device=device), of_shared])
 
 
 def _sizes(patches: int, count: int, device: torch.device) -> Tensor:
-    """Patches of each token, (T,) float32."""
+    """Return patches of each token, (T,) float32."""
     kept = patches - 4 * count
     return torch.cat([torch.ones(kept, device=device), torch.full((count,), 4.0, device=device)])
 
 
 def share_pixels(image: Tensor, sharing: Sharing, patch: tuple[int, int]) -> Tensor:
-    """The patches of all tokens side by side: (B, C, H, W) -> (B, C, ph, T * pw). Differentiable.
+    """Return the patches of all tokens side by side: (B, C, H, W) -> (B, C, ph, T * pw). Differentiable.
 
     Kept patches are untouched; a shared superpatch is halved in size, every 2 x 2 pixels averaged.
     """
@@ -158,14 +160,15 @@ def share_pixels(image: Tensor, sharing: Sharing, patch: tuple[int, int]) -> Ten
 
 
 def share_positions(position: Tensor, sharing: Sharing) -> Tensor:
-    """Position embedding of every token, (1, C, h, w) -> (B, T, C): a shared token has the mean of its four cells."""
+    """Return the position embedding of every token, (1, C, h, w) -> (B, T, C): a shared token has the mean of its four
+    cells."""
     own = position.flatten(2).transpose(1, 2).expand(sharing.kept.shape[0], -1, -1)  # (1, C, h, w) -> (B, N, C)
     mean = F.avg_pool2d(position, 2).flatten(2).transpose(1, 2).expand(sharing.shared.shape[0], -1, -1)
     return torch.cat([take(own, sharing.kept), take(mean, sharing.shared)], 1)
 
 
 def oracle_mask(labels: Tensor, side: tuple[int, int]) -> Tensor:
-    """Superpatches that hold a single label value, the ignored one included: (B, H, W) -> (B, h, w) bool.
+    """Return superpatches that hold a single label value, the ignored one included: (B, H, W) -> (B, h, w) bool.
 
     side: height and width of a superpatch in pixels. Where the map ends within a superpatch, its existing pixels count.
     """
@@ -176,7 +179,7 @@ def oracle_mask(labels: Tensor, side: tuple[int, int]) -> Tensor:
 
 
 def oracle_logits(labels: Tensor, patch: tuple[int, int], grid: tuple[int, int] | None = None) -> Tensor:
-    """Logits for CTS.guided() that put superpatches of one label first, (B, H, W) -> (B, 2, h//2, w//2).
+    """Return the logits for CTS.guided() that put superpatches of one label first, (B, H, W) -> (B, 2, h//2, w//2).
 
     labels: at the resolution of the image. grid: the patch grid; by default that of the padded image.
     """
@@ -188,7 +191,7 @@ def oracle_logits(labels: Tensor, patch: tuple[int, int], grid: tuple[int, int] 
 
 
 def label_blocks(labels: Tensor, side: tuple[int, int]) -> Tensor:
-    """The pixels of each superpatch, (B, H, W) -> (B, ceil(H/sh), ceil(W/sw), sh * sw) int64; -1 outside the map."""
+    """Return pixels of each superpatch, (B, H, W) -> (B, ceil(H/sh), ceil(W/sw), sh * sw) int64; -1 outside the map."""
     bottom, right = (-length % step for length, step in zip(labels.shape[-2:], side, strict=True))
     labels = F.pad(labels.long(), (0, right, 0, bottom), value=-1)
     blocks = labels.unflatten(2, (-1, side[1])).unflatten(1, (-1, side[0]))  # (B, h, sh, w, sw)
@@ -196,6 +199,6 @@ def label_blocks(labels: Tensor, side: tuple[int, int]) -> Tensor:
 
 
 def _patches(image: Tensor, patch: tuple[int, int]) -> Tensor:
-    """(B, C, H, W) -> (B, N, C, ph, pw) in raster order."""
+    """Cut an image into patches: (B, C, H, W) -> (B, N, C, ph, pw) in raster order."""
     blocks = image.unflatten(3, (-1, patch[1])).unflatten(2, (-1, patch[0]))  # (B, C, h, ph, w, pw)
     return blocks.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)

@@ -36,7 +36,7 @@ WEIGHTINGS = ('l2', 'sum')
 def reconstruction_weights(
     before: Tensor, after: Tensor, k: int = 20, temperature: float = 0.02, weighting: str = 'l2'
 ) -> Tensor:
-    """Weights of the remaining tokens in every patch (token reconstruction layer).
+    """Return the weights of the remaining tokens in every patch (token reconstruction layer).
 
     before: (B, N, C), patches that were reduced; after: (B, K, C), what they were reduced to, right after that step.
     Weights are exp(-temperature * squared distance); of a patch's weights those below the k-th largest are dropped, so
@@ -55,7 +55,7 @@ def reconstruction_weights(
 
 
 def exact_dtype(x: Tensor) -> torch.dtype:
-    """float64 for networks that run in float32, where the device has it; float32 under autocast and for half precision.
+    """Return float64 for networks in float32, where the device has it; float32 under autocast and in half precision.
 
     Clusters may be so alike that rounding in float32, which differs with the batch, would choose the k-th nearest.
     """
@@ -66,7 +66,7 @@ def exact_dtype(x: Tensor) -> torch.dtype:
 
 
 def _beyond_nearest(weights: Tensor, k: int) -> Tensor:
-    """Which weights are below the k-th largest of their row."""
+    """Return which weights are below the k-th largest of their row."""
     if k < 0:
         return torch.zeros_like(weights, dtype=torch.bool)
     nearest = weights if k == 1 else weights.topk(k, sorted=False).values
@@ -87,19 +87,19 @@ class Reconstruction:
             return (self.weights @ values.to(self.weights.dtype)).to(values.dtype)
 
     def places(self) -> Tensor:
-        """The token with the largest weight in each patch, (B, N) int64."""
+        """Return the token with the largest weight in each patch, (B, N) int64."""
         return self.weights.argmax(-1)
 
 
 def clustering_macs(patches: int, clusters: int, width: int, iterations: int, window: int) -> int:
-    """Multiply-adds that the published counter adds for soft k-means of an image: N, K, C of the paper."""
+    """Return the multiply-adds that the published counter adds for soft k-means of an image: N, K, C of the paper."""
     near = min(window**2, clusters)
     step = 3 * near * patches * width + 3 * near * patches + clusters * width
     return patches * width + 2 * (patches + clusters) + iterations * step
 
 
 def reconstruction_macs(patches: int, tokens: int, width: int, k: int) -> int:
-    """Multiply-adds that the published counter adds for patches from their k nearest tokens, all for k < 0.
+    """Return the multiply-adds that the published counter adds for patches from their k nearest tokens, all for k < 0.
 
     It uses the width of features for scores too.
     """
@@ -166,7 +166,7 @@ class Expedite(Reduction):
 
     @classmethod
     def ladder(cls, own: Mapping[str, Any], depth: int, grid: Grid) -> list[Ladder]:
-        """Clusters in the shape of the grid down to a quarter of its sides, after several layers."""
+        """Return clusters in the shape of the grid down to a quarter of its sides, after several layers."""
         side, k = max(grid), own.get('k', 20)
         sizes = [(max(round(grid[0] * n / side), 1), max(round(grid[1] * n / side), 1)) for n in range(side - 1, 0, -1)]
         sizes = [size for size in sizes if math.prod(size) >= k and 4 * max(size) >= side]
@@ -177,7 +177,7 @@ class Expedite(Reduction):
 
     @classmethod
     def with_tokens(cls, own: Mapping[str, Any], tokens: Sequence[int], depth: int, grid: Grid) -> dict[str, Any]:
-        """After the layer of clustering: the clusters nearest to the shape of the grid of at most so many."""
+        """Return settings whose clusters are nearest to the shape of the grid and at most so many."""
         (asked,) = check_tokens(tokens, 1, math.prod(grid))
         sides = ((rows, min(asked // rows, grid[1])) for rows in range(1, min(grid[0], asked) + 1))
         clusters = min(sides, key=lambda side: (abs(side[0] / grid[0] - side[1] / grid[1]), -math.prod(side)))
@@ -212,7 +212,7 @@ class Expedite(Reduction):
         return fitted
 
     def _fitting(self, grid: Grid) -> Expedite:
-        """With the default number of clusters for a grid."""
+        """Return the strategy with the default number of clusters for a grid."""
         clusters = (28, 28) if math.prod(grid) > 28 * 28 else _in_proportion(grid)
         return self._with(clusters=clusters, k=min(self.k, math.prod(clusters)))
 
@@ -234,7 +234,7 @@ class Expedite(Reduction):
         return tokens.restored() if self.reconstruct == 'backbone' else tokens
 
     def _clustered(self, tokens: Tokens) -> Tokens:
-        """Clusters after the prefix, and the weights to reconstruct the patches."""
+        """Return clusters after the prefix, and the weights to reconstruct the patches."""
         rows, columns = self.clusters or tokens.grid
         if rows * columns > math.prod(tokens.grid):
             warnings.warn(
@@ -254,7 +254,7 @@ class Expedite(Reduction):
 
 
 def _in_proportion(grid: Grid) -> Grid:
-    """Seven tenths of the sides of a grid, as 28x28 clusters are of 40x40 patches."""
+    """Return seven tenths of the sides of a grid, as 28x28 clusters are of 40x40 patches."""
     return max(round(0.7 * grid[0]), 1), max(round(0.7 * grid[1]), 1)
 
 

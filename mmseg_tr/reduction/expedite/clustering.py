@@ -19,7 +19,8 @@ from mmseg_tr.reduction.ops import host_numbers, stat_dtype, without_autocast
 
 
 def start_clusters(x: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
-    """Mean of the patches in every cell of an even division of the grid, cells overlapping where it does not divide.
+    """Return the mean of the patches in every cell of an even division of the grid, cells overlapping where it does not
+    divide.
 
     x: (B, h*w, C) in raster order -> (B, K, C), clusters in raster order.
     """
@@ -28,13 +29,13 @@ def start_clusters(x: Tensor, grid: tuple[int, int], clusters: tuple[int, int]) 
 
 
 def start_cells(grid: tuple[int, int], clusters: tuple[int, int], device: torch.device | str = 'cpu') -> Tensor:
-    """The cluster whose place a patch has: the grid of clusters enlarged to the nearest neighbour. (h*w,) int64."""
+    """Return cluster whose place a patch has: the grid of clusters enlarged to the nearest neighbour. (h*w,) int64."""
     rows, columns = (_cells_of_axis(*axis, device) for axis in zip(grid, clusters))
     return (rows[:, None] * clusters[1] + columns).flatten()
 
 
 def scaled_distances(a: Tensor, b: Tensor, factor: float) -> Tensor:
-    """factor * |a - b|^2: (B, N, C) and (B, K, C) -> (B, N, K). Rounding may change the sign.
+    """Compute factor * |a - b|^2: (B, N, C) and (B, K, C) -> (B, N, K). Rounding may change the sign.
 
     The squares enter the product as two more channels, so that no further step runs over all pairs.
     """
@@ -52,7 +53,7 @@ def cluster_patches(
     window: int = 5,
     temperature: float = 0.02,
 ) -> Tensor:
-    """Soft k-means over the patches of each image (token clustering layer).
+    """Cluster the patches of each image by soft k-means (token clustering layer).
 
     x: (B, h*w, C) in raster order. clusters: (rows, columns) of the K clusters. A patch belongs to the window x window
     clusters around its own, by a softmax of -temperature times the squared distance: an inverse temperature. Returns
@@ -78,14 +79,15 @@ def cluster_patches(
 
 
 def _channel_scales(width: int, temperature: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What makes the product of a patch with (c, |c|^2) the logit of cluster c, (C + 1,)."""
+    """Return what makes the product of a patch with (c, |c|^2) the logit of cluster c, (C + 1,)."""
     scales = torch.full((width + 1,), 2 * temperature, dtype=dtype, device=device)
     scales[-1] = -temperature
     return scales
 
 
 def _memberships(patches: Tensor, centres: Tensor, reached: Tensor, far: Tensor) -> Tensor:
-    """Membership of patches in clusters, (..., P, Q): patches (B, ..., P, C + 1), centres (B, K, C), reached (..., Q).
+    """Return the membership of patches in clusters, (..., P, Q): patches (B, ..., P, C + 1), centres (B, K, C), reached
+    (..., Q).
 
     patches: scaled, see _channel_scales(). reached: numbers of the clusters that the patches of a tile meet.
     """
@@ -97,7 +99,7 @@ def _memberships(patches: Tensor, centres: Tensor, reached: Tensor, far: Tensor)
 
 
 def _means(members: Tensor, own: Tensor, tiling: Tiling, reached: Tensor) -> Tensor:
-    """Patches averaged by their memberships, (B, K, C). own: as Tiling.own() gives them."""
+    """Average the patches by their memberships, (B, K, C). own: as Tiling.own() gives them."""
     sums = (members.transpose(-2, -1) @ own).flatten(1, -2)  # (B, tiles * Q, C + 1)
     sums = filled((sums.shape[0], tiling.clusters, sums.shape[2]), 0, sums.dtype, sums.device).index_add(
         1, reached.flatten(), sums
@@ -124,11 +126,11 @@ class TiledAxis:
     num_cells: int
 
     def reached(self, device: torch.device) -> Tensor:
-        """Clusters along the axis that each tile's patches reach, (tiles, num_cells) int64."""
+        """Return clusters along the axis that each tile's patches reach, (tiles, num_cells) int64."""
         return host_numbers(self.cell_starts, device)[:, None] + torch.arange(self.num_cells, device=device)
 
     def places(self, device: torch.device) -> Tensor:
-        """Patches along the axis that each tile reads, (tiles, num_patches) int64."""
+        """Return patches along the axis that each tile reads, (tiles, num_patches) int64."""
         return host_numbers(self.patch_starts, device)[:, None] + torch.arange(self.num_patches, device=device)
 
     def masks(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -168,45 +170,45 @@ class Tiling:
         return self.rows.cells * self.columns.cells
 
     def patches(self, x: Tensor) -> Tensor:
-        """Patches with a 1 as one more channel: (B, h*w, C) -> (B, tile rows, tile columns, P, C + 1)."""
+        """Return patches with a 1 as one more channel: (B, h*w, C) -> (B, tile rows, tile columns, P, C + 1)."""
         x = torch.cat([x, filled((*x.shape[:-1], 1), 1, x.dtype, x.device)], -1)
         places = table(_places, self, device=x.device)
         return x.index_select(1, places.flatten()).unflatten(1, places.shape)
 
     def own(self, tiles: Tensor) -> Tensor:
-        """Patches of tiles, zero where a patch belongs to another tile."""
+        """Return patches of tiles, zero where a patch belongs to another tile."""
         return tiles * table(_own, self, device=tiles.device)
 
 
 def _places(tiling: Tiling, device: torch.device) -> Tensor:
-    """Numbers of the patches of each tile, (tile rows, tile columns, P) int64."""
+    """Return numbers of the patches of each tile, (tile rows, tile columns, P) int64."""
     return _numbered(tiling.rows.places(device), tiling.columns.places(device), tiling.columns.length)
 
 
 def _reached(tiling: Tiling, device: torch.device) -> Tensor:
-    """Numbers of the clusters that a tile's patches reach, (tile rows, tile columns, Q) int64."""
+    """Return numbers of the clusters that a tile's patches reach, (tile rows, tile columns, Q) int64."""
     return _numbered(tiling.rows.reached(device), tiling.columns.reached(device), tiling.columns.cells)
 
 
 def _numbered(rows: Tensor, columns: Tensor, width: int) -> Tensor:
-    """Numbers in raster order of all places of two axes, (tile rows, y), (tile columns, x) -> (..., y * x)."""
+    """Return numbers in raster order of all places of two axes, (tile rows, y), (tile columns, x) -> (..., y * x)."""
     return (rows[:, None, :, None] * width + columns[None, :, None]).flatten(2)
 
 
 def _far(tiling: Tiling, device: torch.device) -> Tensor:
-    """Clusters out of a patch's reach, (tile rows, tile columns, P, Q) bool."""
+    """Return clusters out of a patch's reach, (tile rows, tile columns, P, Q) bool."""
     far_y, far_x = (axis.masks(device)[0] for axis in (tiling.rows, tiling.columns))
     far = far_y[:, None, :, None, :, None] | far_x[None, :, None, :, None, :]
     return far.flatten(4, 5).flatten(2, 3)
 
 
 def _own(tiling: Tiling, device: torch.device) -> Tensor:
-    """Patches that are the tile's own, (tile rows, tile columns, P, 1) bool."""
+    """Return patches that are the tile's own, (tile rows, tile columns, P, 1) bool."""
     own_y, own_x = (axis.masks(device)[1] for axis in (tiling.rows, tiling.columns))
     return (own_y[:, None, :, None] & own_x[None, :, None, :]).flatten(2, 3)[..., None]
 
 
 def _cells_of_axis(length: int, cells: int, device: torch.device | str) -> Tensor:
-    """The nearest of `cells` for each of `length` places, by torch's rule (float32), which whole numbers miss."""
+    """Return nearest of `cells` for each of `length` places, by torch's rule (float32), which whole numbers miss."""
     places = torch.arange(length, device=device, dtype=torch.float32) * (cells / length)
     return places.floor().long().clamp_max(cells - 1)

@@ -87,7 +87,7 @@ class SegFormerPP(Reduction):
         return ladders(depth)
 
     def settings(self) -> dict[str, Any]:
-        """Type and arguments that build this strategy again."""
+        """Return type and arguments that build this strategy again."""
         asked: dict[str, Any] = dict(preset=self.preset) if self.stages is None else dict(stages=self.stages)
         if self.match_every is not None:
             asked['match_every'] = self.match_every
@@ -117,7 +117,7 @@ class SegFormerPP(Reduction):
         return self._with(merging=tuple(merging))
 
     def watched(self, found: list[Merged], depths: Sequence[int], device: torch.device) -> SegFormerPP:
-        """The strategy for one forward of a single image that appends what every block merges to `found`."""
+        """Return the strategy for one forward of a single image that appends what every block merges to `found`."""
         stages = [
             WatchedStage(stage.queries, stage.keys, stage.share, found, number, sum(depths[: number - 1]), device)
             for number, stage in enumerate(self.bind_stages(depths).merging, 1)

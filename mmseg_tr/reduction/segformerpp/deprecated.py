@@ -13,7 +13,7 @@ from mmseg_tr.reduction.segformerpp.settings import as_reduction
 def reduction_from_merging(
     merging: str | Sequence[dict[str, Any] | None] | None, stacklevel: int = 2
 ) -> dict[str, Any] | None:
-    """The settings of `reduction=` for those of `merging=`: a preset, one dict per stage, or None.
+    """Return the settings of `reduction=` for those of `merging=`: a preset, one dict per stage, or None.
 
     Warns with the new spelling. Raises ConfigError for anything else.
     """
@@ -39,7 +39,7 @@ def replace_merging(backbone: MutableMapping[str, Any]) -> None:
 
 
 def as_code(value: Any) -> str:
-    """Plain values as configs write them: dict(a=1)."""
+    """Return plain values as configs write them: dict(a=1)."""
     if isinstance(value, dict):
         return f'dict({", ".join(f"{key}={as_code(part)}" for key, part in value.items())})'
     if isinstance(value, list):

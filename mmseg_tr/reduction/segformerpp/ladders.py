@@ -9,7 +9,7 @@ from mmseg_tr.reduction.segformerpp.settings import PRESETS, as_reduction
 
 
 def ladders(num_stages: int) -> list[Ladder]:
-    """The ladders of SegFormer++: the patterns of its presets with one fraction r, in all stages, the two that have
+    """Return ladders of SegFormer++: the patterns of its presets with one fraction r, in all stages, the two that have
     the most tokens, or the others; and the presets that have no fraction.
     """
     fractions = [round(0.05 * step, 2) for step in range(2, 20)]  # 0.1 to 0.95
@@ -34,7 +34,7 @@ def ladders(num_stages: int) -> list[Ladder]:
 
 
 def stage_settings(stage: int, early: int, strides: tuple[int, int], r: float, stages: range) -> dict[str, Any]:
-    """Keys and values merge in early stages, queries in late ones, as in the presets; nothing in other `stages`."""
+    """Merge keys and values in early stages, queries in late ones, as in the presets; nothing in other `stages`."""
     if stage not in stages:
         return {}
     side, stride = ('kv', strides[0]) if stage < early else ('q', strides[1])

@@ -30,7 +30,7 @@ Shorter = tuple[Tensor, Callable[[Tensor], Tensor]]  # merged tokens, and the fu
 
 @lru_cache(maxsize=256)
 def grid_partition(grid: Grid, stride: Grid) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Destinations and sources of a grid, ascending: the upper left token of every whole block is a destination.
+    """Return destinations and sources of a grid, ascending: the upper left token of every whole block is a destination.
 
     grid: (h, w); stride: (sy, sx). Blocks cut off at the lower and right border hold sources only. The arrays are
     read-only, and not tensors: those would remember the mode (inference, tracing) of the first call.
@@ -44,7 +44,7 @@ def grid_partition(grid: Grid, stride: Grid) -> tuple[NDArray[np.int64], NDArray
 
 
 def computed_partition(grid: Grid, stride: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
-    """grid_partition() in operators, for compiled programs whose grid is a symbol."""
+    """Compute grid_partition() in operators, for compiled programs whose grid is a symbol."""
     rows, columns = grid[0] // stride[0], grid[1] // stride[1]
     place = torch.arange(grid[0] * grid[1], device=device)
     row, column = place // grid[1], place % grid[1]
@@ -105,7 +105,7 @@ class Bipartite:
     precision: str = 'float32'
 
     def match(self, x: Tensor, grid: Grid) -> Merge:
-        """Which tokens join. x: (B, h*w, C)."""
+        """Return which tokens join. x: (B, h*w, C)."""
         return grid_matching(deciding(x, self.precision), grid, self.stride, int(x.shape[1] * self.ratio))
 
     def __call__(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> Shorter:
@@ -167,7 +167,7 @@ class Neighbours2D:
 
 
 def average_blocks(x: Tensor, grid: Grid, stride: Grid) -> Shorter:
-    """Mean of every block of the grid, cut off at the border; expanded by nearest neighbour."""
+    """Return the mean of every block of the grid, cut off at the border; expanded by nearest neighbour."""
     merged, small = as_tokens(F.avg_pool2d(as_map(x, grid), stride, ceil_mode=True))
     return merged, lambda values: as_tokens(F.interpolate(as_map(values, small), size=grid))[0]
 
@@ -203,7 +203,7 @@ class StageMerging:
         return block % self.share == 0 if self.share else block == 0
 
     def merge_keys(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> tuple[Tensor, Merge | None]:
-        """Tokens from which keys and values are made, (B, K, C) of a grid, and the matching that was used.
+        """Return tokens from which keys and values are made, (B, K, C) of a grid, and the matching that was used.
 
         They are never expanded again. merge: a matching of an earlier block, used instead of one of x.
         """
@@ -214,7 +214,8 @@ class StageMerging:
             return self.keys(x, grid, merge)[0], merge
 
     def merge_queries(self, x: Tensor, grid: Grid, merge: Merge | None = None) -> tuple[Shorter, Merge | None]:
-        """Tokens from which queries are made, the function that gives every token its query's result, the matching."""
+        """Return tokens from which queries are made, the function that gives every token its query's result, the
+        matching."""
         if self.queries is None:
             return (x, lambda values: values), None
         with record_function('mmseg_tr::merge'):

@@ -26,14 +26,14 @@ KEY_MODES = dict(bsm=('r', 'sx', 'sy'), n2d=('s',))
 
 
 def preset_name(preset: str) -> str | None:
-    """The name in PRESETS for a preset, ALIASES and a share left out; None if no preset has that name."""
+    """Return the name in PRESETS for a preset, ALIASES and a share left out; None if no preset has that name."""
     name = split_share(tidy(preset))[0]
     name = ALIASES.get(name, name)
     return name if name in PRESETS else None
 
 
 def preset_stages(preset: str) -> list[dict[str, Any]] | None:
-    """Settings of every stage of a preset; None for presets that merge nothing, in any number of stages.
+    """Return settings of every stage of a preset; None for presets that merge nothing, in any number of stages.
 
     Raises ConfigError for anything else.
     """
@@ -50,7 +50,7 @@ def preset_stages(preset: str) -> list[dict[str, Any]] | None:
 
 
 def as_reduction(settings: Any) -> Any:
-    """A preset's name, or one dict per stage, as the settings of a strategy; None where nothing merges.
+    """Return a preset's name, or one dict per stage, as the settings of a strategy; None where nothing merges.
 
     Anything else is returned unchanged.
     """
@@ -72,7 +72,8 @@ def tidy(name: str) -> str:
 
 
 def parse_stages(stages: Sequence[dict[str, Any] | None], precision: str = 'float32') -> tuple[StageMerging, ...]:
-    """What every stage merges. Raises ConfigError for anything but a list of dicts, and for what parse_stage() does."""
+    """Return what every stage merges. Raises ConfigError for anything but a list of dicts, and for what parse_stage()
+    does."""
     listed = isinstance(stages, Sequence) and not isinstance(stages, str)
     if not listed or not all(stage is None or isinstance(stage, dict) for stage in stages):
         raise ConfigError(
@@ -82,7 +83,8 @@ def parse_stages(stages: Sequence[dict[str, Any] | None], precision: str = 'floa
 
 
 def parse_stage(settings: dict[str, Any], number: int, precision: str = 'float32') -> StageMerging:
-    """Mergers of one stage; keys that are None count as not written. Raises ConfigError naming stage `number`."""
+    """Return the mergers of one stage; keys that are None count as not written. Raises ConfigError naming stage
+    `number`."""
     settings = {key: value for key, value in settings.items() if value is not None}
     found = {}
     for side, modes in (('q', QUERY_MODES), ('kv', KEY_MODES)):
@@ -111,7 +113,7 @@ def parse_stage(settings: dict[str, Any], number: int, precision: str = 'float32
 
 
 def split_share(name: str) -> tuple[str, int | str | None]:
-    """'bsm_hq_share4' -> ('bsm_hq', 4); 'bsm_hq_shared' -> ('bsm_hq', 'stage'); None for other names."""
+    """Split a name: 'bsm_hq_share4' -> ('bsm_hq', 4); 'bsm_hq_shared' -> ('bsm_hq', 'stage'); None for others."""
     found = re.fullmatch(r'(.+)_share(d|[0-9]+)', name)
     if not found:
         return name, None
@@ -119,7 +121,7 @@ def split_share(name: str) -> tuple[str, int | str | None]:
 
 
 def parse_share(share: Any, number: int) -> int | None:
-    """How many blocks use one matching; None for all. Raises ConfigError naming stage `number`."""
+    """Return how many blocks use one matching; None for all. Raises ConfigError naming stage `number`."""
     if share == 'stage':
         return None
     if not is_integer(share) or share < 1:
@@ -128,7 +130,7 @@ def parse_share(share: Any, number: int) -> int | None:
 
 
 def build_merger(mode: str, values: dict[str, Any], side: str, number: int) -> Merger:
-    """A merger from its checked settings. Raises ConfigError for values that are out of range."""
+    """Return a merger from its checked settings. Raises ConfigError for values that are out of range."""
     where = f'stage {number}: {side}_'
     if mode == 'n1d':
         return Neighbours1D(check_integer(f'{where}s', values['s'], 1))

@@ -36,7 +36,7 @@ class WatchedStage(StageMerging):
         return (merged, expand), used
 
     def _note(self, part: str, grid: Grid, left: int, expand: Callable[[Tensor], Tensor], merge: Merge | None) -> None:
-        """What a block merged into `left` tokens; merge: what it compared for that, if it did."""
+        """Return what a block merged into `left` tokens; merge: what it compared for that, if it did."""
         # expanding token numbers shows which token represents each position, for any merger
         numbers = torch.arange(left, dtype=torch.float32, device=self.device)[None, :, None]
         groups = expand(numbers)[0, :, 0].long().view(grid).cpu().numpy()
