@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.errors import CheckpointError, ConfigError, InputError
 from mmseg_tr.hosts.fixed import fixed_form
 from mmseg_tr.hosts.own import OwnTarget
 from mmseg_tr.nn import LinearDecoder, MaskTransformer, Segmenter, ViT
@@ -32,7 +32,7 @@ from mmseg_tr.reduction.segformerpp.settings import as_reduction
 from mmseg_tr.weights import formats, keymap, mit
 from mmseg_tr.weights.fetch import fetch_if_published
 from mmseg_tr.weights.fit import check_tensors, completed
-from mmseg_tr.weights.folder import NETWORK, SETTINGS, WEIGHTS, find_folder, read_settings
+from mmseg_tr.weights.folder import NETWORK, SETTINGS, WEIGHTS, check_numbers, find_folder, read_settings
 from mmseg_tr.weights.io import read_file
 from mmseg_tr.weights.variant import normalization, read_variant
 
@@ -111,14 +111,20 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = No
         raise CheckpointError(
             f'{source} is a model with a config: use mmseg_tr.Predictor.from_pretrained({str(source)!r}).'
         )
-    try:
-        model = _rebuilt(settings)
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f'{folder / SETTINGS} does not describe a network that this release builds: {error}.'
-        ) from error
     state = read_file(folder / WEIGHTS)
     check_tensors(state, str(folder / WEIGHTS))
+    try:
+        check_numbers(settings['options'], state)
+        with torch.device('meta'):  # takes no memory, whatever the settings ask for
+            shapes = {key: value.shape for key, value in _rebuilt(settings).state_dict().items()}
+        if shapes == {key: value.shape for key, value in state.items()}:
+            model = _rebuilt(settings)
+        else:
+            raise ConfigError('its weights have other names or shapes')
+    except (InputError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(
+            f'{folder / SETTINGS} does not describe a network that this release builds: {" ".join(str(error).split())}.'
+        ) from error
     mit.load_strictly(model, state, str(folder / WEIGHTS))
     return model.eval()
 

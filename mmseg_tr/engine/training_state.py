@@ -33,9 +33,9 @@ def keep_training_state(checkpoint: dict[str, Any]) -> None:
         checkpoint['meta'] = {key: meta[key] for key in _META if key in meta}
     if not isinstance(hub, Mapping):
         return
-    scalars = {key: history_from_plain(value) for key, value in (hub.get('log_scalars') or {}).items()}
+    scalars = {key: history_from_plain(value) for key, value in _table(hub, 'log_scalars').items()}
     info = {}
-    for key, value in (hub.get('runtime_info') or {}).items():
+    for key, value in _table(hub, 'runtime_info').items():
         if key.startswith('best_ckpt'):
             value = own_name(value)
         elif key == 'keep_ckpt_ids':
@@ -46,8 +46,14 @@ def keep_training_state(checkpoint: dict[str, Any]) -> None:
     checkpoint['message_hub'] = {
         'log_scalars': {key: value for key, value in scalars.items() if isinstance(value, HistoryBuffer)},
         'runtime_info': {key: value for key, value in info.items() if value is not None},
-        'resumed_keys': {key: bool(value) for key, value in (hub.get('resumed_keys') or {}).items()},
+        'resumed_keys': {key: bool(value) for key, value in _table(hub, 'resumed_keys').items()},
     }
+
+
+def _table(hub: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a part of message_hub, empty where it is not a table of names."""
+    part = hub.get(name)
+    return {key: value for key, value in part.items() if isinstance(key, str)} if isinstance(part, Mapping) else {}
 
 
 def own_name(path: Any) -> str | None:

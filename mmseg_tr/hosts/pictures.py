@@ -40,8 +40,21 @@ def processor_transform(folder: Path) -> ImageTransform:
     """The normalisation in the image processor's file of a folder. Raises ConfigError without one."""
     for name in PROCESSORS:
         if (folder / name).is_file():
-            return transform_from(json.loads((folder / name).read_text()), folder / name)
+            return transform_from(_settings_in(folder / name), folder / name)
     raise ConfigError(f'{folder} has no {PROCESSOR}, which says how pictures are normalised: save the image processor.')
+
+
+def _settings_in(file: Path) -> dict[str, Any]:
+    """Return the settings in an image processor's file. Raises ConfigError for a file that is not one."""
+    try:
+        settings = json.loads(file.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f'{file} cannot be read ({" ".join(str(error).split())}): save the image processor.'
+        ) from error
+    if not isinstance(settings, dict) or not isinstance(settings.get('image_processor', {}), dict):
+        raise ConfigError(f'{file} does not hold the settings of an image processor: save it again.')
+    return settings
 
 
 def transform_from(settings: dict[str, Any], where: Any) -> ImageTransform:
@@ -53,7 +66,10 @@ def transform_from(settings: dict[str, Any], where: Any) -> ImageTransform:
         return ImageTransform(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     if not settings.get('image_mean') or not settings.get('image_std'):
         raise ConfigError(f'{where} must have image_mean and image_std, which say how pictures are normalised.')
-    return ImageTransform(mean=settings['image_mean'], std=settings['image_std'])
+    try:
+        return ImageTransform(mean=settings['image_mean'], std=settings['image_std'])
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise ConfigError(f'image_mean and image_std of {where} must be three numbers each ({error}).') from error
 
 
 def photographs(model: nn.Module, count: int, size: tuple[int, int]) -> Tensor:

@@ -43,9 +43,11 @@ def read_comparison(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding='utf-8'))
         rows, about = content['rows'], content['about']
-        if not rows or not all(isinstance(row, dict) and 'name' in row for row in rows):
+        if not rows or not all(isinstance(row, dict) and 'name' in row for row in rows) or not isinstance(about, dict):
             raise ValueError('no rows')
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for row in rows:
+            _cells(row)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise ConfigError(f'comparison must be a compare.json of `mmseg-tr compare`, got {str(path)!r}.') from error
     return dict(rows=rows, about=about)
 
@@ -98,9 +100,12 @@ def _measured(comparison: Mapping[str, Any]) -> list[str]:
     quality = str(about.get('quality', 'quality'))
     lines = [f'| Model | {quality} | Agreement | GMACs | FPS |', '|---|---|---|---|---|']
     for row in rows:
-        score = row.get('miou') if row.get('pck') is None else row.get('pck')
-        cells = [f'{value:.2f}' if isinstance(value, int | float) else '-' for value in (
-            score, row.get('agreement'), row.get('gmacs'), row.get('fps'))]  # fmt: skip
-        lines.append(f'| {row["name"]} | ' + ' | '.join(cells) + ' |')
+        lines.append(f'| {row["name"]} | ' + ' | '.join(_cells(row)) + ' |')
     where = ', '.join(str(about[key]) for key in ('dataset', 'machine', 'precision') if about.get(key))
     return [*lines, '', f'{about.get("images_tested", "?")} images; {where}; torch {about.get("torch", "?")}.']
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    score = row.get('miou') if row.get('pck') is None else row.get('pck')
+    values = (score, row.get('agreement'), row.get('gmacs'), row.get('fps'))
+    return [f'{value:.2f}' if isinstance(value, int | float) else '-' for value in values]

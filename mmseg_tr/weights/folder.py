@@ -16,6 +16,7 @@ WEIGHTS, SETTINGS, CARD, CONFIG = 'model.safetensors', 'mmseg_tr.json', 'README.
 FORMAT = 1
 NETWORK, OPENMMLAB = 'network', 'openmmlab'  # what a folder holds
 _MOST = 2**20  # bytes of mmseg_tr.json
+_LAYERS = ('depth', 'num_layers', 'decoder_depth')  # settings that count layers
 
 
 def write_folder(
@@ -72,6 +73,20 @@ def read_settings(folder: Path) -> dict[str, Any]:
             f'{settings.get("mmseg_tr_version")}, which reads it.'
         )
     return settings
+
+
+def check_numbers(settings: Any, state: Mapping[str, Any], key: str = 'options') -> None:
+    """Raise ConfigError for numbers of layers, or sizes, that no network with these weights has."""
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            check_numbers(value, state, str(name))
+    elif isinstance(settings, list):
+        for value in settings:
+            check_numbers(value, state, key)
+    elif isinstance(settings, int | float):
+        elements = max(sum(value.numel() for value in state.values()), 2**16)
+        if settings > (len(state) if key in _LAYERS else elements):
+            raise ConfigError(f'{key} is larger than its {len(state)} weights with {elements} elements allow')
 
 
 def find_folder(source: str | os.PathLike[str], revision: str | None = None) -> Path:

@@ -167,7 +167,7 @@ def read_comparison(path: str) -> tuple[list[dict], dict]:
         content = json.loads(file.read_text())
         rows, about = list(content['rows']), dict(content['about'])
         usable = bool(rows) and all(usable_row(row) for row in rows)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):  # also integers above 1e308
         usable = False
     if not usable:
         raise ConfigError(f'{path} is not a valid comparison: give the compare.json that tools/compare.py wrote.')
@@ -178,7 +178,7 @@ def usable_row(row: Any) -> bool:
     """Return whether a row of a segmentation comparison has all numbers that the page draws."""
 
     def number(key: str) -> bool:
-        return isinstance(row[key], int | float) and not isinstance(row[key], bool) and math.isfinite(row[key])
+        return is_number(row[key])
 
     if not isinstance(row, dict) or not {'name', 'method', 'miou', 'gmacs'} <= set(row):
         return False
@@ -190,8 +190,13 @@ def usable_row(row: Any) -> bool:
         and row['gmacs'] > 0
         and all(row.get(key) is None or number(key) for key in ('fps', 'throughput', 'agreement'))
         and (settings is None or isinstance(settings, dict))
-        and (tokens is None or (isinstance(tokens, list) and all(isinstance(t, int | float) for t in tokens)))
+        and (tokens is None or (isinstance(tokens, list) and all(map(is_number, tokens))))
     )
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def labels_of(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

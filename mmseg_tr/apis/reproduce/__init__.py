@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmseg_tr.apis.build import machine, prepare_device
-from mmseg_tr.apis.reproduce.page import render
+from mmseg_tr.apis.reproduce.page import cells, render
 from mmseg_tr.apis.reproduce.rows import Row, find_rows
 from mmseg_tr.apis.reproduce.steps import STEPS, Work, macs_per_second
 from mmseg_tr.errors import ConfigError, InputError, WriteError
@@ -68,7 +69,7 @@ def reproduce(
 def run_row(work: Work, options: ReproduceOptions) -> dict[str, Any]:
     """Run the steps of a row that are not done; returns their results, with 'error' at the first that fails."""
     file = work.folder / STATE
-    state = {} if options.again else read_state(file, work.fraction)
+    state = {} if options.again else read_state(file, work.fraction, work.row)
     for name, step in STEPS.items():
         if name in state:
             continue
@@ -89,13 +90,17 @@ def merged(state: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {key: value for result in state.values() for key, value in result.items()}
 
 
-def read_state(file: Path, fraction: float) -> dict[str, dict[str, Any]]:
+def read_state(file: Path, fraction: float, row: Row) -> dict[str, dict[str, Any]]:
     """The finished steps of an earlier call; none for another fraction, or if the file was left damaged."""
     try:
         content = json.loads(file.read_text())
         steps = {name: dict(result) for name, result in content['steps'].items() if name in STEPS}
+        for key, value in merged(steps).items():
+            if not (isinstance(value, str) if key == 'weights' else math.isfinite(value)):
+                raise ValueError(f'{key} is {value!r}')
+        cells(row, merged(steps), fraction)
         return steps if content['fraction'] == fraction else {k: v for k, v in steps.items() if k == 'weights'}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ArithmeticError):
         return {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +28,7 @@ from mmseg_tr.errors import ConfigError
 from mmseg_tr.files import write_atomically
 
 JOURNAL = 'tune.json'
+_NUMBERS = ('quality', 'loss', 'gmacs', 'work')  # of a point, beside its time
 
 
 class Journal:
@@ -44,8 +46,10 @@ class Journal:
     def _read(self) -> None:
         try:
             content = json.loads(self.path.read_text())
-            known, self.points = content['setup'], content['points']
-        except (ValueError, KeyError, TypeError) as error:
+            known, self.points = dict(content['setup']), dict(content['points'])
+            if not all(_is_point(point) for point in self.points.values()):
+                raise ValueError('no points')
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise ConfigError(
                 f'{self.path} is not a journal of tune: choose another work_dir.', parameters=['work_dir']
             ) from error
@@ -65,6 +69,14 @@ class Journal:
         self.points[key] = dict(numbers)
         content = dict(setup=self.setup, points=self.points)
         write_atomically(json.dumps(content, indent=2) + '\n', self.path)
+
+
+def _is_point(point: Any) -> bool:
+    """Return whether an entry of a journal has its numbers."""
+    if not isinstance(point, dict) or not {*_NUMBERS, 'time'} <= set(point):
+        return False
+    numbers = [point[name] for name in _NUMBERS] + [point['time']] * (point['time'] is not None)
+    return all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
 
 
 @dataclass
@@ -92,7 +104,7 @@ class Measurer:
             self.measured += 1
             numbers = self._measure(ladder, settings)
             self.journal.put(key, numbers)
-        return Point(ladder, settings, **{name: numbers[name] for name in ('quality', 'loss', 'gmacs', 'work', 'time')})
+        return Point(ladder, settings, **{name: numbers[name] for name in (*_NUMBERS, 'time')})
 
     def key(self, settings: Settings | None) -> str:
         """Return a point's name in the journal: the share of the images, and the settings."""
