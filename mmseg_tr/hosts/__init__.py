@@ -33,7 +33,7 @@ from mmseg_tr.reduction import Reduction, build_reduction, find_method
 
 
 def blocks_target(model: nn.Module) -> Target | None:
-    """A network of a supported library that is a list of blocks, or None."""
+    """Return a network of a supported library that is a list of blocks, or None."""
     host = timm_host(model) or transformers_host(model)
     return None if host is None else BlocksTarget(model, host)
 
@@ -75,7 +75,7 @@ def apply(
 
 
 def fitted(target: Target, method: Any, settings: dict[str, Any], **fixed: Any) -> Reduction:
-    """The strategy for a network. fixed: budget, tokens and calibrate, each None without.
+    """Return the strategy for a network. fixed: budget, tokens and calibrate, each None without.
 
     Raises ConfigError for settings, a budget or tokens that do not fit.
     """
@@ -141,7 +141,7 @@ def remove(model: nn.Module) -> nn.Module:
 
 
 def disabled(model: nn.Module) -> AbstractContextManager[None]:
-    """The plain network inside `with disabled(model):`, in this thread. Raises ConfigError without a method."""
+    """Give the plain network inside `with disabled(model):`, in this thread. Raises ConfigError without a method."""
     return switched_off(require_applied(model))
 
 

@@ -67,7 +67,7 @@ class Applied(Switch):
 
     @classmethod
     def of(cls, method: Reduction, network: nn.Module, host: Host) -> Applied:
-        """A method in a network of this layout."""
+        """Return a method in a network of this layout."""
         view, depth = BlockView(host.parts, host.attention), len(block_list(network, host))
         return cls(method, host.prefix, host.grid, depth, view, host.rotary, host.queries)
 
@@ -76,7 +76,7 @@ class Applied(Switch):
         return (self.depth,)
 
     def enter(self, x: Tensor, layer: int) -> Tokens:
-        """Tokens of what a block receives: those carried by the tensor, else one per patch."""
+        """Return tokens of what a block receives: those carried by the tensor, else one per patch."""
         carried = carried_by(x)
         if carried is not None:
             return self._shared(carried)
@@ -99,7 +99,7 @@ class Applied(Switch):
         return self._shared(tokens)
 
     def _join(self, x: Tensor, layer: int) -> Tokens:
-        """Tokens with the queries after the prefix: those that the block before left, else one per patch."""
+        """Return tokens with the queries after the prefix: those that the block before left, else one per patch."""
         count = self.queries.count if self.queries is not None else 0
         before = self.left.pop(thread(), None)
         tokens = carried_by(before) if before is not None else None
@@ -128,7 +128,7 @@ class Applied(Switch):
         return [queries] if tokens.lengths is None else list(queries.split(1))
 
     def leave(self, tokens: Tokens) -> Tensor:
-        """What a block returns: the full tensor, with the tokens as an attribute where they were reduced."""
+        """Return what a block returns: the full tensor, with the tokens as an attribute where they were reduced."""
         x = self.full(tokens)
         carry(x, tokens)
         if self.queries is not None and len(tokens.trace) == self.queries.layer - 1:
@@ -136,12 +136,12 @@ class Applied(Switch):
         return x
 
     def full(self, tokens: Tokens) -> Tensor:
-        """A row for every patch, in the order of the host."""
+        """Return a row for every patch, in the order of the host."""
         x, first, last = full(tokens), self.num_prefix, tokens.num_prefix
         return x if first == last else torch.cat([x[:, first:last], x[:, :first], x[:, last:]], 1)
 
     def _shared(self, tokens: Tokens) -> Tokens:
-        """The tokens that patches share from the patch embedding on, where these are a row for every patch."""
+        """Return the tokens that patches share from the patch embedding on, where these are a row for every patch."""
         shared = tokens.memo
         if not isinstance(shared, Embedded):
             return tokens
@@ -149,14 +149,14 @@ class Applied(Switch):
         return tokens.replace(x=x, size=size, index=shared.index, memo=shared.memo)
 
     def merge_of(self, shared: Embedded, x: Tensor) -> Merge:
-        """The merge from a row for every patch, (B, E + h*w, C), to the tokens that patches share."""
+        """Return the merge from a row for every patch, (B, E + h*w, C), to the tokens that patches share."""
         assert shared.index is not None
         prefix = numbers(0, self.num_prefix, device=x.device).expand(x.shape[0], -1)
         index = torch.cat([prefix, shared.index + self.num_prefix], 1)
         return Merge(index, per_image(self.num_prefix + shared.x.shape[1], x.shape[0]))
 
     def arrive(self, image: Arrival) -> None:
-        """Note an image at the patch embedding, for the first block."""
+        """Return the note an image at the patch embedding, for the first block."""
         waiting = self.waiting.setdefault(thread(), [])
         if len(waiting) > 16:  # left by forwards that failed
             waiting.clear()
@@ -168,5 +168,5 @@ class Applied(Switch):
 
 
 def thread() -> int:
-    """Key of this thread; one for all in a compiled graph."""
+    """Return the key of this thread; one for all in a compiled graph."""
     return 0 if torch.compiler.is_compiling() else threading.get_ident()

@@ -64,7 +64,7 @@ class Target:
         raise NotImplementedError
 
     def bind(self, strategy: Reduction) -> Reduction:
-        """The strategy fitted to this network. Raises ConfigError for settings that do not fit."""
+        """Return the strategy fitted to this network. Raises ConfigError for settings that do not fit."""
         raise NotImplementedError
 
     def install(self, network: nn.Module, strategy: Reduction) -> None:
@@ -72,16 +72,16 @@ class Target:
         raise NotImplementedError
 
     def with_positions(self, rule: str) -> Target:
-        """The same with a rule for rotary positions. Raises ConfigError for a network that has none."""
+        """Return the same with a rule for rotary positions. Raises ConfigError for a network that has none."""
         raise ConfigError(f'positions={rule!r} is for rotary positions, which this network does not have.')
 
     def image(self) -> Tensor:
-        """An image without data, of the size that is counted."""
+        """Return an image without data, of the size that is counted."""
         channels = next(module.in_channels for module in self.network.modules() if isinstance(module, nn.Conv2d))
         return torch.empty(1, channels, *self.image_size, device='meta')
 
     def work(self, strategy: Reduction | None) -> float:
-        """Multiply-adds of the network with a method, everything counted, without running it."""
+        """Return the multiply-adds of the network with a method, everything counted, without running it."""
         whole = self.whole or self.network
         path = next(name for name, module in whole.named_modules() if module is self.network)
         counted = on_meta(whole, tuple(f'{path}.{name}'.lstrip('.') for name in self.numbers))
@@ -90,7 +90,7 @@ class Target:
         return count_macs(counted, self.image()).total()
 
     def plain(self) -> tuple[Target, float]:
-        """The target (alone where the whole takes more than images), and its plain multiply-adds."""
+        """Return the target (alone where the whole takes more than images), and its plain multiply-adds."""
         if self.whole is not None:
             try:
                 return self, self.work(None)
@@ -99,7 +99,8 @@ class Target:
         return self, self.work(None)
 
     def loss(self, strategy: Reduction, images: Tensor, plain: Tensor) -> float:
-        """Squared difference that the method makes to the network's results for these images, relative to `plain`."""
+        """Return the squared difference that the method makes to the network's results for these images, relative to
+        `plain`."""
         self.install(self.network, strategy.to(images.device) if isinstance(strategy, nn.Module) else strategy)
         try:
             found = self.results_of(images)
@@ -109,12 +110,12 @@ class Target:
 
     @torch.no_grad()
     def results_of(self, images: Tensor) -> Tensor:
-        """What the network returns for images, BATCH of them at a time."""
+        """Return what the network returns for images, BATCH of them at a time."""
         return torch.cat([first_tensor((self.whole or self.network)(batch)) for batch in images.split(BATCH)])
 
 
 def first_tensor(result: Any) -> Tensor:
-    """The first tensor of what a network returns; tokens are restored to a map."""
+    """Return the first tensor of what a network returns; tokens are restored to a map."""
     if isinstance(result, Tokens):
         return result.to_map()
     if isinstance(result, Tensor):
@@ -123,7 +124,7 @@ def first_tensor(result: Any) -> Tensor:
 
 
 def empty(strategy: Reduction) -> Reduction:
-    """The strategy without data, where it has weights."""
+    """Return the strategy without data, where it has weights."""
     return copy.deepcopy(strategy).to('meta') if isinstance(strategy, nn.Module) else strategy
 
 
@@ -204,7 +205,7 @@ def shares_early(kind: type[Reduction]) -> bool:
 
 
 def on_meta(network: nn.Module, numbers: tuple[str, ...] = ()) -> nn.Module:
-    """The plain network without data, on which shapes and multiply-adds are computed at almost no cost.
+    """Return the plain network without data, on which shapes and multiply-adds are computed at almost no cost.
 
     numbers: paths of buffers that keep their data.
     """

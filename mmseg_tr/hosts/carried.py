@@ -22,7 +22,7 @@ class Carried:
         self.tokens = tokens.replace(x=None) if tensor is tokens.x else tokens
 
     def of(self, tensor: Tensor) -> Tokens:
-        """The tokens, of the tensor that carries them."""
+        """Return the tokens, of the tensor that carries them."""
         return self.tokens.replace(x=tensor) if self.tokens.x is None else self.tokens
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -33,13 +33,13 @@ class Carried:
 
 
 def carried_by(x: Any) -> Tokens | None:
-    """The reduced tokens of a full tensor that has not been changed, or None."""
+    """Return the reduced tokens of a full tensor that has not been changed, or None."""
     carried = getattr(x, CARRIED, None)
     return carried.of(x) if isinstance(carried, Carried) and carried.version == _version(x) else None
 
 
 def grid_of(x: Any) -> Grid | None:
-    """The grid of the patches of a full tensor that a block returned, or None."""
+    """Return the grid of the patches of a full tensor that a block returned, or None."""
     carried = getattr(x, CARRIED, None)
     return carried.grid if isinstance(carried, Carried) else None
 
@@ -49,7 +49,7 @@ def _version(tensor: Tensor) -> int | None:
 
 
 def full(tokens: Tokens) -> Tensor:
-    """Prefix tokens, then a row for every patch, (B, E + h*w, C)."""
+    """Return the prefix tokens, then a row for every patch, (B, E + h*w, C)."""
     if tokens.index is None and tokens.reconstruct is None:
         return tokens.x
     patches = tokens.restore(tokens.patches().x)

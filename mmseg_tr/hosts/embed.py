@@ -19,7 +19,7 @@ from mmseg_tr.hosts.patch import Hook, NoteGrid, grid_of_image
 
 
 def patch_convolution(embed: nn.Module, patch: Grid) -> nn.Conv2d | None:
-    """The convolution that a patch embedding is, alone or before a norm; None for any other patch embedding."""
+    """Return the convolution that a patch embedding is, alone or before a norm; None for any other patch embedding."""
     convolutions = [part for part in embed.modules() if isinstance(part, nn.Conv2d)]
     others = {
         id(weight) for part in (*convolutions, getattr(embed, 'norm', nn.Identity())) for weight in part.parameters()
@@ -33,14 +33,14 @@ def patch_convolution(embed: nn.Module, patch: Grid) -> nn.Conv2d | None:
 
 
 def project(embed: nn.Module, conv: nn.Conv2d, pixels: Tensor) -> Tensor:
-    """Features of whole patches, (B, C, H, W) -> (B, d, H/ph, W/pw)."""
+    """Return the features of whole patches, (B, C, H, W) -> (B, d, H/ph, W/pw)."""
     features = F.conv2d(pixels, conv.weight, conv.bias, conv.stride)
     norm = getattr(embed, 'norm', None)
     return features if norm is None else norm(features.movedim(1, -1)).movedim(-1, 1)
 
 
 def whole_patches(image: Tensor, conv: nn.Conv2d, grid: Grid) -> Tensor:
-    """The pixels that become patches, (B, C, h*ph, w*pw), those that the patch embedding adds included."""
+    """Return the pixels that become patches, (B, C, h*ph, w*pw), those that the patch embedding adds included."""
     (top, left), (height, width) = conv.padding, (side * patch for side, patch in zip(grid, conv.stride))
     down, right = (size - side - before for size, side, before in zip((height, width), image.shape[-2:], (top, left)))
     return F.pad(image, (left, right, top, down))  # negative numbers crop
@@ -71,7 +71,7 @@ class ShareEmbedding(Hook):
 
 
 def laid_out(rows: Tensor, like: Tensor, embed: nn.Module, grid: Grid) -> Tensor:
-    """Rows of patches, (B, h*w, C), in the layout of a patch embedding's output."""
+    """Return rows of patches, (B, h*w, C), in the layout of a patch embedding's output."""
     if like.dim() == 3:
         return rows
     last = getattr(embed, 'output_fmt', None) == 'NHWC' or like.shape[1:] != (rows.shape[2], *grid)

@@ -73,7 +73,7 @@ def within_budget(asked: dict[str, Any], budget: float, target: Target, plain: f
 
 
 def calibrated(candidates: Iterable[Candidate], target: Target, images: Tensor) -> list[Candidate]:
-    """The candidates with their loss for images (B, C, H, W), the least first; one alone is not measured."""
+    """Return the candidates with their loss for images (B, C, H, W), the least first; one alone is not measured."""
     candidates = list(candidates)
     if len(candidates) == 1:
         return candidates
@@ -83,7 +83,7 @@ def calibrated(candidates: Iterable[Candidate], target: Target, images: Tensor) 
 
 
 def method_within(asked: dict[str, Any], budget: float, target: Target, images: Tensor | None = None) -> Reduction:
-    """Settings of fixed shapes with which the network keeps to a budget, fitted to it.
+    """Return settings of fixed shapes with which the network keeps to a budget, fitted to it.
 
     asked: the method's type, and settings that stay. images: (B, C, H, W), on which of several ways to spend the budget
     the one is chosen that changes the network's results least; without, the first. Raises as within_budget().
@@ -96,7 +96,7 @@ def method_within(asked: dict[str, Any], budget: float, target: Target, images: 
 
 
 def method_with_tokens(asked: dict[str, Any], tokens: Any, target: Target) -> Reduction:
-    """Settings of fixed shapes that leave these numbers of patch tokens, see Reduction.with_tokens().
+    """Return settings of fixed shapes that leave these numbers of patch tokens, see Reduction.with_tokens().
 
     Raises ConfigError for numbers that cannot be.
     """
@@ -106,7 +106,7 @@ def method_with_tokens(asked: dict[str, Any], tokens: Any, target: Target) -> Re
 
 
 def fixed_form(asked: dict[str, Any], budget: Any, tokens: Any, calibrate: Any, target: Target) -> Reduction:
-    """method_within() or method_with_tokens(). Raises ConfigError where both are given, or images that are none."""
+    """Return method_within() or method_with_tokens(). Raises ConfigError where both are given, or unusable images."""
     if budget is not None and tokens is not None:
         raise ConfigError(f'one of budget and tokens must be given, got budget={budget!r} and tokens={tokens!r}.')
     if calibrate is not None and (budget is None or not isinstance(calibrate, Tensor) or calibrate.dim() != 4):

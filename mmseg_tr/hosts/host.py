@@ -87,14 +87,14 @@ class Host:
 
 
 def block_list(network: nn.Module, host: Host) -> nn.ModuleList | nn.Sequential:
-    """The blocks of a network that Host.check() accepts."""
+    """Return the blocks of a network that Host.check() accepts."""
     blocks = submodule(network, host.blocks)
     assert isinstance(blocks, nn.ModuleList | nn.Sequential)
     return blocks
 
 
 def other_release(model: nn.Module, missing: str, place: str = '', since: str = '4.57') -> ConfigError:
-    """The error for a network of transformers without a module that this package reads.
+    """Return the error for a network of transformers without a module that this package reads.
 
     place: 'stage 1 of '. since: the first release whose networks of this class are supported.
     """
@@ -104,7 +104,7 @@ def other_release(model: nn.Module, missing: str, place: str = '', since: str = 
 
 
 def submodule(module: nn.Module, path: str) -> nn.Module | None:
-    """The module at a dotted path, or None."""
+    """Return the module at a dotted path, or None."""
     found: nn.Module | None = module
     for name in path.split('.') if path else ():
         found = getattr(found, name, None)
@@ -114,7 +114,7 @@ def submodule(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def part_of(block: nn.Module, part: Part) -> Any:
-    """A part of a block, or None."""
+    """Return a part of a block, or None."""
     return part(block) if callable(part) else None if part is None else submodule(block, part)
 
 
@@ -126,7 +126,7 @@ class BlockView:
 
     @staticmethod
     def names(parts: Mapping[str, Part]) -> dict[str, Part]:
-        """Every part of PARTS with its name in the block. Raises ConfigError for another part."""
+        """Return every part of PARTS with its name in the block. Raises ConfigError for another part."""
         unknown = [part for part in parts if part not in PARTS]
         if unknown:
             raise ConfigError(f'parts must be named as {", ".join(PARTS)}, got {unknown[0]!r}.')
@@ -172,5 +172,5 @@ class Scale:
 
 
 def nothing(x: Any) -> Any:
-    """Stand-in for a part that a block does not have."""
+    """Stand in for a part that a block does not have."""
     return x

@@ -54,7 +54,7 @@ def open_model(name: str, weights: str | None = None) -> NamedModel:
 
 
 def from_timm(name: str, rest: str, random: bool) -> NamedModel:
-    """A network of timm."""
+    """Return a network of timm."""
     if not timm.is_model(rest):
         near = timm.list_models(f'*{rest.partition(".")[0]}*')[:3]
         hint = f': did you mean timm:{" or timm:".join(near)}?' if near else '.'
@@ -68,7 +68,7 @@ def from_timm(name: str, rest: str, random: bool) -> NamedModel:
 
 
 def from_transformers(name: str, rest: str, random: bool) -> NamedModel:
-    """A network of transformers, of the class that its config names."""
+    """Return a network of transformers, of the class that its config names."""
     require_extra('transformers', 'transformers', f'to build {name}')
     import transformers
     from transformers.image_processing_base import ImageProcessingMixin
@@ -94,7 +94,8 @@ def from_transformers(name: str, rest: str, random: bool) -> NamedModel:
 
 
 def trained_size(config: Any, name: str) -> tuple[int, int]:
-    """(H, W) of the images that a network of transformers takes. Raises ConfigError where its config has none."""
+    """Return (H, W) of the images that a network of transformers takes. Raises ConfigError where its config has
+    none."""
     for part in (config, getattr(config, 'backbone_config', None), getattr(config, 'vision_config', None)):
         size = getattr(part, 'image_size', None)
         if size is not None:
@@ -104,7 +105,7 @@ def trained_size(config: Any, name: str) -> tuple[int, int]:
 
 
 def unavailable(name: str, error: Exception) -> CheckpointError:
-    """The error of a name whose files are not here and cannot be fetched, or cannot be read."""
+    """Return the error of a name whose files are not here and cannot be fetched, or cannot be read."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = lines[0].rstrip('.') if lines else type(error).__name__
     return CheckpointError(f'{name} cannot be loaded ({said}): give a name that was downloaded before, or a folder.')

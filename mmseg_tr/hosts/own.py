@@ -87,5 +87,5 @@ class OwnTarget(Target):
 
 
 def own_target(model: nn.Module) -> OwnTarget | None:
-    """A backbone of this package; None for another network."""
+    """Return a backbone of this package; None for another network."""
     return OwnTarget(model) if isinstance(model, Backbone) else None

@@ -66,7 +66,7 @@ class Forward:
         self.module = module
 
     def original(self, module: nn.Module | None) -> Callable[..., Any]:
-        """The forward of the module's class."""
+        """Return the forward of the module's class."""
         module = module or self.module
         return type(module).forward.__get__(module)
 
@@ -109,7 +109,7 @@ class BlockForward(Forward):
         return tokens if isinstance(x, Tokens) else self.applied.leave(tokens)
 
     def through(self, module: nn.Module, attention: nn.Module, attend: Any) -> ThroughModule:
-        """How the method's attention runs in this block."""
+        """Return how the method's attention runs in this block."""
         return ThroughModule(self.applied.method, attention, attend)
 
 
@@ -184,7 +184,7 @@ class NoteGrid(Hook):
 
 
 def grid_of_image(image: Tensor, patch_size: Grid, pads: bool) -> Grid:
-    """(h, w) of the patches of an image, (B, C, H, W). pads: whether it is filled up to whole patches."""
+    """Return (h, w) of the patches of an image, (B, C, H, W). pads: whether it is filled up to whole patches."""
     more = [patch - 1 if pads else 0 for patch in patch_size]
     h, w = ((side + extra) // patch for side, extra, patch in zip(image.shape[-2:], more, patch_size))
     return h, w

@@ -18,8 +18,8 @@ PROCESSORS = (PROCESSOR, 'processor_config.json')
 
 
 def transform_of(model: nn.Module) -> ImageTransform:
-    """The normalisation of a network: timm's pretrained_cfg, the image processor beside a saved model of transformers,
-    or that of create_model(). Raises ConfigError where it is not known.
+    """Return the normalisation of a network: timm's pretrained_cfg, the image processor beside a saved model of
+    transformers, or that of create_model(). Raises ConfigError where it is not known.
     """
     own = getattr(model, 'transform', None)
     if isinstance(own, ImageTransform):
@@ -37,7 +37,7 @@ def transform_of(model: nn.Module) -> ImageTransform:
 
 
 def processor_transform(folder: Path) -> ImageTransform:
-    """The normalisation in the image processor's file of a folder. Raises ConfigError without one."""
+    """Return the normalisation in the image processor's file of a folder. Raises ConfigError without one."""
     for name in PROCESSORS:
         if (folder / name).is_file():
             return transform_from(_settings_in(folder / name), folder / name)
@@ -58,7 +58,7 @@ def _settings_in(file: Path) -> dict[str, Any]:
 
 
 def transform_from(settings: dict[str, Any], where: Any) -> ImageTransform:
-    """The normalisation that an image processor's settings describe. Raises ConfigError for others."""
+    """Return the normalisation that an image processor's settings describe. Raises ConfigError for others."""
     settings = settings.get('image_processor', settings)
     if not settings.get('do_rescale', True) or settings.get('rescale_factor', 1 / 255) != 1 / 255:
         raise ConfigError(f'{where} does not scale pixels to 0..1, which is not supported.')
@@ -73,7 +73,7 @@ def transform_from(settings: dict[str, Any], where: Any) -> ImageTransform:
 
 
 def photographs(model: nn.Module, count: int, size: tuple[int, int]) -> Tensor:
-    """Different bundled photographs as a network takes them, (count, 3, H, W) float32.
+    """Return different bundled photographs as a network takes them, (count, 3, H, W) float32.
 
     Raises ConfigError where the normalisation is not known, MissingExtraError without the packages that hold them.
     """

@@ -81,14 +81,14 @@ class SamAttention(RelativeAttention):
 
 
 def resized(table: Tensor, side: int) -> Tensor:
-    """The table of a side, (2 * side - 1, d), linearly from one of another length, as SAM does."""
+    """Return the table of a side, (2 * side - 1, d), linearly from one of another length, as SAM does."""
     if table.shape[0] == 2 * side - 1:
         return table
     return F.interpolate(table.T[None], size=2 * side - 1, mode='linear')[0].T
 
 
 def on_grid(q: Tensor, grid: tuple[int, int], tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Further channels of queries (B, H, h*w, h + w) and of keys (h*w, h + w), for one token per patch.
+    """Return further channels of queries (B, H, h*w, h + w) and of keys (h*w, h + w), for one token per patch.
 
     q: (B, H, h*w, d). tables: of rows and of columns, of any length.
     """
@@ -111,7 +111,7 @@ def _differences(side: int, device: torch.device) -> Tensor:
 
 
 def mean_coordinates(merge: Merge, tokens: Tokens) -> Tensor:
-    """Row and column of tokens that merged inside a layer, (B, T, 2): the mean over their patches."""
+    """Return the row and column of tokens that merged inside a layer, (B, T, 2): the mean over their patches."""
     h, w = tokens.grid
     place = torch.arange(h * w, device=tokens.x.device)
     grid = torch.stack([place // w, place % w], 1).to(stat_dtype(tokens.x))

@@ -22,12 +22,12 @@ RULES = ('rotated', 'mean', 'representative')
 
 
 def cosines_and_sines(given: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """The tables of a host that hands over both, as transformers does."""
+    """Return the tables of a host that hands over both, as transformers does."""
     return given
 
 
 def halves(given: Tensor) -> tuple[Tensor, Tensor]:
-    """The tables of a host that hands over sines, then cosines, in one tensor, as timm does."""
+    """Return the tables of a host that hands over sines, then cosines, in one tensor, as timm does."""
     sin, cos = given.chunk(2, -1)
     return cos, sin
 
@@ -77,7 +77,7 @@ class Turn:
         return turned(q, at, self.half), turned(k, at, self.half)
 
     def positions(self, tokens: Tokens) -> Positions:
-        """The positions of these tokens: those that they carry, as long as these are theirs."""
+        """Return the positions of these tokens: those that they carry, as long as these are theirs."""
         source = (self.given, tokens.index, tokens.reconstruct, tokens.inner, tokens.rectangle)
         if isinstance(tokens.positions, Positions) and tokens.positions.fit(source):
             return tokens.positions
@@ -102,7 +102,7 @@ class Turn:
 
 
 def turned(x: Tensor, at: Positions, half: bool) -> Tensor:
-    """x turned by its positions, pair of channels by pair, in its own precision. x: (..., H, d)."""
+    """Turn x by its positions, pair of channels by pair, in its own precision. x: (..., H, d)."""
     if half:
         first, second = x.chunk(2, -1)
         across = torch.cat([-second, first], -1)
@@ -112,13 +112,13 @@ def turned(x: Tensor, at: Positions, half: bool) -> Tensor:
 
 
 def coordinates(grid: tuple[int, int], like: Tensor) -> Tensor:
-    """Row and column of every patch, (h*w, 2)."""
+    """Return the row and column of every patch, (h*w, 2)."""
     sides = (torch.arange(side, device=like.device, dtype=stat_dtype(like)) for side in grid)
     return torch.stack(torch.meshgrid(*sides, indexing='ij'), -1).flatten(0, 1)
 
 
 def stretched(small: tuple[int, int], grid: tuple[int, int], like: Tensor) -> Tensor:
-    """Where in a grid the tokens of a smaller one are that spans the same range, (h'*w', 2)."""
+    """Return where in a grid the tokens of a smaller one are that spans the same range, (h'*w', 2)."""
     rows, columns = (
         (place + 0.5) * (side / less) - 0.5
         for place, side, less in zip(coordinates(small, like).unbind(1), grid, small)
@@ -127,7 +127,8 @@ def stretched(small: tuple[int, int], grid: tuple[int, int], like: Tensor) -> Te
 
 
 def between(cos: Tensor, sin: Tensor, grid: tuple[int, int], places: Tensor) -> tuple[Tensor, Tensor]:
-    """Tables at places between the patches, (S, H, d) each. cos, sin: (h*w, H, d). places: (S, 2), row and column.
+    """Return the tables at places between the patches, (S, H, d) each. cos, sin: (h*w, H, d). places: (S, 2), row and
+    column.
 
     Angles are linear in the coordinates: those of the patch before, and the step to the next one times what is left.
     The step is the shorter way around, which it is in grids of more than four rows and columns.
@@ -145,14 +146,15 @@ def between(cos: Tensor, sin: Tensor, grid: tuple[int, int], places: Tensor) -> 
 
 
 def _step(cos: Tensor, sin: Tensor, axis: int) -> Tensor:
-    """Mean angle from a patch to the next one along an axis, (H, d). cos, sin: (h, w, H, d)."""
+    """Return the mean angle from a patch to the next one along an axis, (H, d). cos, sin: (h, w, H, d)."""
     count = cos.shape[axis] - 1
     c0, c1, s0, s1 = (table.narrow(axis, start, count) for table in (cos, sin) for start in (0, 1))
     return torch.atan2((s1 * c0 - c1 * s0).mean((0, 1)), (c1 * c0 + s1 * s0).mean((0, 1)))
 
 
 def of_groups(cos: Tensor, sin: Tensor, tokens: Tokens, rule: str) -> tuple[Tensor, Tensor]:
-    """Tables of tokens that stay for several patches, or for none, laid out as tokens.x: (..., E + T, H, d) each.
+    """Return the tables of tokens that stay for several patches, or for none, laid out as tokens.x: (..., E + T, H, d)
+    each.
 
     Prefix tokens, and those without a patch, do not turn.
     """
@@ -174,7 +176,7 @@ def of_groups(cos: Tensor, sin: Tensor, tokens: Tokens, rule: str) -> tuple[Tens
 
 
 def rows_of_patches(tokens: Tokens) -> Tensor:
-    """The row of the flattened tokens.x that each patch is in, (B, h*w) int64; one after the last for none."""
+    """Return the row of the flattened tokens.x that each patch is in, (B, h*w) int64; one after the last for none."""
     places = tokens.places()
     if tokens.inner is not None:
         places = (tokens.inner.index[:, tokens.num_prefix :] - tokens.num_prefix).gather(1, places)
@@ -187,7 +189,7 @@ def rows_of_patches(tokens: Tokens) -> Tensor:
 
 
 def group_means(values: Tensor, rows: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Mean of the patches' values in every row, (S, K), 0 for rows without any, and how many they are, (S,).
+    """Return the mean of the patches' values in every row, (S, K), 0 for rows without any, and how many they are, (S,).
 
     values: (h*w, K); rows: (B, h*w); S = B * (E + T) rows.
     """

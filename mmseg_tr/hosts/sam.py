@@ -73,7 +73,7 @@ class ThroughWindows(ThroughModule):
         return windows.join(branch).flatten(1, 2), call.seen
 
     def merged_in(self, method: Reduction, inner: Tokens, windows: GridWindows, layer: int) -> list[Inside]:
-        """What merges inside attention in all windows of one image."""
+        """Return what merges inside attention in all windows of one image."""
         found = []
         for number in range(inner.x.shape[0]):
             memo = inner.memo
@@ -147,7 +147,7 @@ class SamTarget(BlocksTarget):
 
 
 def sam_target(model: nn.Module) -> SamTarget | None:
-    """An image encoder of SAM; None for another network.
+    """Return an image encoder of SAM; None for another network.
 
     Raises ConfigError where its parts are not those that this package knows.
     """
@@ -166,7 +166,7 @@ def sam_target(model: nn.Module) -> SamTarget | None:
 
 
 def timm_layout(model: Any) -> Host:
-    """How a VisionTransformerSAM of timm is laid out. Raises ConfigError for parts that are not plain."""
+    """Return how a VisionTransformerSAM of timm is laid out. Raises ConfigError for parts that are not plain."""
     for number, block in enumerate(model.blocks, 1):
         if type(block) is not Block or type(block.attn) is not Attention or block.attn.rope is not None:
             raise ConfigError(f'block {number} is not a plain block of SAM in timm, or has rotary positions.')
@@ -185,7 +185,7 @@ def timm_layout(model: Any) -> Host:
 
 
 def transformers_layout(model: Any) -> Host:
-    """How a SamVisionEncoder of transformers is laid out. Raises ConfigError for modules of another release."""
+    """Return how a SamVisionEncoder of transformers is laid out. Raises ConfigError for modules of another release."""
     blocks = getattr(model, 'layers', ())
     names = ('qkv', 'proj', 'use_rel_pos', 'num_attention_heads', 'dropout')
     missing = [name for block in blocks for name in names if not hasattr(block.attn, name)] if blocks else ['layers']

@@ -69,7 +69,7 @@ class StageForward(Forward):
 
 
 def patch_grid(stage: nn.Module, size: Grid) -> Grid:
-    """Grid of the patches that a stage makes of an image or map of this size."""
+    """Return the grid of the patches that a stage makes of an image or map of this size."""
     conv = stage.patch_embeddings.proj
     sizes = zip(size, conv.kernel_size, conv.stride, conv.padding)
     return tuple((side + 2 * padding - kernel) // stride + 1 for side, kernel, stride, padding in sizes)
@@ -167,7 +167,7 @@ class SegformerTarget(Target):
 
 
 def segformer_target(model: nn.Module) -> SegformerTarget | None:
-    """A SegformerModel of transformers; None for another network.
+    """Return a SegformerModel of transformers; None for another network.
 
     Raises ConfigError where its modules are those of another release.
     """

@@ -14,7 +14,7 @@ from mmseg_tr.hosts.patch import Forward, Hook
 
 
 def applied_to(model: nn.Module) -> Switch | None:
-    """What was applied to a network, or None."""
+    """Return what was applied to a network, or None."""
     for module in model.modules():
         forward = vars(module).get('forward')
         if isinstance(forward, Forward):
@@ -49,7 +49,7 @@ def restore_modules(model: nn.Module) -> None:
 
 @contextmanager
 def switched_off(applied: Switch) -> Iterator[None]:
-    """The plain network, in this thread."""
+    """Give the plain network, in this thread."""
     thread = threading.get_ident()
     applied.off[thread] = applied.off.get(thread, 0) + 1
     try:

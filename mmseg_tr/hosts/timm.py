@@ -59,7 +59,7 @@ LAYOUTS: dict[type, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {
 
 
 def timm_host(model: nn.Module) -> Host | None:
-    """How a network of timm is laid out; None for one that is not in LAYOUTS.
+    """Return how a network of timm is laid out; None for one that is not in LAYOUTS.
 
     Raises ConfigError where its parts are not those that this package knows.
     """

@@ -118,7 +118,7 @@ WANTED = {
 
 
 def transformers_host(model: nn.Module) -> Host | None:
-    """How a network of transformers is laid out; None for one that is not in LAYOUTS.
+    """Return how a network of transformers is laid out; None for one that is not in LAYOUTS.
 
     Raises ConfigError, naming what is missing, where its modules are those of another release.
     """
@@ -141,7 +141,7 @@ def transformers_host(model: nn.Module) -> Host | None:
 
 
 def fitting_layout(model: nn.Module, known: dict[str, Any] | tuple[dict[str, Any], ...]) -> dict[str, Any]:
-    """The first known layout that a network has.
+    """Return the first known layout that a network has.
 
     Raises ConfigError, naming what the newest layout lacks, where it has none of them.
     """
@@ -156,7 +156,7 @@ def fitting_layout(model: nn.Module, known: dict[str, Any] | tuple[dict[str, Any
 
 
 def missing_module(model: nn.Module, layout: dict[str, Any]) -> str | None:
-    """The first module of a layout that a network lacks; None for one that has it."""
+    """Return the first module of a layout that a network lacks; None for one that has it."""
     blocks = submodule(model, layout['blocks'])
     missing = [layout['blocks']] if blocks is None else []
     if blocks is not None and any(True for _ in blocks.children()):
@@ -169,5 +169,5 @@ def missing_module(model: nn.Module, layout: dict[str, Any]) -> str | None:
 
 
 def pair(value: Any) -> tuple[int, int]:
-    """(height, width) of a number or a pair."""
+    """Return (height, width) of a number or a pair."""
     return (value, value) if isinstance(value, int) else tuple(value)
