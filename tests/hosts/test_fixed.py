@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import mmseg_tr
 from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.nn.mit import MixVisionTransformer
 from mmseg_tr.reduction import REDUCTIONS, build_reduction, method_names
 from tests.reduction.methods import METHODS, pictures, tiny_vit
 
@@ -145,3 +146,17 @@ def test_a_fixed_form_runs_forward_and_backward_without_data_and_without_waiting
             (maps,) = vit(pictures(2, (8, 8)).to(device))
             maps.sum().backward()
         assert maps.shape == (2, 16, 8, 8) and maps.device.type == device
+
+
+@pytest.mark.parametrize('preset', ['bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample'])
+@pytest.mark.parametrize('match_every', [1, 2])
+def test_presets_of_a_mit_run_forward_and_backward_without_data_and_without_waiting(preset, match_every):
+    arch = dict(embed_dims=8, num_layers=(1, 1, 1, 2), num_heads=(1, 2, 4, 8))
+    more = dict(match_every=match_every) if match_every > 1 else {}
+    mit = MixVisionTransformer(arch, reduction=dict(type='SegFormerPP', preset=preset, **more)).train()
+    for device in ('cpu', 'meta'):
+        mit.to(device)
+        with NothingWaits():
+            maps = mit(torch.zeros(2, 3, 128, 128, device=device))
+            sum(level.sum() for level in maps).backward()
+        assert maps[-1].device.type == device and len(maps[-1]) == 2

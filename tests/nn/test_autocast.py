@@ -26,23 +26,39 @@ def test_every_method_runs_in_bfloat16_near_its_float32_result(method):
     assert close > 0.5
 
 
+class Decisions(torch.utils._python_dispatch.TorchDispatchMode):
+    """Collects the types of the numbers that sorts, maxima and comparisons of scores see."""
+
+    NAMES = ('aten::sort', 'aten::argsort', 'aten::topk', 'aten::max', 'aten::ge', 'aten::kthvalue')
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name in self.NAMES:
+            self.seen |= {arg.dtype for arg in args if isinstance(arg, torch.Tensor) and arg.is_floating_point()}
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize('method', METHODS, ids=str)
 @torch.inference_mode()
 def test_no_decision_of_a_method_is_made_from_half_precision(method):
     """Every sort, maximum and comparison of scores sees float32 numbers."""
-    seen = []
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            name = func._schema.name
-            if name in ('aten::sort', 'aten::argsort', 'aten::topk', 'aten::max', 'aten::ge', 'aten::kthvalue'):
-                seen.extend(arg.dtype for arg in args if isinstance(arg, torch.Tensor) and arg.is_floating_point())
-            return func(*args, **(kwargs or {}))
-
     vit, images = tiny_vit(method.settings), pictures(2, (8, 8))
-    with bfloat16(), Watch():
+    with bfloat16(), Decisions() as decisions:
         vit(images)
-    assert not {torch.bfloat16, torch.float16} & set(seen)
+    assert not {torch.bfloat16, torch.float16} & decisions.seen
+
+
+@pytest.mark.parametrize('reduction', ['bsm_hq', 'bsm_fast'])
+@torch.inference_mode()
+def test_no_decision_in_a_mit_is_made_from_half_precision(reduction):
+    arch = dict(embed_dims=8, num_layers=(1, 1, 1, 2), num_heads=(1, 2, 4, 8))
+    mit = MixVisionTransformer(arch, reduction=reduction).eval()
+    with bfloat16(), Decisions() as decisions:
+        mit(torch.randn(1, 3, 256, 256))
+    assert decisions.seen == {torch.float32}
 
 
 @torch.inference_mode()
