@@ -1,10 +1,11 @@
-"""Keep the memory that a CPU network has used for its next layer."""
+"""What a CPU can do, and how memory that a network has used is kept for its next layer."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -28,6 +29,17 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return all(libc.mallopt(what, value) for what, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1), (TOP_PAD, 64 << 20)))
+
+
+CPUINFO = Path('/proc/cpuinfo')
+BFLOAT16 = {'avx512_bf16', 'amx_bf16', 'bf16'}  # features of x86 and of ARM, as Linux names them
+
+
+def multiplies_bfloat16() -> bool:
+    """Return whether the CPU multiplies bfloat16 itself. True also where the system does not list its features."""
+    lines = CPUINFO.read_text().splitlines() if CPUINFO.is_file() else []
+    listed = [set(line.partition(':')[2].split()) for line in lines if line.lower().startswith(('flags', 'features'))]
+    return not listed or bool(listed[0] & BFLOAT16)
 
 
 # Bytes of hidden values that a layer works on at once on a CPU: they stay in its cache, and below the size from which

@@ -6,12 +6,14 @@ import sys
 
 import pytest
 
-from mmseg_tr.cpu import keep_freed_memory
+from mmseg_tr import cpu
+from mmseg_tr.cpu import keep_freed_memory, multiplies_bfloat16
 
 # pages touched for the first time while 48 MB are asked for and freed again ten times
 FAULTS = """
 import resource, torch
-from mmseg_tr.cpu import keep_freed_memory
+from mmseg_tr import cpu
+from mmseg_tr.cpu import keep_freed_memory, multiplies_bfloat16
 kept = {keep}
 for _ in range(20):  # until a hole is there that no small block breaks up
     torch.zeros(12 << 20)
@@ -48,3 +50,21 @@ def test_what_users_set_themselves_stays(monkeypatch):
     monkeypatch.delenv('GLIBC_TUNABLES')
     monkeypatch.setenv('MALLOC_TRIM_THRESHOLD_', '100000')
     assert keep_freed_memory() is False
+
+
+@pytest.mark.parametrize(
+    ('listed', 'has'),
+    [
+        ('flags\t: avx2 avx512f\nflags\t: avx2 avx512f\n', False),
+        ('flags\t: avx512f avx512_bf16\n', True),
+        ('flags\t: amx_bf16 amx_tile\n', True),
+        ('Features\t: asimd bf16\n', True),
+        ('processor\t: 0\n', True),  # nothing is listed
+    ],
+)
+def test_a_cpu_that_multiplies_bfloat16_is_recognised(tmp_path, monkeypatch, listed, has):
+    (tmp_path / 'cpuinfo').write_text(listed)
+    monkeypatch.setattr(cpu, 'CPUINFO', tmp_path / 'cpuinfo')
+    assert multiplies_bfloat16() is has
+    monkeypatch.setattr(cpu, 'CPUINFO', tmp_path / 'gone')
+    assert multiplies_bfloat16()
