@@ -43,7 +43,7 @@ compare: $(STAMP) work_dirs/demo/report.json work_dirs/$(POLICY)/last_checkpoint
 
 # The table of docs/which_wins.md, from the comparisons at equal work, one of them compiled as well.
 which-wins: compare
-	$(VENV)/bin/python tools/compare.py $(COMPARED) --work 0.7 --compiled --images 16 --repeats 3 --frac-dataset 0.1 \
+	$(VENV)/bin/python tools/compare.py $(COMPARED) --work 0.7 --compile --images 16 --repeats 3 --frac-dataset 0.1 \
 		--checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" --out work_dirs/equal_work_compiled --force $(ARGS)
 	cp work_dirs/equal_work/compare.json docs/which_wins.json
 	cp work_dirs/equal_work_compiled/compare.json docs/which_wins_compiled.json

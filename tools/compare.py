@@ -58,7 +58,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar=('CONFIG', 'CHECKPOINT'),
         help='a smaller plain network for the same data, as a further rival; may be repeated',
     )
-    parser.add_argument('--compiled', action='store_true', help='also time every network under torch.compile')
+    parser.add_argument(
+        '--fixed', action='store_true', help='with --work: of adaptive methods also the fixed form with the same work'
+    )
+    parser.add_argument('--compile', action='store_true', help='also time every network under torch.compile')
     parser.add_argument(
         '--checkpoint', metavar='FILE', help="weights of the plain model (with --model its own, 'none': random)"
     )
@@ -105,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         methods=args.methods,
         reductions=args.reduction,
         work=args.work,
-        compiled=args.compiled,
+        fixed=args.fixed,
+        compiled=args.compile,
         rivals=args.rivals,
         smaller=args.smaller,
         cfg_options=args.cfg_options,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from mmseg_tr.analysis.network import network_of
+from mmseg_tr.analysis.network import network_of, reduction_of
 from mmseg_tr.errors import DeviceError
 
 
@@ -25,20 +25,59 @@ class Contestant:
     """A network to be timed.
 
     scores, labels: its two steps (analysis.network). math_attention: run attention as published, as products
-    whose scores are kept in memory, instead of on a fused kernel.
+    whose scores are kept in memory, instead of on a fused kernel. compiled: whether `scores` is compiled.
     """
 
     scores: Callable[[Tensor], Any]
     labels: Callable[[Any, Tensor], Any]
     math_attention: bool = False
+    compiled: bool = False
 
     @classmethod
     def of(cls, model: nn.Module, *, compiled: bool = False, math_attention: bool = False) -> Contestant:
+        """compiled: under torch.compile, as one graph where the method has fixed shapes; on CUDA in max-autotune mode,
+        with CUDA graphs where the shapes are fixed.
+        """
         network = network_of(model)
-        return cls(torch.compile(network.scores) if compiled else network.scores, network.labels, math_attention)
+        scores = compile_scores(model, network.scores) if compiled else network.scores
+        return cls(scores, network.labels, math_attention, compiled)
 
     def attention(self) -> Any:
         return sdpa_kernel(SDPBackend.MATH) if self.math_attention else nullcontext()
+
+
+def compile_scores(model: nn.Module, scores: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """torch.compile(scores). A network without a method may be of any library, and break its graph."""
+
+    def run(image: Tensor) -> Any:
+        return scores(image)
+
+    # Graphs are kept per code object: one of its own keeps every network's apart, and their number low.
+    run.__code__ = run.__code__.replace(co_name=f'scores_of_{type(model).__name__}')
+    reduction = reduction_of(model)
+    adaptive = reduction is not None and reduction.adaptive
+    options: dict[str, Any] = dict(fullgraph=reduction is not None and not adaptive)
+    if next(model.parameters()).device.type == 'cuda':
+        options['mode'] = 'max-autotune-no-cudagraphs' if adaptive else 'max-autotune'
+    return torch.compile(run, **options, dynamic=None if adaptive else False)
+
+
+def many_graphs() -> Any:
+    """Keep more graphs per function than torch does: layers around a deciding step are shared by all networks."""
+    return torch._dynamo.config.patch(cache_size_limit=64)  # beyond it, calls run eager without a word
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile and run one addition. Raises DeviceError, naming what is missing, where that is not possible."""
+    try:
+        torch.compile(lambda x: x + 1, fullgraph=True)(torch.zeros(2, device=device))
+    except Exception as error:  # of a compiler that is missing or does not work; torch has many for it
+        raise _not_compiled(error) from error
+
+
+def _not_compiled(error: Exception) -> DeviceError:
+    why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return DeviceError(f'the network cannot be compiled on this machine ({why}): leave --compile out.')
 
 
 @dataclass(frozen=True)
@@ -70,7 +109,8 @@ def time_in_turn(
     """
     device = batches[0].device
     taken: dict[str, list[list[Seconds]]] = {name: [[] for _ in batches] for name in contestants}
-    with torch.inference_mode(), mixed_precision(device, amp):
+    graphs = many_graphs() if any(one.compiled for one in contestants.values()) else nullcontext()
+    with torch.inference_mode(), mixed_precision(device, amp), graphs:
         first = min(warm_up if warm_up is not None else 1 if device.type == 'cpu' else len(batches), len(batches))
         for batch in batches[:first]:
             for contestant in contestants.values():
@@ -110,8 +150,7 @@ def _run(contestant: Contestant, batch: Tensor) -> Seconds:
             f'{batch.device} has too little memory for a batch of {tuple(batch.shape)}: take a smaller one.'
         ) from error
     except torch._dynamo.exc.TorchDynamoException as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DeviceError(f'the network cannot be compiled on this machine ({why}): leave --compile out.') from error
+        raise _not_compiled(error) from error
 
 
 def _run_cuda(contestant: Contestant, batch: Tensor) -> Seconds:
@@ -119,6 +158,8 @@ def _run_cuda(contestant: Contestant, batch: Tensor) -> Seconds:
     start, middle, end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
     with torch.cuda.device(batch.device):
         torch.cuda.synchronize()
+        if contestant.compiled:
+            torch.compiler.cudagraph_mark_step_begin()
         start.record()
         scores = contestant.scores(batch)
         middle.record()

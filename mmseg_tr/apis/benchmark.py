@@ -130,7 +130,7 @@ def benchmark(
     Raises ConfigError, CheckpointError, DatasetError or DeviceError with one sentence for input that cannot be used.
     """
     options = replace(options or BenchmarkOptions(), **settings)
-    place, dtype = prepare_device(options.device), pick_precision(options.amp, options.device)
+    place, dtype = prepare_device(options.device, options.compiled), pick_precision(options.amp, options.device)
     config = load_config(config, options.cfg_options)
     require_sections(config, 'model')
     if options.reduction is not None:
@@ -160,7 +160,7 @@ def benchmark_host(
     options = options or BenchmarkOptions()
     if options.cfg_options:
         raise ConfigError('cfg_options are for a config, and model names a network.', parameters=['cfg_options'])
-    place, dtype = prepare_device(options.device), pick_precision(options.amp, options.device)
+    place, dtype = prepare_device(options.device, options.compiled), pick_precision(options.amp, options.device)
     model, runs = host_runs(open_named(name, checkpoint, place), options, dtype, progress)
     reduction = reduction_of(model)
     settings = None if reduction is None else reduction.settings()

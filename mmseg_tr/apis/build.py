@@ -20,8 +20,9 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmseg_tr.analysis.photographs import photograph_batch
+from mmseg_tr.analysis.speed import check_compiler
 from mmseg_tr.apis.images import SUFFIXES, files_below
-from mmseg_tr.cpu import keep_freed_memory
+from mmseg_tr.cpu import keep_freed_memory, multiplies_bfloat16
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.engine.pose_checks import check_pose_network
 from mmseg_tr.engine.preprocess import PictureReader, input_channels, preprocess
@@ -81,22 +82,37 @@ def pick_device(name: str | None) -> torch.device:
     return device
 
 
-def prepare_device(name: str | None) -> torch.device:
-    """Call pick_device() and, for a CPU, tune memory management for networks (mmseg_tr.cpu)."""
+def prepare_device(name: str | None, compiled: bool = False) -> torch.device:
+    """Call pick_device() and, for a CPU, tune memory management for networks (mmseg_tr.cpu).
+
+    compiled: whether networks will be compiled; DeviceError where no compiler works.
+    """
     device = pick_device(name)
+    if compiled:
+        check_compiler(device)
     if device.type == 'cpu':
         keep_freed_memory()
     return device
 
 
 def pick_precision(amp: str | None, device: str | None) -> torch.dtype | None:
-    """Return the autocast dtype by its name. Raises ConfigError for another name, DeviceError for float16 on a CPU."""
+    """Return the autocast dtype by its name.
+
+    Raises ConfigError for another name, DeviceError for float16 on a CPU and bfloat16 on one that does not multiply it.
+    """
     if amp is None:
         return None
     if amp not in PRECISIONS:
         raise ConfigError(f'amp must be {" or ".join(PRECISIONS)}, got {amp}.', parameters=['amp'])
-    if amp == 'fp16' and pick_device(device).type == 'cpu':
-        raise DeviceError('amp must be bf16 on a CPU, got fp16.', parameters=['amp'])
+    if pick_device(device).type == 'cpu':
+        if amp == 'fp16':
+            raise DeviceError('amp must be bf16 on a CPU, got fp16.', parameters=['amp'])
+        if not multiplies_bfloat16():
+            raise DeviceError(
+                'amp must be left out on this CPU: it has neither avx512_bf16 nor amx, and bfloat16 would be slower '
+                'than float32.',
+                parameters=['amp'],
+            )
     return PRECISIONS[amp]
 
 

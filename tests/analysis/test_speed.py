@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmseg_tr.analysis import speed as timing
-from mmseg_tr.analysis.speed import Contestant, Seconds, peak_memory, scope_shares, time_in_turn
+from mmseg_tr.analysis.speed import Contestant, Seconds, check_compiler, peak_memory, scope_shares, time_in_turn
 from mmseg_tr.errors import DeviceError
 from tests.networks import algm, pictures, small
 
@@ -137,6 +137,31 @@ def test_a_compiler_that_is_missing_is_told_in_one_sentence():
 
     with pytest.raises(DeviceError, match=r'cannot be compiled on this machine \(InvalidCxxCompiler.*\): leave'):
         time_in_turn(dict(a=Contestant(scores, lambda *_: None)), [pictures(1)])
+
+
+def test_a_compiler_is_looked_for_before_anything_is_measured():
+    from torch._inductor import config
+
+    missing = config.patch({'cpp.cxx': ('no-such-compiler',), 'force_disable_caches': True})
+    with missing, pytest.raises(DeviceError, match='cannot be compiled on this machine .*: leave --compile out'):
+        check_compiler(torch.device('cpu'))
+    torch._dynamo.reset()
+
+
+def test_compiled_networks_share_no_graphs_and_fixed_shapes_are_one_graph(monkeypatch):
+    asked, compile = [], torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda run, **how: asked.append(how) or compile(run, backend='eager', **how))
+    fixed = dict(type='ALGM', layers=(1, 2), counts=(4, 4))
+    models = [small(method).eval() for method in (fixed, fixed, algm(), None)]
+    contestants = [Contestant.of(model, compiled=True) for model in models]
+    assert [how['fullgraph'] for how in asked] == [True, True, False, False]
+    assert [how['dynamic'] for how in asked] == [False, False, None, False]
+    assert not any('mode' in how for how in asked)  # of CUDA
+    torch._dynamo.reset()
+    with torch.inference_mode(), torch._dynamo.config.patch(cache_size_limit=1):
+        for model, contestant in list(zip(models, contestants))[:2]:  # raises beyond one graph for one function
+            torch.testing.assert_close(contestant.scores(pictures(1)), model.scores(pictures(1)))
+    torch._dynamo.reset()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')

@@ -11,7 +11,7 @@ from mmseg_tr.analysis.measure import MeasureOptions
 from mmseg_tr.apis import build
 from mmseg_tr.apis.benchmark import _cautions
 from mmseg_tr.apis.config import load_config
-from mmseg_tr.errors import MissingExtraError
+from mmseg_tr.errors import DeviceError, MissingExtraError
 from tests.networks import algm, pictures, small
 from tests.tiny import write_config, write_dataset
 
@@ -63,3 +63,11 @@ def test_without_the_bundled_photographs_the_test_set_of_the_config_is_measured(
     config.test_dataloader.dataset.data_root = str(tmp_path / 'nowhere')
     with pytest.raises(MissingExtraError, match='images'):
         build.load_batch(config, model, None, (32, 32), 8, 3)
+
+
+def test_bfloat16_is_refused_where_the_cpu_does_not_multiply_it(monkeypatch):
+    monkeypatch.setattr(build, 'multiplies_bfloat16', lambda: False)
+    with pytest.raises(DeviceError, match='amp must be left out on this CPU: it has neither avx512_bf16 nor amx'):
+        build.pick_precision('bf16', 'cpu')
+    monkeypatch.setattr(build, 'multiplies_bfloat16', lambda: True)
+    assert build.precision_name(build.pick_precision('bf16', 'cpu')) == 'bf16'

@@ -117,7 +117,8 @@ def test_one_reduced_config_is_held_against_its_plain_model(report, checkpoint, 
         assert [row[key] for row in found] == [plain[key], tome[key]]
 
 
-def test_quality_and_tokens_are_those_of_the_precision_that_is_timed(checkpoint, tmp_path):
+def test_quality_and_tokens_are_those_of_the_precision_that_is_timed(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr('mmseg_tr.apis.build.multiplies_bfloat16', lambda: True)  # any CPU can, if slowly
     found = compared(tmp_path, checkpoint, PLAIN, ALGM, '--amp', 'bf16')
     assert found['about']['precision'] == 'bf16'
     assert found['rows'][0]['agreement'] == 100
@@ -152,6 +153,7 @@ def test_networks_that_are_no_segmentors_are_refused(tmp_path, capsys):
         ([PLAIN, '--images', '0'], '--images must be a positive integer, got 0'),
         ([PLAIN, '--repeats', '0'], '--repeats must be a positive integer, got 0'),
         ([PLAIN, '--work', '1.2'], '--work must be shares above 0 and below 1, such as 0.7, got 1.2'),
+        ([PLAIN, '--fixed'], '--fixed needs --work'),
         ([PLAIN, '--work', '0.7', '0.7'], '--work must name each share once'),
         ([PLAIN, '--frac-dataset', '0'], '--frac-dataset must be above 0 and at most 1, got 0.0'),
     ],
@@ -162,6 +164,15 @@ def test_mistakes_are_told_in_one_sentence(checkpoint, tmp_path, capsys, argumen
     names = [value for value in arguments if value.endswith('.py')]
     assert said in mistake(capsys, 'compare', *names, *first, *arguments[len(names) :], *OPTIONS)
     assert not list(tmp_path.iterdir())
+
+
+def test_adaptive_methods_are_compared_with_their_fixed_form_at_the_same_work(checkpoint, tmp_path):
+    found = compared(tmp_path, checkpoint, PLAIN, ALGM, TOME, '--work', 0.8, '--fixed')
+    names = [row['name'] for row in found['rows']]
+    assert [name.rpartition(' ')[2] for name in names] == [names[0], '80%', 'fixed', '80%']  # ToMe's is fixed already
+    adaptive, fixed = found['rows'][1:3]
+    assert fixed['name'] == f'{adaptive["name"]} fixed' and fixed['settings']['counts']
+    assert 0.9 * adaptive['gmacs'] < fixed['gmacs'] < 1.05 * adaptive['gmacs']
 
 
 def test_methods_are_compared_at_equal_work_and_left_out_by_name_where_they_cannot(checkpoint, tmp_path, capsys):

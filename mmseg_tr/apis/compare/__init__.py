@@ -80,13 +80,13 @@ def compare(
     Raises ConfigError, CheckpointError, DatasetError or DeviceError for input that cannot be used.
     """
     options = replace(options or CompareOptions(), **settings)
-    place, dtype = prepare_device(options.device), pick_precision(options.amp, options.device)
+    place, dtype = prepare_device(options.device, options.compiled), pick_precision(options.amp, options.device)
     named, left_out = load_compared(configs, options), {}
     first = next(iter(named.values()))
     if options.work:
         plain = build_model(first, checkpoint).to(place).eval()
         worker = Worker(plain, sample(plain, build_test_loader(first, options.fraction).dataset, options.batch_size))
-        named, left_out = at_equal_work(named, worker, options.work, progress)
+        named, left_out = at_equal_work(named, worker, options.work, options.fixed, progress)
     models = build_compared(named, checkpoint, place, progress)
     rivals = build_rivals(models, first, options, dtype, progress)
     models |= rivals.models

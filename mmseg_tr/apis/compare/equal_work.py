@@ -18,6 +18,9 @@ from mmseg_tr.analysis.network import find_backbone
 from mmseg_tr.apis.compare.models import settings_of
 from mmseg_tr.engine.preprocess import preprocess
 from mmseg_tr.engine.windows import windows_of
+from mmseg_tr.errors import ConfigError
+from mmseg_tr.hosts.fixed import calibrated, within_budget
+from mmseg_tr.hosts.own import OwnTarget
 from mmseg_tr.nn.backbone import same_weights
 from mmseg_tr.reduction import default_settings, find_method
 from mmseg_tr.reduction.ladder import Ladder, Settings
@@ -83,13 +86,34 @@ def nearest(ladder: Ladder, share: float, work: Callable[[Settings], float]) -> 
     return min(found, key=lambda entry: abs(entry[0] - share))
 
 
+def fixed_like(own: Mapping[str, Any], work: float, worker: Worker) -> Settings | None:
+    """The fixed form of adaptive settings at a share of the plain work, calibrated on the windows.
+
+    None where the settings have fixed shapes already, or no fixed form does so little work.
+    """
+    backbone = find_backbone(worker.model)
+    if not backbone.fitted(dict(own)).adaptive:
+        return None
+    size = tuple(worker.windows.shape[-2:]) if len(backbone.depths) > 1 else None
+    target, plain = OwnTarget(backbone, size, weights=True, whole=worker.model).plain()
+    try:
+        found = list(within_budget(dict(own), work, target, plain))
+    except ConfigError:
+        return None
+    return calibrated(found, target, worker.windows)[0].settings
+
+
 def at_equal_work(
-    configs: Mapping[str, Config], worker: Worker, shares: Sequence[float], progress: Callable[[str], None]
+    configs: Mapping[str, Config],
+    worker: Worker,
+    shares: Sequence[float],
+    fixed: bool,
+    progress: Callable[[str], None],
 ) -> tuple[dict[str, Config], dict[str, str]]:
     """Return the plain config and every method's at every share, and what is left out, with the reason.
 
     configs: the plain one first; of the others the method and the settings that its first ladder keeps are taken. The
-    first ladder with a setting within NEAR of the share decides.
+    first ladder with a setting within NEAR of the share decides. fixed: also the fixed form of adaptive settings.
     """
     (plain, base), *others = configs.items()
     found, left_out = {plain: base}, {}
@@ -109,4 +133,8 @@ def at_equal_work(
                 continue
             found[entry] = copy.deepcopy(config)
             found[entry].model.backbone.reduction = copy.deepcopy(best[1])
+            like = fixed_like(best[1], best[0], worker) if fixed else None
+            if like is not None:
+                found[f'{entry} fixed'] = copy.deepcopy(config)
+                found[f'{entry} fixed'].model.backbone.reduction = copy.deepcopy(like)
     return found, left_out

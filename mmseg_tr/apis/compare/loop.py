@@ -50,15 +50,16 @@ class Cost:
     """Per picture, all of its windows together.
 
     fps: pictures per second, one window at a time; throughput: in batches of windows; both to scores.
-    throughput_compiled: under torch.compile, None where that was not timed. gmacs: 1e9 multiply-adds, everything
-    counted. peak_memory: bytes on the GPU, None on a CPU. Per window: tokens_per_layer, mean number that leaves each
-    layer, prefix included, None without a ViT; tokens_per_stage, queries and keys, of a MiT.
+    fps_compiled, throughput_compiled: under torch.compile, None where that was not timed. gmacs: 1e9 multiply-adds,
+    everything counted. peak_memory: bytes on the GPU, None on a CPU. Per window: tokens_per_layer, mean number that
+    leaves each layer, prefix included, None without a ViT; tokens_per_stage, queries and keys, of a MiT.
     """
 
     gmacs: float
     params: int
     fps: float
     throughput: float
+    fps_compiled: float | None
     throughput_compiled: float | None
     peak_memory: int | None
     tokens_per_layer: list[float] | None
@@ -130,18 +131,20 @@ def measure_costs(
     many = MeasureOptions(repeats=options.repeats, seconds=None, amp=amp)
     alone = time_models(contestants, tested.inputs, replace(many, repeats=max(options.repeats // 2, 1)))
     told = lambda text: progress(f'{text}, batches of {options.batch_size}')  # noqa: E731
-    batches, compiled = tested.batches(options.batch_size), {}
+    batches, compiled, compiled_alone = tested.batches(options.batch_size), {}, {}
     found, times = measure(models, batches, many, more=of_graphs, progress=told)
     if options.compiled:
         progress('compiling')
-        every = {name: Contestant.of(model, compiled=True) for name, model in models.items()}
+        every, single = ({name: Contestant.of(one, compiled=True) for name, one in models.items()} for _ in range(2))
         compiled = time_models(every, batches, replace(many, compiled=True))
+        compiled_alone = time_models(single, tested.inputs, replace(many, compiled=True))
     costs = {
         name: Cost(
             gmacs=tested.windows * one.work.total() / 1e9,
             params=one.params,
             fps=1 / (tested.windows * alone[name].scores),
             throughput=1 / (tested.windows * one.seconds.scores),
+            fps_compiled=1 / (tested.windows * compiled_alone[name].scores) if compiled else None,
             throughput_compiled=1 / (tested.windows * compiled[name].scores) if compiled else None,
             peak_memory=one.peak_memory,
             tokens_per_layer=one.tokens_per_layer,

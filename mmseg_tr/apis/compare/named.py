@@ -36,7 +36,7 @@ def compare_named(
     """
     options = options or CompareOptions()
     refuse_those_of_configs(options)
-    place, dtype = prepare_device(options.device), pick_precision(options.amp, options.device)
+    place, dtype = prepare_device(options.device, options.compiled), pick_precision(options.amp, options.device)
     named = open_named(name, checkpoint, place)
     progress('applying')
     models = {PLAIN: named.model} | {text: reduced(named, text) for text in (*options.methods, *options.reductions)}

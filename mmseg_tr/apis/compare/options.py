@@ -52,7 +52,8 @@ class CompareOptions(MeasuringOptions):
     """As MeasuringOptions. methods, reductions: further methods over the first config, see models.with_methods().
 
     work: shares of the plain network's multiply-adds, such as (0.85, 0.7): every method is compared at each of them,
-    with settings that are chosen for it, see equal_work. compiled: also time every network under torch.compile.
+    with settings that are chosen for it, see equal_work. fixed: of adaptive methods also the fixed form with the same
+    work, calibrated on batch_size windows. compiled: also time every network under torch.compile.
     rivals: also what a user would pick instead of a method, see rivals.build_rivals(): the plain network at a smaller
     input, with larger patches, compiled. smaller: (config, checkpoint) of smaller plain networks, as further rivals.
     """
@@ -60,6 +61,7 @@ class CompareOptions(MeasuringOptions):
     methods: Sequence[str] = ()
     reductions: Sequence[str] = ()
     work: Sequence[float] = ()
+    fixed: bool = False
     compiled: bool = False
     rivals: bool = False
     smaller: Sequence[tuple[str, str]] = ()
@@ -71,6 +73,8 @@ class CompareOptions(MeasuringOptions):
                 raise ConfigError(
                     f'work must be shares above 0 and below 1, such as 0.7, got {share:g}.', parameters=['work']
                 )
+        if self.fixed and not self.work:
+            raise ConfigError('fixed needs work, the shares at which forms are compared.', parameters=['fixed', 'work'])
         if len(set(self.work)) < len(self.work):
             raise ConfigError(
                 f'work must name each share once, got {" ".join(map(str, self.work))}.', parameters=['work']

@@ -46,7 +46,8 @@ def table(comparison: Comparison) -> Table:
     for name, reason in comparison.about.get('left_out', {}).items():
         out.caption = '\n'.join(filter(None, [out.caption, f'left out: {name}, {reason}']))
     if plain.throughput_compiled is not None:
-        out.add_column('compiled')
+        out.add_column('compiled: FPS')
+        out.add_column('throughput')
     out.add_column('peak memory')
     out.add_column('tokens, first and last layer' if plain.tokens_per_stage is None else 'queries to keys, per stage')
     out.columns[0].no_wrap = True
@@ -68,10 +69,9 @@ def table(comparison: Comparison) -> Table:
 
 
 def _compiled(row: ComparedModel, plain: ComparedModel) -> list[str]:
-    """The cell of the throughput under torch.compile, where that was timed, with its ratio to the plain model's."""
-    if row.throughput_compiled is None or plain.throughput_compiled is None:
-        return []
-    return [f'{row.throughput_compiled:.1f} ({row.throughput_compiled / plain.throughput_compiled:.2f}x)']
+    """The cells of the speeds under torch.compile, where they were timed, with their ratios to the plain model's."""
+    pairs = [(getattr(row, key), getattr(plain, key)) for key in ('fps_compiled', 'throughput_compiled')]
+    return [f'{own:.1f} ({own / other:.2f}x)' for own, other in pairs if own is not None and other is not None]
 
 
 def _tokens(row: ComparedModel) -> str:
