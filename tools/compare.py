@@ -58,9 +58,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar=('CONFIG', 'CHECKPOINT'),
         help='a smaller plain network for the same data, as a further rival; may be repeated',
     )
-    parser.add_argument(
-        '--fixed', action='store_true', help='with --work: of adaptive methods also the fixed form with the same work'
-    )
+    parser.add_argument('--fixed', action='store_true', help='with --work: also the fixed forms of adaptive methods')
     parser.add_argument('--compile', action='store_true', help='also time every network under torch.compile')
     parser.add_argument(
         '--checkpoint', metavar='FILE', help="weights of the plain model (with --model its own, 'none': random)"
