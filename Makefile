@@ -22,7 +22,7 @@ STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUFF := $(VENV)/bin/ruff
 
-.PHONY: demo app compare which-wins pose docs test lint format setup clean distclean
+.PHONY: demo app compare which-wins fixed pose docs test lint format setup clean distclean
 
 demo: $(STAMP)
 	$(VENV)/bin/python tools/demo.py $(ARGS)
@@ -47,6 +47,16 @@ which-wins: compare
 		--checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" --out work_dirs/equal_work_compiled --force $(ARGS)
 	cp work_dirs/equal_work/compare.json docs/which_wins.json
 	cp work_dirs/equal_work_compiled/compare.json docs/which_wins_compiled.json
+
+# What a fixed budget loses against the adaptive form at the same work, and what sharing a matching between layers costs and saves.
+SHARED := type=ToMe,form=dense,r=0.3 type=ACT,q_hashes=16
+
+fixed: $(STAMP) work_dirs/demo/report.json
+	$(VENV)/bin/python tools/compare.py local_configs/segmenter/segmenter_$(MOSAIC).py --methods algm act mpm --work 0.9 0.8 0.7 --fixed \
+		--images 16 --batch-size 16 --checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" --out work_dirs/fixed --force $(ARGS)
+	$(VENV)/bin/python tools/compare.py local_configs/segmenter/segmenter_$(MOSAIC).py \
+		$(foreach method,$(SHARED),$(foreach every,1 2 4 8,--reduction $(method),match_every=$(every))) \
+		--checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" --out work_dirs/match_every --force $(ARGS)
 
 work_dirs/demo/report.json: | $(STAMP)
 	$(VENV)/bin/python tools/demo.py
