@@ -98,7 +98,8 @@ def read_state(file: Path, fraction: float, row: Row) -> dict[str, dict[str, Any
         for key, value in merged(steps).items():
             if not (isinstance(value, str) if key == 'weights' else math.isfinite(value)):
                 raise ValueError(f'{key} is {value!r}')
-        cells(row, merged(steps), fraction)
+        if len(steps) == len(STEPS):  # a row of the page needs the results of all
+            cells(row, merged(steps), fraction)
         return steps if content['fraction'] == fraction else {k: v for k, v in steps.items() if k == 'weights'}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ArithmeticError):
         return {}
