@@ -1,6 +1,7 @@
 """Benchmark suites: every method and published row against the plain network and its ideal.
 
 python -m benchmarks --suite cpu                       # all rows, about 90 minutes on two cores
+python -m benchmarks --suite targets                   # what the methods must reach, 15 minutes on two cores
 python -m benchmarks --suite cpu --rows 'algm*' growth # some of them, into the same files
 """
 
@@ -17,7 +18,7 @@ from mmseg_tr.cli.options import require_openmmlab, run_tool
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--suite', default='cpu', help='cpu-small, cpu or gpu (default: cpu)')
+    parser.add_argument('--suite', default='cpu', help='cpu-small, cpu, gpu or targets (default: cpu)')
     parser.add_argument('--out', default='docs/benchmarks', metavar='DIR', help='default: docs/benchmarks')
     parser.add_argument('--name', help='of the files (default: machine and date)')
     parser.add_argument('--rows', nargs='+', metavar='ROW', help="names or kinds of rows, such as 'algm*' or growth")
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from benchmarks.report import summary, write_report
     from benchmarks.run import SuiteOptions, read_result, run_suite
     from benchmarks.suites import chosen_rows, suite_of
+    from benchmarks.target_report import target_table
 
     console = Console()
     if args.report:
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with ProgressBar() as progress:
         outcome = run_suite(args.suite, args.out, options, progress)
     report = write_report(outcome.content, outcome.path)
-    console.print(summary(outcome.content))
+    console.print(target_table(outcome.content) or summary(outcome.content))
     console.print(f'{outcome.content["seconds"]:.0f} s; written to {outcome.path} and {report}', highlight=False)
     if outcome.left:
         left = f'Time was up before {len(outcome.left)} rows: run the same command again to measure them.'

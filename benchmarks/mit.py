@@ -115,10 +115,10 @@ def fusion(bench: Bench, settings: Numbers) -> Numbers:
 
 
 def merged(bench: Bench, settings: Numbers) -> Numbers:
-    """Time a preset of SegFormer++ against the plain MiT and its ideal."""
+    """Time a preset of SegFormer++ against the plain MiT and its ideal. images: how many, 2 by default."""
     plain = mit(bench, settings['arch'])
     model = plain.with_reduction(settings['merging'])
-    images = photographs(2, settings['size'], bench.device)
+    images = photographs(settings.get('images', 2), settings['size'], bench.device)
     whole, kept = (bench.profile(Contestant.of(network), images[:1]) for network in (plain, model))
     contestants = dict(
         plain=bench.contestant(plain),
@@ -133,7 +133,7 @@ def merged(bench: Bench, settings: Numbers) -> Numbers:
         arch=settings['arch'],
         shape=list(settings['size']),
         batch=1,
-        images=2,
+        images=len(images),
         rule=RULE,
         gmacs_plain=before / 1e9,
         gmacs=after / 1e9,

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.plots import write_plots
+from benchmarks.target_report import target_lines
 from mmseg_tr.files import write_atomically
 
 Columns = Sequence[tuple[str, Callable[[dict[str, Any]], str]]]
@@ -142,6 +143,48 @@ TABLES: dict[str, tuple[str, str, Columns]] = {
             ('throughput', _number('throughput')),
         ),
     ),
+    'fixed': (
+        'Fixed budgets',
+        'Settings of fixed shapes within a share of the plain multiply-adds, everything counted, or at the smallest '
+        'share that the method reaches.',
+        (
+            ('budget', _number('budget')),
+            ('work', _number('work')),
+            ('time ratio', _number('time_ratio')),
+            ('efficiency', _number('efficiency')),
+            ('time ratio, both compiled', _number('compiled_ratio')),
+            ('batch', lambda result: f'{result["batch"]}'),
+            ('time ratio, batch', _number('batch_ratio')),
+            ('efficiency, batch', _number('batch_efficiency')),
+            ('setting', lambda result: setting_text(result['setting'])),
+        ),
+    ),
+    'joint': (
+        'A batch under a joint rule',
+        'All images of a batch keep the same number of tokens.',
+        (('batch', lambda result: f'{result["batch"]}'), ('threads', lambda result: f'{result["threads"]}'), *RATIOS),
+    ),
+    'applied': (
+        'Methods in a network of timm',
+        'The network against itself with mmseg_tr.apply() and no active layer, and its time ratio with a method '
+        'against that of our own ViT around the same weights.',
+        (
+            ('ms, plain', _number('ms_host', 0)),
+            ('ms, no active layer', _number('ms_idle', 0)),
+            ('time ratio', _number('host_ratio')),
+            ('time ratio, our ViT', _number('own_ratio')),
+        ),
+    ),
+    'path': (
+        'The whole path of infer',
+        'Photographs read from JPEG files, predicted, blended and written: the share of the time inside the network.',
+        (
+            ('images', lambda result: f'{result["images"]}'),
+            ('ms', _number('ms', 0)),
+            ('ms, network', _number('ms_inside', 0)),
+            ('inside', _number('inside')),
+        ),
+    ),
     'onnx': (
         'Under ONNX Runtime',
         'Networks exported to class scores, one image at a time, compared with torch; ALGM with fixed counts.',
@@ -182,6 +225,7 @@ def markdown(content: dict[str, Any], plots: Sequence[str] = ()) -> str:
         '',
     ]
     lines += [f'![{name}]({name})\n' for name in plots]
+    lines += target_lines(content)
     for kind, (title, note, columns) in TABLES.items():
         rows = found(content, kind)
         if rows:

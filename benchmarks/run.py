@@ -20,7 +20,9 @@ import torch
 
 from benchmarks.mit import fusion, growth, merged, shipped, training
 from benchmarks.onnx import exported
+from benchmarks.path import path
 from benchmarks.suites import Row, Suite, chosen_rows, suite_of
+from benchmarks.targets import applied, fixed, joint, reached
 from benchmarks.vit import Bench, copies, improvements, reduced
 from mmseg_tr.apis.build import cpu_threads, machine, pick_device, pick_precision
 from mmseg_tr.cpu import keep_freed_memory
@@ -38,6 +40,10 @@ KINDS: dict[str, Callable[[Bench, dict], dict]] = dict(
     growth=growth,
     copies=copies,
     onnx=exported,
+    fixed=fixed,
+    joint=joint,
+    applied=applied,
+    path=path,
 )
 # measured first, with the memory settings of a fresh process: all others keep freed memory (mmseg_tr.cpu)
 AS_SHIPPED = 'shipped'
@@ -139,6 +145,8 @@ def measure_row(bench: Bench, row: Row) -> dict[str, Any]:
         except Exception as error:  # one failing row must not stop the rows after it
             why = str(error) if isinstance(error, DeviceError) else f'{type(error).__name__}: {error}'
             found = dict(failed=' '.join(why.split())[:300])
+    if row.targets and 'result' in found:
+        found |= dict(targets=dict(row.targets), reached=reached(found['result'], row.targets))
     return dict(kind=row.kind, **found, seconds=round(time.perf_counter() - started, 1))
 
 

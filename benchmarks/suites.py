@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmengine.fileio import load
+from torch import nn
 
+from mmseg_tr.apis.config import load_config
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.paths import CONFIGS
-from mmseg_tr.reduction import method_names
+from mmseg_tr.reduction import Reduction, build_reduction, find_method, method_names
 
 PRESETS = ('bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample')
 SHARED = ('bsm_hq_share4', 'bsm_fast_share4')  # one matching per four blocks, unlike the published setting
@@ -24,11 +26,15 @@ ADAPTIVE_TINY = 'algm/algm_vit-tiny-p8_photo-mosaic-128x128.py'
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: name, unique in its suite; kind, of benchmarks.run.KINDS; and that kind's settings."""
+    """One measurement: name, unique in its suite; kind, of benchmarks.run.KINDS; and that kind's settings.
+
+    targets: the least that some of its numbers must be.
+    """
 
     name: str
     kind: str
     settings: dict[str, Any] = field(default_factory=dict)
+    targets: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,10 @@ def cpu_small() -> Suite:
         *(Row(f'growth {Path(c).stem}', 'growth', dict(config=c, sides=(64, 96, 128))) for c in (TINY, ADAPTIVE_TINY)),
         *_copies((ADAPTIVE_TINY,), 4),
         *_onnx(TINY),
+        *_fixed(compiled=False, batch=2),
+        Row('joint', 'joint', dict(config=ADAPTIVE_TINY, batch=2, threads=1, ratio=1.4, more=dict(batch='joint'))),
+        *_applied(ADAPTIVE_TINY, 'vit_tiny_patch16_384', (64, 64)),
+        Row('path', 'path', dict(config=TINY, images=2, size=(96, 160)), dict(inside=0.75)),
     ]
     return Suite('cpu-small', seconds=300, row_seconds=0.1, rows=tuple(rows), images=4)
 
@@ -197,4 +207,87 @@ def _onnx(config: str) -> list[Row]:
     return [Row(f'onnx {name}', 'onnx', dict(config=config, reduction=name)) for name in METHODS]
 
 
-SUITES = {'cpu-small': cpu_small, 'cpu': cpu, 'gpu': gpu}
+def targets() -> Suite:
+    """What the methods must reach in time, as ratios; for two cores and a quarter of an hour."""
+    config = 'segmenter/segmenter_vit-s16_ade20k-512x512.py'
+    published = [row for row in _reduced(lambda name: (1,)) if 'vit-s16_ade20k' in row.name]
+    adaptive = published[0].settings
+    rows = [replace(row, targets=dict(efficiency=0.97)) for row in published]
+    families = {Path(row[1]).parent.name for row in published_rows()}  # for a plain ViT, at another size
+    families -= {Path(row.settings['config']).parent.name for row in published}
+    rows += [
+        Row(
+            f'{form.name} vit-s16 b1',
+            'fixed',
+            form.budget(config, 1),
+            dict(efficiency=0.95 if form.gives_back else 0.97),
+        )
+        for form in demo_forms()
+        if Path(form.config).parent.name in families and not form.attention_alone
+    ]
+    rows += _applied(adaptive['config'], 'vit_small_patch16_384', (512, 512))
+    rows += [
+        Row(f'joint {Path(adaptive["config"]).stem} b4, threads: {threads}', 'joint', joint, dict(of_ideal=0.95))
+        for threads in (1, 2)
+        for joint in (adaptive | dict(batch=4, threads=threads, more=dict(batch='joint')),)
+    ]
+    rows += [Row('path vit-s16', 'path', dict(config=config, images=20, size=(1250, 1600)), dict(inside=0.75))]
+    rows += [replace(row, targets=dict(throughput=0.95)) for row in _copies((adaptive['config'],), 32)]
+    for presets, least in ((PRESETS[:2], 0.95), (SHARED, 1.0)):
+        merged = _mit('merged', ('b5',), ((1024, 1024),), presets)
+        rows += [Row(row.name, row.kind, row.settings | dict(images=1), dict(of_ideal=least)) for row in merged]
+    return Suite('targets', seconds=15 * 60, row_seconds=4, rows=(*_fixed(compiled=True), *rows), images=4)
+
+
+@dataclass(frozen=True)
+class DemoForm:
+    """A method of the demo in one of its forms, under a config. strategy: None where it is a network of its own."""
+
+    name: str
+    config: str
+    strategy: Reduction | None
+
+    @property
+    def attention_alone(self) -> bool:
+        """Whether all tokens stay between layers and reach the MLPs."""
+        return self.gives_back and type(self.strategy).mlp is Reduction.mlp
+
+    @property
+    def gives_back(self) -> bool:
+        """Whether every layer returns all tokens."""
+        return self.strategy is not None and self.strategy.remaining == 'all'
+
+    def budget(self, config: str, batch: int, compiled: bool = False) -> dict[str, Any]:
+        """Settings of a row at a fixed budget."""
+        share = 0.85 if self.attention_alone else 0.7
+        return dict(config=config, method=self.config, batch=batch, budget=share, compiled=compiled)
+
+
+def demo_forms() -> list[DemoForm]:
+    """Every method under the demo's network, in each of its forms."""
+    found = []
+    for family in (name.lower() for name in METHODS):
+        for file in sorted((CONFIGS / family).glob(f'*{Path(TINY).stem.partition("_")[2]}*.py')):
+            reduction = dict(load_config(str(file)).model.backbone.reduction)
+            own_network = issubclass(find_method(reduction['type']), nn.Module)
+            strategy = None if own_network else build_reduction(reduction)
+            found.append(DemoForm(family + file.stem.partition('128x128')[2], f'{family}/{file.name}', strategy))
+    return found
+
+
+def _fixed(compiled: bool, batch: int = 8) -> list[Row]:
+    """The demo's network under every method at a fixed budget."""
+    rows = []
+    for form in demo_forms():
+        least = {} if form.strategy is None else dict(time_ratio=0.95, compiled_ratio=1.0)
+        settings = form.budget(TINY, batch, compiled)
+        rows.append(Row(f'fixed {form.name}', 'fixed', settings, least | dict(batch_efficiency=0.9)))
+    return rows
+
+
+def _applied(config: str, arch: str, size: tuple[int, int]) -> list[Row]:
+    settings = dict(config=config, arch=arch, size=size, budget=0.7)
+    return [Row(f'applied {arch}', 'applied', settings, dict(idle_ratio=1 / 1.03, of_own=0.95))]
+
+
+SUITES = {'cpu-small': cpu_small, 'cpu': cpu, 'gpu': gpu, 'targets': targets}

@@ -59,11 +59,11 @@ class Bench:
         return self._built[1]
 
     def time(
-        self, contestants: dict[str, Contestant], batches: Sequence[Tensor], warm: bool = True
+        self, contestants: dict[str, Contestant], batches: Sequence[Tensor], warm: bool = True, **limits: Any
     ) -> dict[str, Seconds]:
-        """Time all in turn, for self.seconds or two rounds, whichever takes longer."""
+        """Time all in turn, for self.seconds or two rounds, whichever takes longer. limits: others than these."""
         warm_up = len(batches) if self.compiled else 1 if warm else 0
-        limits = dict(repeats=20, seconds=self.seconds, least=2)
+        limits = dict(repeats=20, seconds=self.seconds, least=2) | limits
         return time_in_turn(contestants, batches, **limits, warm_up=warm_up, amp=self.amp)
 
     def profile(self, contestant: Contestant, batch: Tensor) -> Profile:
@@ -85,11 +85,15 @@ class Bench:
 
 
 def read(settings: Numbers) -> tuple[Config, Method | None, tuple[int, int]]:
-    """Config, method (settings or a name) and size of the images of a row. Raises ConfigError."""
+    """Config, method (settings or a name) and size of the images of a row. Raises ConfigError.
+
+    more: settings over those of the config's method.
+    """
     config = load_config(str(config_path(settings['config'])))
     method = settings.get('reduction', config.model.backbone.get('reduction'))
     if isinstance(method, Mapping):  # weights are random throughout
         method = {key: value for key, value in method.items() if not key.endswith('checkpoint')}
+        method |= settings.get('more', {})
     return config, method, own_shape(config)
 
 

@@ -28,6 +28,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('benchmark')
     assert run(folder, '--rows', 'ALGM b2', 'CTS b1', 'improvements', 'mit-b0 64x64*', 'mit*bsm_hq', 'onnx EViT') == 0
     assert run(folder, '--rows', 'ALGM b2', f'growth algm_{TINY}', 'copies', 'training algm*') == 0
+    assert run(folder, '--rows', 'fixed act', 'fixed cts', 'fixed tome', 'joint', 'applied', 'path') == 0
     return folder
 
 
@@ -48,6 +49,17 @@ def test_every_kind_of_row_is_measured_and_reported(folder):
     trained = content['rows'][f'training algm_{TINY}']['result']
     assert trained['peak_plain'] > trained['peak'] > 0
     assert len(content['rows'][f'growth algm_{TINY}']['result']['points']) == 3
+    for name, share in (('act', 0.85), ('cts', 0.7), ('tome', 0.7)):
+        row = content['rows'][f'fixed {name}']
+        assert row['result']['work'] <= share + 0.01 and row['reached'].keys() == row['targets'].keys()
+        assert row['result']['batch_efficiency'] == pytest.approx(row['result']['batch_ratio'] * row['result']['work'])
+    assert content['rows']['fixed cts']['targets'] == dict(batch_efficiency=0.9)  # its policy takes its time
+    assert content['rows']['fixed act']['reached']['compiled_ratio'] is None  # small suites do not compile
+    assert len(set(content['rows']['joint']['result']['tokens'][-1])) == 1
+    walked = content['rows']['path']['result']
+    assert walked['images'] == 2 and 0 < walked['inside'] == pytest.approx(walked['ms_inside'] / walked['ms']) < 1
+    host = content['rows']['applied vit_tiny_patch16_384']['result']
+    assert host['of_own'] == pytest.approx(host['host_ratio'] / host['own_ratio'])
     report = (folder / 'here.md').read_text()
     for title in (
         'plain vision transformers',
@@ -58,6 +70,10 @@ def test_every_kind_of_row_is_measured_and_reported(folder):
         'mmsegmentation',
         'memory kept',
         'ONNX Runtime',
+        'Targets',
+        'Fixed budgets',
+        'joint rule',
+        'network of timm',
         'with its head',
     ):
         assert title in report
