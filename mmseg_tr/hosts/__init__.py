@@ -69,7 +69,11 @@ def apply(
     if positions is not None:
         target = target.with_positions(positions)
     strategy = fitted(target, method, settings, budget=budget, tokens=tokens, calibrate=calibrate)
-    target.install(target.network, strategy)
+    try:
+        target.install(target.network, strategy)
+    except BaseException:
+        restore_modules(model)
+        raise
     require_applied(model).target = target
     return model
 

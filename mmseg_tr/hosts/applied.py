@@ -63,7 +63,7 @@ class Applied(Switch):
     rotary: Rotary | None = None
     queries: Queries | None = None
     waiting: dict[int, list[Arrival]] = field(default_factory=dict)  # thread -> images before the first block
-    left: dict[int, Tensor] = field(default_factory=dict)  # thread -> by the last block before queries join
+    left: dict[int, list[Tensor]] = field(default_factory=dict)  # thread -> by the last block before queries join
 
     @classmethod
     def of(cls, method: Reduction, network: nn.Module, host: Host) -> Applied:
@@ -101,7 +101,8 @@ class Applied(Switch):
     def _join(self, x: Tensor, layer: int) -> Tokens:
         """Return tokens with the queries after the prefix: those that the block before left, else one per patch."""
         count = self.queries.count if self.queries is not None else 0
-        before = self.left.pop(thread(), None)
+        left = self.left.get(thread())
+        before = left.pop() if left else None  # the newest: a hook may have called the network in between
         tokens = carried_by(before) if before is not None else None
         if tokens is None or layer != len(tokens.trace) + 1:
             tokens = self._fresh(x[:, count:], layer)
@@ -132,7 +133,7 @@ class Applied(Switch):
         x = self.full(tokens)
         carry(x, tokens)
         if self.queries is not None and len(tokens.trace) == self.queries.layer - 1:
-            self.left[thread()] = x
+            push(self.left, x)
         return x
 
     def full(self, tokens: Tokens) -> Tensor:
@@ -156,15 +157,20 @@ class Applied(Switch):
         return Merge(index, per_image(self.num_prefix + shared.x.shape[1], x.shape[0]))
 
     def arrive(self, image: Arrival) -> None:
-        """Return the note an image at the patch embedding, for the first block."""
-        waiting = self.waiting.setdefault(thread(), [])
-        if len(waiting) > 16:  # left by forwards that failed
-            waiting.clear()
-        waiting.append(image)
+        """Note an image at the patch embedding, for the first block."""
+        push(self.waiting, image)
 
     def _arrived(self, layer: int) -> Arrival | None:
         waiting = self.waiting.get(thread())
         return waiting.pop() if waiting and layer == 1 else None
+
+
+def push(waiting: dict[int, list[Any]], entry: Any) -> None:
+    """Add what a later module of this forward, in this thread, takes up."""
+    entries = waiting.setdefault(thread(), [])
+    if len(entries) > 16:  # left by forwards that failed
+        entries.clear()
+    entries.append(entry)
 
 
 def thread() -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmseg_tr.analysis.macs import count_macs
+from mmseg_tr.analysis.macs import count_macs, evaluating
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.applied import Applied
 from mmseg_tr.hosts.embed import patch_convolution, watch_embedding
@@ -110,8 +110,10 @@ class Target:
 
     @torch.no_grad()
     def results_of(self, images: Tensor) -> Tensor:
-        """Return what the network returns for images, BATCH of them at a time."""
-        return torch.cat([first_tensor((self.whole or self.network)(batch)) for batch in images.split(BATCH)])
+        """Return what the network returns for images in eval mode, BATCH of them at a time."""
+        whole = self.whole or self.network
+        with evaluating(whole):
+            return torch.cat([first_tensor(whole(batch)) for batch in images.split(BATCH)])
 
 
 def first_tensor(result: Any) -> Tensor:

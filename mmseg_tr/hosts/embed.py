@@ -56,7 +56,7 @@ class ShareEmbedding(Hook):
 
     def __call__(self, embed: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         conv = patch_convolution(embed, self.patch_size)
-        if self.applied.disabled or conv is None:
+        if self.applied.disabled or conv is None or not args[0].shape[0]:
             return None
         grid = self.grid or self.grid_of(args[0])
         image = args[0].to(conv.weight.dtype)

@@ -79,7 +79,7 @@ class BlockForward(Forward):
         self.layer = layer
 
     def __call__(self, x: Any, *args: Any, host_module: nn.Module | None = None, **kwargs: Any) -> Any:
-        if self.applied.disabled:
+        if self.applied.disabled or (isinstance(x, Tensor) and not x.shape[0]):  # a batch of no images
             return self.original(host_module)(x, *args, **kwargs)
         rotary = self.applied.rotary
         given = kwargs.pop(rotary.argument, None) if rotary is not None else None
@@ -158,6 +158,7 @@ class EnterSequence(Hook):
 
     def __call__(self, module: nn.Sequential, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         watched = any(len(_foreign_hooks(block)) for block in module)
+        watched = watched or not args[0].shape[0]
         if self.applied.disabled or watched or len(module) != self.applied.depth or len(args) != 1:
             return None
         return (self.applied.enter(args[0], 1),)
@@ -178,7 +179,7 @@ class NoteGrid(Hook):
         self.patch_size, self.pads = patch_size, pads
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self.applied.disabled:
+        if self.applied.disabled or not args[0].shape[0]:
             return
         self.applied.arrive(Arrival(grid_of_image(args[0], self.patch_size, self.pads)))
 

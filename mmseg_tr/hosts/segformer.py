@@ -48,7 +48,7 @@ class StageForward(Forward):
 
     def __call__(self, x: Tensor, *args: Any, host_module: nn.Module | None = None, **kwargs: Any) -> Tensor:
         original = self.original(host_module)
-        if self.applied.disabled:
+        if self.applied.disabled or not x.shape[0]:
             return original(x, *args, **kwargs)
         if not self.applied.method.downsample:
             return original(x, *args, mmseg_tr_known=Known(), **kwargs)
