@@ -86,7 +86,7 @@ class Applied(Switch):
 
     def _fresh(self, x: Tensor, layer: int) -> Tokens:
         arrived = self._arrived(layer)
-        grid = self.grid or grid_of(x) or (arrived and arrived.grid)
+        grid = self.grid or grid_of(x) or (arrived.grid if arrived is not None else None)
         if grid is None or x.dim() != 3 or x.shape[1] != self.num_prefix + grid[0] * grid[1]:
             raise ConfigError(
                 f'block {layer} received tokens of shape {tuple(x.shape)}, and the patch grid {grid} with '

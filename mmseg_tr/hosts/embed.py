@@ -41,6 +41,7 @@ def project(embed: nn.Module, conv: nn.Conv2d, pixels: Tensor) -> Tensor:
 
 def whole_patches(image: Tensor, conv: nn.Conv2d, grid: Grid) -> Tensor:
     """Return the pixels that become patches, (B, C, h*ph, w*pw), those that the patch embedding adds included."""
+    assert not isinstance(conv.padding, str)  # see patch_convolution()
     (top, left), (height, width) = conv.padding, (side * patch for side, patch in zip(grid, conv.stride))
     down, right = (size - side - before for size, side, before in zip((height, width), image.shape[-2:], (top, left)))
     return F.pad(image, (left, right, top, down))  # negative numbers crop

@@ -13,7 +13,7 @@ from mmseg_tr.nn.backbone import Backbone, same_weights
 from mmseg_tr.nn.inference import whole_steps
 from mmseg_tr.nn.pos_embed import resize_pos_embed
 from mmseg_tr.nn.vit import ViT
-from mmseg_tr.reduction.tokens import Tokens
+from mmseg_tr.reduction import Reduction, Tokens
 
 
 class SmallerInput(Backbone):
@@ -30,7 +30,8 @@ class SmallerInput(Backbone):
         if backbone.reduction is not None:
             raise ConfigError('SmallerInput takes a plain backbone: call plain() first.')
         self.backbone, self.share = backbone, share
-        self.kind, self.count_rule = backbone.kind, backbone.count_rule
+        self.kind = backbone.kind  # type: ignore[misc]  # those of the network inside
+        self.count_rule = backbone.count_rule  # type: ignore[misc]
         self.out = getattr(backbone, 'out', 'maps')
         self.patch_size = None  # scores are enlarged straight to the image, not to whole patches and cropped
         self.reduction = None
@@ -56,8 +57,8 @@ class SmallerInput(Backbone):
         size = self.size_of(tuple(image.shape[-2:]))
         return F.interpolate(image, size=size, mode='bilinear', align_corners=False, antialias=True)
 
-    def forward(self, image: Tensor, reduction: None = None) -> Any:
-        levels = self.backbone(self.shrink(image))
+    def forward(self, image: Tensor, reduction: Reduction | None = None) -> Any:
+        levels = self.backbone(self.shrink(image), reduction=reduction)
         size = tuple(image.shape[-2:])
         return tuple(
             level.replace(image_size=size, patch_size=None) if isinstance(level, Tokens) else level for level in levels
