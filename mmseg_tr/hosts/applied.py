@@ -165,6 +165,17 @@ class Applied(Switch):
         return waiting.pop() if waiting and layer == 1 else None
 
 
+def check_reentrant(x: Tensor, layer: int) -> None:
+    """Raise ConfigError inside reentrant checkpointing.
+
+    It runs a block without gradients first, and the tokens that the next block takes over would cut them off.
+    """
+    if x.requires_grad and not torch.is_grad_enabled():
+        raise ConfigError(
+            f'gradient checkpointing must have use_reentrant=False beside a method, got True at block {layer}.'
+        )
+
+
 def push(waiting: dict[int, list[Any]], entry: Any) -> None:
     """Add what a later module of this forward, in this thread, takes up."""
     entries = waiting.setdefault(thread(), [])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.hosts.applied import Applied, Arrival, Switch
+from mmseg_tr.hosts.applied import Applied, Arrival, Switch, check_reentrant
 from mmseg_tr.hosts.carried import carried_by
 from mmseg_tr.hosts.host import Grid, Host, block_list, submodule
 from mmseg_tr.hosts.rope import Positions, Turn
@@ -96,6 +96,7 @@ class BlockForward(Forward):
     def run(self, module: nn.Module, given: Any, x: Any) -> Any:
         """Run the block on a tensor or on tokens; returns the same type. given: rotary positions of the patches."""
         view: Any = self.applied.view(module)
+        check_reentrant(x.x if isinstance(x, Tokens) else x, self.layer)
         tokens = x if isinstance(x, Tokens) else self.applied.enter(x, self.layer)
         attend = view.attend
         if given is not None:

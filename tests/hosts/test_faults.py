@@ -1,12 +1,15 @@
 """What a host must survive: no images, failing descriptions, training mode, a network called within its own forward."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import mmseg_tr
+from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.attention import SelfAttention
 from tests.hosts.checks import check_bare
 from tests.hosts.test_timm import COMMON, METHODS, apply, images, network
@@ -48,6 +51,26 @@ def test_calibration_changes_no_statistics_and_no_mode():
     mmseg_tr.apply(model, 'ALGM', budget=0.8, calibrate=images(dtype=torch.float32))
     assert model.training and model[0].training
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_reentrant_checkpointing_is_refused_since_it_would_cut_gradients_off():
+    model, x = network().train(), images()
+    apply(model, 'ALGM')
+    plain = [block.forward for block in model.blocks]
+    for reentrant in (False, True):
+        for block, forward in zip(model.blocks, plain):
+            block.forward = partial(checkpointed, forward, reentrant)
+        if reentrant:
+            with pytest.raises(ConfigError, match='use_reentrant'):
+                model(x)
+            with torch.no_grad():
+                model(x)
+        else:
+            model(x).sum().backward()
+
+
+def checkpointed(forward, reentrant, x, **named):
+    return checkpoint(partial(forward, **named), x, use_reentrant=reentrant)
 
 
 @torch.no_grad()
