@@ -38,7 +38,7 @@ def weights(tmp_path_factory):
 
 def test_rivals_stand_in_the_table_with_their_quality_work_and_time(weights, tmp_path, capsys, monkeypatch):
     # compiling takes half a minute, and what is compiled is not what this test is about
-    monkeypatch.setattr(torch, 'compile', lambda function: function)
+    monkeypatch.setattr(torch, 'compile', lambda function, **options: function)
     smaller = ('--smaller', weights / 'shallow.py', weights / 'shallow.pth')
     given = ('--checkpoint', weights / 'plain.pth', '--out', tmp_path, *SMALL)
     assert call('compare', PLAIN, ALGM, '--rivals', *smaller, *given, *OPTIONS) == 0
@@ -63,7 +63,7 @@ def test_rivals_stand_in_the_table_with_their_quality_work_and_time(weights, tmp
 
 
 def test_rivals_that_make_no_sense_are_left_out_by_name(monkeypatch):
-    def failing(function):
+    def failing(function, **options):
         raise torch._dynamo.exc.BackendCompilerFailed(None, RuntimeError('no compiler'), None)
 
     monkeypatch.setattr(torch, 'compile', failing)
