@@ -53,6 +53,12 @@ def test_a_mit_of_every_setting_is_the_same_after_saving(settings, tmp_path):
     assert torch.equal(logits(from_pretrained(tmp_path), 64), logits(model, 64))
 
 
+def test_a_seed_may_be_any_number(tmp_path):
+    settings = dict(type='ACT', seed=2**40)
+    create_model('segmenter', settings, num_classes=3, arch=VIT, img_size=32).save_pretrained(tmp_path)
+    assert from_pretrained(tmp_path).encoder.reduction.seed == 2**40
+
+
 def test_half_precision_and_another_method_are_kept(tmp_path):
     model = create_model('segmenter', num_classes=3, arch=VIT, img_size=(32, 16)).eval().bfloat16()
     model.encoder.reduction = model.encoder.fitted('tome')

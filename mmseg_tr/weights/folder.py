@@ -83,7 +83,7 @@ def check_numbers(settings: Any, state: Mapping[str, Any], key: str = 'options')
     elif isinstance(settings, list):
         for value in settings:
             check_numbers(value, state, key)
-    elif isinstance(settings, int | float):
+    elif isinstance(settings, int | float) and key != 'seed':
         elements = max(sum(value.numel() for value in state.values()), 2**16)
         if settings > (len(state) if key in _LAYERS else elements):
             raise ConfigError(f'{key} is larger than its {len(state)} weights with {elements} elements allow')
