@@ -31,20 +31,22 @@ demo: $(STAMP)
 MOSAIC := vit-tiny-p8_photo-mosaic-128x128
 POLICY := cts-policy_effnet-lite0_photo-mosaic-128x128
 METHODS := segmenter algm cts expedite evit tome act mpm cubistmerge pitome sharedmatching
+# The demo's checkpoint; relative, since comparisons that are kept in docs/ name it.
+TRAINED := "$$(realpath --relative-to=. "$$(cat work_dirs/demo/train/last_checkpoint)")"
 COMPARED := $(foreach method,$(METHODS),$(wildcard local_configs/$(method)/*$(MOSAIC)*.py))
 
 compare: $(STAMP) work_dirs/demo/report.json work_dirs/$(POLICY)/last_checkpoint
 	$(VENV)/bin/python tools/compare.py $(COMPARED) \
-		--checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" --out work_dirs/compare --force $(ARGS)
-	$(VENV)/bin/python tools/report.py $(COMPARED) --checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" \
+		--checkpoint $(TRAINED) --out work_dirs/compare --force $(ARGS)
+	$(VENV)/bin/python tools/report.py $(COMPARED) --checkpoint $(TRAINED) \
 		--compare work_dirs/compare/compare.json --out work_dirs/compare/report.html --force
 	$(VENV)/bin/python tools/compare.py $(COMPARED) --work 0.85 0.7 0.5 --repeats 3 \
-		--checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" --out work_dirs/equal_work --force $(ARGS)
+		--checkpoint $(TRAINED) --out work_dirs/equal_work --force $(ARGS)
 
 # The table of docs/which_wins.md, from the comparisons at equal work, one of them compiled as well.
 which-wins: compare
 	$(VENV)/bin/python tools/compare.py $(COMPARED) --work 0.7 --compile --images 16 --repeats 3 --frac-dataset 0.1 \
-		--checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" --out work_dirs/equal_work_compiled --force $(ARGS)
+		--checkpoint $(TRAINED) --out work_dirs/equal_work_compiled --force $(ARGS)
 	cp work_dirs/equal_work/compare.json docs/which_wins.json
 	cp work_dirs/equal_work_compiled/compare.json docs/which_wins_compiled.json
 
@@ -53,10 +55,10 @@ SHARED := type=ToMe,form=dense,r=0.3 type=ACT,q_hashes=16
 
 fixed: $(STAMP) work_dirs/demo/report.json
 	$(VENV)/bin/python tools/compare.py local_configs/segmenter/segmenter_$(MOSAIC).py --methods algm act mpm --work 0.9 0.8 0.7 --fixed \
-		--images 16 --batch-size 16 --checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" --out work_dirs/fixed --force $(ARGS)
+		--images 16 --batch-size 16 --checkpoint $(TRAINED) --out work_dirs/fixed --force $(ARGS)
 	$(VENV)/bin/python tools/compare.py local_configs/segmenter/segmenter_$(MOSAIC).py \
 		$(foreach method,$(SHARED),$(foreach every,1 2 4 8,--reduction $(method),match_every=$(every))) \
-		--checkpoint "$$(cat work_dirs/demo/train/last_checkpoint)" --out work_dirs/match_every --force $(ARGS)
+		--checkpoint $(TRAINED) --out work_dirs/match_every --force $(ARGS)
 
 work_dirs/demo/report.json: | $(STAMP)
 	$(VENV)/bin/python tools/demo.py
@@ -67,7 +69,7 @@ work_dirs/$(POLICY)/last_checkpoint: | $(STAMP)
 # The demo's model in a browser.
 app: $(STAMP) work_dirs/demo/report.json
 	$(VENV)/bin/python tools/app.py local_configs/segmenter/segmenter_$(MOSAIC).py \
-		"$$(cat work_dirs/demo/train/last_checkpoint)" $(ARGS)
+		$(TRAINED) $(ARGS)
 
 # A small SegFormer for human pose on the embedded figures: trained, then tested plain and with HQ merging, not retrained.
 POSE := segformerpp_mit-tiny_photo-figures-192x144

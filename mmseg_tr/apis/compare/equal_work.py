@@ -50,8 +50,11 @@ class Worker:
             model = same_weights(self.model)
             backbone = find_backbone(model)
             method = backbone.fitted(settings)
+            if isinstance(method, nn.Module):  # of its own weights, which the plain network does not have
+                method.init_weights()
+                method = method.to(self.windows.device)
             del backbone.reduction
-            backbone.reduction = method.to(self.windows.device) if isinstance(method, nn.Module) else method
+            backbone.reduction = method
             self.known[key] = count_work(model.eval(), [self.windows]).total()
         return self.known[key]
 
