@@ -81,11 +81,12 @@ def equal_work() -> str:
     for row in rows:
         if row['name'] not in about.get('rivals', ()):  # which have a page of their own, choose.md
             groups[row['name'].rpartition(' ')[2]].append(row)
-    head = ['Work', 'Method', about['quality'], 'Agreement', 'GMACs', 'FPS', 'Throughput', 'Compiled', 'Settings']
+    timed = ['FPS', 'Throughput', *(['Compiled'] if compiled else [])]
+    head = ['Work', 'Method', about['quality'], 'Agreement', 'GMACs', *timed, 'Settings']
     lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
     for share, group in groups.items():
         lines += [
-            _cells(share, row, plain, compiled.get(row['name'], ''))
+            _cells(share, row, plain, [compiled.get(row['name'], '')] if compiled else [])
             for row in sorted(group, key=lambda row: -row['miou'])
         ]
     left_out = '; '.join(f'{name} ({reason})' for name, reason in about['left_out'].items())
@@ -98,7 +99,7 @@ def _measured_with(about: dict, plain: dict) -> str:
     return (
         f'Measured with `{Path(about["checkpoint"]).name}` on {about["images_tested"]} scenes, {about["images_timed"]} '
         f'of them timed, in batches of {about["batch_size"]}: {about["machine"]}, threads: {about["threads"]}, torch '
-        f'{about["torch"]}. The plain network has a {about["quality"]} of {plain["miou"]:.1f}.'
+        f'{about["torch"]}. The plain network: {about["quality"]} {plain["miou"]:.1f}.'
     )
 
 
@@ -126,9 +127,9 @@ def _compiled_ratios() -> dict[str, str]:
     return {row['name']: f'{row["throughput_compiled"] / plain["throughput_compiled"]:.2f}x' for row in rows}
 
 
-def _cells(share: str, row: dict, plain: dict, compiled: str) -> str:
-    """A line of the table; speeds as ratios to the plain network's."""
-    speeds = [*(f'{row[key] / plain[key]:.2f}x' for key in ('fps', 'throughput')), compiled]
+def _cells(share: str, row: dict, plain: dict, compiled: list[str]) -> str:
+    """A line of the table; speeds as ratios to the plain network's. compiled: the cell for it, if it was timed."""
+    speeds = [*(f'{row[key] / plain[key]:.2f}x' for key in ('fps', 'throughput')), *compiled]
     settings = ', '.join(f'`{key}={value!r}`' for key, value in row['settings'].items() if key != 'type')
     numbers = [f'{row["miou"]:.1f}', f'{row["agreement"]:.1f} %', f'{row["gmacs"]:.3f}', *speeds]
     return '| ' + ' | '.join([share, _label(row), *numbers, settings]) + ' |'
