@@ -89,8 +89,9 @@ class BlockForward(Forward):
             raise ConfigError('an attention mask does not fit reduced tokens: use mmseg_tr.disabled(model) here.')
         module = host_module or self.module
         run = partial(self.run, module, given)
-        if getattr(module, 'gradient_checkpointing', False) and module.training and torch.is_grad_enabled():
-            return module._gradient_checkpointing_func(run, x)  # as transformers does
+        asked = getattr(module, 'gradient_checkpointing', False) and module.training and torch.is_grad_enabled()
+        if asked and type(module).__call__ is nn.Module.__call__:  # transformers 4.57 does it there
+            return module._gradient_checkpointing_func(run, x)  # as the forward of its class does
         return run(x)
 
     def run(self, module: nn.Module, given: Any, x: Any) -> Any:

@@ -22,7 +22,10 @@ def check_bare(model: nn.Module, state: dict[str, Tensor]) -> None:
         hook for part in model.modules() for hook in (*part._forward_pre_hooks.values(), *part._forward_hooks.values())
     ]
     assert not any(isinstance(hook, Hook) for hook in hooks)
-    assert not any('forward' in vars(part) or part._forward_pre_hooks for part in model.modules())
+    # transformers 4.57 leaves a class's own forward on modules whose outputs it recorded
+    left = [vars(part)['forward'] for part in model.modules() if 'forward' in vars(part)]
+    assert all(getattr(forward, '__func__', None) is type(forward.__self__).forward for forward in left)
+    assert not any(part._forward_pre_hooks for part in model.modules())
 
 
 @torch.no_grad()

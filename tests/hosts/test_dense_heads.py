@@ -10,7 +10,7 @@ import mmseg_tr
 from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.errors import ConfigError
 from tests.hosts.checks import check_host, check_neutral
-from tests.hosts.test_transformers import COMMON, METHODS, images, outputs
+from tests.hosts.test_transformers import COMMON, METHODS, images, newer, outputs
 from tests.nn.networks import shaken
 
 pytest.importorskip('transformers')
@@ -20,8 +20,6 @@ from transformers import (
     DPTConfig,
     DPTForDepthEstimation,
     EomtConfig,
-    EomtDinov3Config,
-    EomtDinov3ForUniversalSegmentation,
     EomtForUniversalSegmentation,
     VitPoseBackboneConfig,
     VitPoseConfig,
@@ -54,7 +52,8 @@ def eomt():
 
 
 def eomt_on_dinov3():
-    return EomtDinov3ForUniversalSegmentation(EomtDinov3Config(**COMMON, **QUERIES, intermediate_size=64))
+    config = newer('EomtDinov3Config')(**COMMON, **QUERIES, intermediate_size=64)
+    return newer('EomtDinov3ForUniversalSegmentation')(config)
 
 
 # square images where the network takes no others
