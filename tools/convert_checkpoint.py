@@ -1,6 +1,7 @@
 """Convert a published checkpoint to this package's format, or either to mmsegmentation's, with its config."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert, and print what was done and what to do next."""
     args = parse_args(argv)
-    sys.stdout.reconfigure(errors='backslashreplace')  # for names that are not UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not where a notebook has replaced it
+        sys.stdout.reconfigure(errors='backslashreplace')  # for names that are not UTF-8
     written = convert_file(args.src, args.dst, variant=args.variant, trust=args.trust, force=args.force, to=args.to)
     converted = written.converted
     print(f'Recognised  {converted.what}')
