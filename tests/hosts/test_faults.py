@@ -5,7 +5,8 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 import mmseg_tr
@@ -71,6 +72,21 @@ def test_reentrant_checkpointing_is_refused_since_it_would_cut_gradients_off():
 
 def checkpointed(forward, reentrant, x, **named):
     return checkpoint(partial(forward, **named), x, use_reentrant=reentrant)
+
+
+def test_a_network_under_ddp_has_the_gradients_of_the_network(tmp_path):
+    distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/met', rank=0, world_size=1)
+    try:
+        x, gradients = images(), []
+        for wrap in (lambda model: model, DistributedDataParallel):
+            model = apply(network(), 'ALGM').train().requires_grad_()
+            result = wrap(model)(x)
+            result.square().sum().backward()
+            gradients.append([result.detach(), *(weight.grad for weight in model.parameters())])
+        for a, b in zip(*gradients, strict=True):
+            torch.testing.assert_close(a, b)
+    finally:
+        distributed.destroy_process_group()
 
 
 @torch.no_grad()
