@@ -20,6 +20,7 @@ from mmengine.runner.checkpoint import (
     get_mmcls_models,
     get_torchvision_models,
 )
+from torch import Tensor
 
 from mmseg_tr.errors import CheckpointError
 from mmseg_tr.weights.fetch import fetch, fetch_if_published
@@ -99,6 +100,12 @@ def _hub_file(hub: str, name: str) -> Path:
 def _without_configs(payload: Any, filename: str) -> dict[str, Any]:
     if not isinstance(payload, dict):
         raise CheckpointError(f'{filename} holds a {type(payload).__name__} instead of a checkpoint.')
+    weights = payload.get('state_dict', payload)  # as mmengine looks for them
+    if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
+        raise CheckpointError(f'{filename} holds no weights by name.')
+    nested = [name for name, value in weights.items() if isinstance(value, Tensor) and value.is_nested]
+    if nested:
+        raise CheckpointError(f'{filename} holds tensors that cannot be loaded as weights: {few(nested)} is nested.')
     payload = dict(payload)
     meta, hub = payload.get('meta'), payload.get('message_hub')
     if isinstance(meta, Mapping):

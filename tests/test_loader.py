@@ -20,6 +20,7 @@ from mmseg_tr.nn import ViT
 from mmseg_tr.nn.mit import MixVisionTransformer
 from mmseg_tr.reduction.cts.policy import PolicyNet
 from mmseg_tr.weights.fetch import fetch_if_published
+from mmseg_tr.weights.io import check_kind
 from mmseg_tr.zoo import create_model
 from tests.datasets.prepare.server import serve
 from tests.segformers import ARCH
@@ -222,3 +223,31 @@ def test_load_from_an_address_starts_from_its_weights_at_another_image_size(trai
     vit.fit_positions(want, 'backbone.')
     assert torch.equal(got['backbone.pos_embed'], want['backbone.pos_embed'])
     assert 'pos_embed was resized' in ''.join(path.read_text() for path in tmp_path.rglob('*.log'))
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        {'state_dict': None},
+        {'state_dict': {1: torch.zeros(2)}},
+        {1: torch.zeros(2)},
+        {'state_dict': {'weight': torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])}},
+    ],
+    ids=['no weights', 'a number as name', 'a number as name, bare', 'a nested tensor'],
+)
+def test_what_holds_no_weights_by_name_is_refused_by_mmengines_loader_too(content, tmp_path):
+    torch.save(content, tmp_path / 'file.pth')
+    with pytest.raises(CheckpointError):
+        load_checkpoint(nn.Linear(2, 3), str(tmp_path / 'file.pth'))
+
+
+def test_a_damaged_directory_of_an_archive_is_told_before_and_after_a_download(tmp_path):
+    path = tmp_path / 'file.pth'
+    torch.save(state(), path)
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b'PK\x01\x02')
+    content[place : place + 4] = b'xxxx'
+    path.write_bytes(content)
+    for read in (read_file, check_kind):
+        with pytest.raises(CheckpointError):
+            read(path)

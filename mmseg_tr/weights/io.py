@@ -140,8 +140,13 @@ def check_kind(path: Path) -> None:
                 f'{path} is truncated or damaged ({path.stat().st_size} bytes, the end of the '
                 'archive is missing): copy or download it again.'
             )
-        with zipfile.ZipFile(path) as archive:
-            inside = {name.rpartition('/')[2] for name in archive.namelist()}
+        try:
+            with zipfile.ZipFile(path) as archive:
+                inside = {name.rpartition('/')[2] for name in archive.namelist()}
+        except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+            raise CheckpointError(
+                f'{path} is damaged, the directory of its archive cannot be read: copy or download it again.'
+            ) from error
         if 'constants.pkl' in inside:
             raise CheckpointError(f'{path} is a TorchScript archive, not a checkpoint: give the file of torch.save.')
         if 'data.pkl' not in inside:
