@@ -251,3 +251,11 @@ def test_a_damaged_directory_of_an_archive_is_told_before_and_after_a_download(t
     for read in (read_file, check_kind):
         with pytest.raises(CheckpointError):
             read(path)
+
+
+def test_a_name_that_is_a_number_is_refused_as_pretrained_weights(tmp_path):
+    whole = create_model('segmenter', arch=TINY, img_size=16, num_classes=2).state_dict()
+    torch.save({'state_dict': {**whole, 1: torch.zeros(2)}}, tmp_path / 'file.pth')
+    for enters in ('ViT pretrained', 'MiT pretrained'):
+        with pytest.raises(CheckpointError):
+            WAYS[enters](str(tmp_path / 'file.pth'))

@@ -57,7 +57,10 @@ def pretrained_state(
         state = load_npz(path, arch, reference, in_chans).state_dict()
     else:
         payload = read_file(path)
-        state = encoder_state(state_of(payload))
+        whole = state_of(payload)
+        if not all(isinstance(name, str) for name in whole):
+            raise CheckpointError(f'{path} holds no weights by name.')
+        state = encoder_state(whole)
         check_tensors(state, str(path))
         if formats.is_mmseg_segmenter(payload) or formats.is_expedite(payload):
             raise CheckpointError(f'{path} is {formats.describe(payload)}: convert it first ({CONVERT}).')
