@@ -435,20 +435,23 @@ def as_saved_folder(here: Room, source: str) -> None:
     Predictor.from_pretrained(out, device='cpu')
 
 
+# config.json of a tiny network of transformers
+VIT = dict(
+    architectures=['ViTModel'],
+    model_type='vit',
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=1,
+    intermediate_size=8,
+    image_size=32,
+    patch_size=16,
+)
+
+
 def as_transformers_folder(here: Room, source: str) -> None:
     """A folder of transformers whose weights are the file."""
     out = Path(tempfile.mkdtemp(dir=here.folder))
-    config = dict(
-        architectures=['ViTModel'],
-        model_type='vit',
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        intermediate_size=8,
-        image_size=32,
-        patch_size=16,
-    )
-    (out / 'config.json').write_text(json.dumps(config))
+    (out / 'config.json').write_text(json.dumps(VIT))
     processor = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
     (out / 'preprocessor_config.json').write_text(json.dumps(processor))
     if Path(source).is_file():

@@ -34,7 +34,7 @@ from mmseg_tr.engine.start import find_checkpoint
 from mmseg_tr.hosts.named import open_model
 from mmseg_tr.weights.card import model_card
 from mmseg_tr.weights.variant import read_variant
-from tests.hostile import limit_memory, quiet, trial
+from tests.hostile import VIT, limit_memory, quiet, trial
 
 VALUES = [
     *(
@@ -66,16 +66,6 @@ ROW = dict(
     gmacs=0.4,
     fps=133.0,
     throughput=179.0,
-)
-VIT = dict(
-    architectures=['ViTModel'],
-    model_type='vit',
-    hidden_size=8,
-    num_hidden_layers=1,
-    num_attention_heads=1,
-    intermediate_size=8,
-    image_size=32,
-    patch_size=16,
 )
 PROCESSOR = dict(do_rescale=True, do_normalize=True, image_mean=[0.5] * 3, image_std=[0.5] * 3, size=dict(height=32))
 ROW_OF_TABLE = find_rows(['algm_vit-s16_ade20k-512x512'])[0]

@@ -75,9 +75,13 @@ def check_compiler(device: torch.device) -> None:
         raise _not_compiled(error) from error
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _not_compiled(error: Exception) -> DeviceError:
-    why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return DeviceError(f'the network cannot be compiled on this machine ({why}): leave --compile out.')
+    return DeviceError(f'the network cannot be compiled on this machine ({first_line(error)}): leave --compile out.')
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmseg_tr.analysis.network import find_backbone, is_pose
-from mmseg_tr.analysis.speed import Contestant, mixed_precision
+from mmseg_tr.analysis.speed import Contestant, first_line, mixed_precision
 from mmseg_tr.apis.build import build_model, own_shape
 from mmseg_tr.apis.compare.models import check_alike, settings_of
 from mmseg_tr.apis.compare.options import CompareOptions
@@ -128,8 +128,7 @@ def add_compiled(
         with torch.inference_mode(), mixed_precision(weight.device, amp):
             Contestant.of(plain, compiled=True).scores(image)
     except torch._dynamo.exc.TorchDynamoException as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        found.left_out['plain, compiled'] = f'it cannot be compiled on this machine ({reason})'
+        found.left_out['plain, compiled'] = f'it cannot be compiled on this machine ({first_line(error)})'
         return
     found.compiled['plain, compiled'] = plain
     found.settings['plain, compiled'] = dict(compiled=True)
