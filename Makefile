@@ -22,7 +22,7 @@ STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUFF := $(VENV)/bin/ruff
 
-.PHONY: demo app compare which-wins fixed pose docs test lint format setup clean distclean
+.PHONY: demo app compare which-wins fixed pose docs test test-onedl test-oldest test-newest lint format setup clean distclean
 
 demo: $(STAMP)
 	$(VENV)/bin/python tools/demo.py $(ARGS)
@@ -95,18 +95,19 @@ TESTING := pytest pytest-xdist hypothesis
 
 test-onedl:
 	$(PYTHON) -m venv .venv-onedl
-	.venv-onedl/bin/pip install 'setuptools<82' wheel torch torchvision
-	MMCV_WITH_OPS=0 .venv-onedl/bin/pip install --no-build-isolation -e '.[onedl]' scikit-image scikit-learn scipy $(TESTING)
+	.venv-onedl/bin/pip install -c $(CONSTRAINTS) 'setuptools<82' wheel torch torchvision
+	MMCV_WITH_OPS=0 .venv-onedl/bin/pip install -c $(CONSTRAINTS) --no-build-isolation -e '.[onedl]' \
+		scikit-image scikit-learn scipy tensorboard onnx onnxscript onnxruntime huggingface_hub $(TESTING)
 	OMP_NUM_THREADS=1 .venv-onedl/bin/python -m pytest -n $(WORKERS) $(or $(ARGS),$(SEG_TESTS))
 
 test-oldest:
 	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/pip install -e . torch==2.4.0 torchvision==0.19.0 timm==1.0.22 'numpy<2.4' pillow scipy $(TESTING)
+	.venv-oldest/bin/pip install -e . torch==2.4.0 torchvision==0.19.0 timm==1.0.22 transformers==4.57.0 pillow scipy $(TESTING)
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(WORKERS) $(or $(ARGS),$(PLAIN_TESTS))
 
 test-newest:
 	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/pip install -U -e . torch torchvision timm transformers pillow scipy $(TESTING)
+	.venv-newest/bin/pip install -U -e . torch torchvision timm 'transformers<6' pillow scipy $(TESTING)
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n $(WORKERS) $(or $(ARGS),$(PLAIN_TESTS))
 
 docs: $(STAMP)

@@ -25,14 +25,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Check and print. Exits with 1 when there is a fault."""
     args = parse_args(argv)
     require_openmmlab('to check a dataset')
-    from rich.console import Console
-
     from mmseg_tr.apis.check_dataset import check_dataset, check_outputs, draw_samples, format_check, write_json
+    from mmseg_tr.cli.progress import working
 
     check_outputs(args.out, args.json)
-    with Console(stderr=True).status('reading') as status:
+    with working('reading') as tell:
         checks = check_dataset(
-            args.config, args.cfg_options, lambda loop, done, total: status.update(f'{loop}: {done} of {total}')
+            args.config, args.cfg_options, lambda loop, done, total: tell(f'{loop}: {done} of {total}')
         )
     print('\n\n'.join(format_check(check) for check in checks))
     if args.json:

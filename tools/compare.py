@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmseg_tr.apis.compare import CompareOptions, compare
     from mmseg_tr.apis.compare.named import compare_named
     from mmseg_tr.apis.compare.table import check_folder, table, write_files
+    from mmseg_tr.cli.progress import working
 
     check_folder(Path(args.out), args.force)
     options = CompareOptions(
@@ -113,11 +114,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg_options=args.cfg_options,
     )
     console = Console(width=None if sys.stdout.isatty() else 140)
-    with Console(stderr=True).status('reading') as status:
+    with working('reading') as tell:
         if args.model:
-            comparison = compare_named(args.model, args.checkpoint, options, args.pictures, status.update)
+            comparison = compare_named(args.model, args.checkpoint, options, args.pictures, tell)
         else:
-            comparison = compare(args.configs, args.checkpoint, options, status.update)
+            comparison = compare(args.configs, args.checkpoint, options, tell)
     paths = write_files(comparison, Path(args.out))
     console.print(table(comparison))
     for kind, path in paths.items():

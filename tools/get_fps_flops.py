@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from mmseg_tr.apis.benchmark import BenchmarkOptions, benchmark, benchmark_host
     from mmseg_tr.apis.benchmark_table import print_report
+    from mmseg_tr.cli.progress import working
     from mmseg_tr.files import write_atomically
 
     options = BenchmarkOptions(
@@ -90,9 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg_options=args.cfg_options,
     )
     console = Console()
-    with Console(stderr=True).status('building') as status:
+    with working('building') as tell:
         measure = benchmark_host if args.model else benchmark
-        report = measure(args.model or args.config, args.checkpoint, options, status.update)
+        report = measure(args.model or args.config, args.checkpoint, options, tell)
     print_report(report, console)
     if args.json:
         write_atomically(json.dumps(report.to_dict(), indent=2) + '\n', args.json)

@@ -43,16 +43,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write and check. Exits with 1 when the data has a fault."""
     require_openmmlab('to write a config for your data')
     args = parse_args(argv)
-    from rich.console import Console
-
     from mmseg_tr.apis.check_dataset import check_dataset, format_check
     from mmseg_tr.apis.new_config import NewConfigOptions, new_config
+    from mmseg_tr.cli.progress import working
 
-    with Console(stderr=True).status('reading') as status:
+    with working('reading') as tell:
         made = new_config(NewConfigOptions(**vars(args)))
-        checks = check_dataset(
-            str(made.path), progress=lambda loop, done, total: status.update(f'{loop}: {done} of {total}')
-        )
+        checks = check_dataset(str(made.path), progress=lambda loop, done, total: tell(f'{loop}: {done} of {total}'))
     print('\n\n'.join(format_check(check) for check in checks))
     print(
         '\n'.join(

@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmseg_tr.apis.report import ReportOptions, build_report
     from mmseg_tr.apis.report.named import report_named
     from mmseg_tr.apis.report.page import check_page, render
+    from mmseg_tr.cli.progress import working
     from mmseg_tr.files import write_atomically
 
     page, console, failures = Path(args.out), Console(stderr=True), []
@@ -69,14 +70,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         failures.append(failure)
         console.print(f'skipped: {failure.reason}', soft_wrap=True, markup=False)
 
-    with console.status('reading') as status:
+    with working('reading', console) as tell:
         options = ReportOptions(
             comparison=args.compare,
             scenes=args.scenes,
             reductions=args.reduction,
             device=args.device,
             cfg_options=args.cfg_options,
-            progress=status.update,
+            progress=tell,
             report=skip,
         )
         if args.model:

@@ -81,15 +81,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def search(args: argparse.Namespace, options: Any, console: Any) -> Path | None:
     """Search and print; returns the written config, None when no setting meets the budget."""
-    from rich.console import Console
-
     from mmseg_tr.apis.tune import tune
     from mmseg_tr.apis.tune.search import Budget
     from mmseg_tr.apis.tune.table import plot, table, verdict
+    from mmseg_tr.cli.progress import working
 
     budget = Budget(args.budget_miou, args.speed_up, args.by)
-    with Console(stderr=True).status('reading') as status:
-        tuned = tune(args.config, args.checkpoint, budget, options, status.update)
+    with working('reading') as tell:
+        tuned = tune(args.config, args.checkpoint, budget, options, tell)
     console.print(table(tuned))
     console.print(f'{len(tuned.points)} settings, {tuned.measured} measurements in this run; plot: {plot(tuned)}')
     console.print(verdict(tuned), soft_wrap=True, highlight=False)
@@ -98,12 +97,11 @@ def search(args: argparse.Namespace, options: Any, console: Any) -> Path | None:
 
 def calibrate_fixed(args: argparse.Namespace, options: Any, console: Any) -> Path:
     """Calibrate a fixed budget and print; returns the written config."""
-    from rich.console import Console
-
     from mmseg_tr.apis.tune.fixed import calibrate
+    from mmseg_tr.cli.progress import working
 
-    with Console(stderr=True).status('reading') as status:
-        found = calibrate(args.config, args.checkpoint, args.fixed, options, args.split, status.update)
+    with working('reading') as tell:
+        found = calibrate(args.config, args.checkpoint, args.fixed, options, args.split, tell)
     console.print(found.table())
     console.print(found.verdict(), soft_wrap=True, highlight=False)
     console.print(f'reduction={found.code}', soft_wrap=True, highlight=False, markup=False)

@@ -23,6 +23,7 @@ from mmseg_tr.analysis.photographs import photograph_batch
 from mmseg_tr.analysis.speed import check_compiler
 from mmseg_tr.apis.images import SUFFIXES, files_below
 from mmseg_tr.cpu import keep_freed_memory, multiplies_bfloat16
+from mmseg_tr.engine.channels import take_any_channels
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.engine.pose_checks import check_pose_network
 from mmseg_tr.engine.preprocess import PictureReader, input_channels, preprocess
@@ -62,6 +63,7 @@ def model_settings(config: Config) -> dict[str, Any]:
     settings = copy.deepcopy(config.model)
     if config.get('data_preprocessor') is not None:
         settings.setdefault('data_preprocessor', copy.deepcopy(config.data_preprocessor))
+    take_any_channels(settings)
     return settings
 
 

@@ -12,9 +12,9 @@ from mmengine.dataset import Compose
 from mmengine.registry import DATASETS
 from PIL import Image
 
+from mmseg_tr.console import hushed
 from mmseg_tr.datasets.empty import why_empty
 from mmseg_tr.datasets.metainfo_checks import check_metainfo
-from mmseg_tr.engine.terminal import hushed
 from mmseg_tr.errors import ConfigError, DatasetError
 
 UNSET = re.compile(r'unset:(\w+)')  # the value of {{$DATASET}} in our configs when the variable is not set

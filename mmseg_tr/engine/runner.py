@@ -20,11 +20,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
+from mmseg_tr.console import hushed, verbose
 from mmseg_tr.cpu import keep_freed_memory
+from mmseg_tr.engine.channels import take_any_channels
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.engine.layer_decay import OURS, recognised
 from mmseg_tr.engine.pose_checks import check_pose_network, check_pose_run
-from mmseg_tr.engine.terminal import ProgressLine, hushed, quieten, verbose
+from mmseg_tr.engine.terminal import ProgressLine, quieten
 from mmseg_tr.engine.training_state import overruled, settings_in_force
 from mmseg_tr.engine.worker_state import RecordingCollate, end_workers
 from mmseg_tr.errors import CheckpointError, ConfigError, InputError
@@ -86,6 +88,12 @@ class ToolRunner(Runner):
             then = partial(loader.collate_fn.start, then)
         loader.worker_init_fn = partial(start_worker, then)
         return loader
+
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """As mmengine's, for pictures of any number of channels."""
+        if isinstance(model, dict):
+            take_any_channels(model)
+        return super().build_model(model)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer; mmpose's or mmseg's layer decay becomes ours on our networks. Raises ConfigError."""

@@ -5,14 +5,10 @@ The environment variable MMSEG_TR_VERBOSE, which the option -v sets, brings mmen
 
 from __future__ import annotations
 
-import io
 import logging
 import os
-import sys
-import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -20,18 +16,13 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
-VERBOSE = 'MMSEG_TR_VERBOSE'
+from mmseg_tr.console import LINE, Pace, verbose
+
 TOOL = 'MMSEG_TR_TOOL'  # set while a tool runs
 SHOWN = dict(shown=True)  # `extra` of a log entry that a person needs
 # warnings of mmengine about itself, which a user cannot act on
 NOISE = ('The prefix is not set in metric class', '"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
 PACKAGES = r'mm(cv|det|engine|pose|seg)(\.|$)'
-EVERY, EVERY_IN_A_FILE = 0.5, 30.0  # seconds between two states of the line
-
-
-def verbose() -> bool:
-    """Whether mmengine's own output is asked for."""
-    return bool(os.environ.get(VERBOSE))
 
 
 def needed(record: logging.LogRecord) -> bool:
@@ -62,6 +53,7 @@ class Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         if verbose():
             return self.full.format(record)
+        LINE.close()
         text = record.getMessage()
         return f'{record.levelname.lower()}: {text}' if record.levelno >= logging.WARNING else text
 
@@ -78,22 +70,13 @@ def quieten_packages() -> None:
         warnings.filterwarnings('ignore', module=PACKAGES)
 
 
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Drop what other packages print inside, such as pycocotools' steps, unless the run is verbose."""
-    with nullcontext() if verbose() else redirect_stdout(io.StringIO()):
-        yield
-
-
 class ProgressLine(Hook):
     """One line with the share done, the rate, the time left and the loss; then the scores as a table."""
 
     priority = 'VERY_LOW'
 
     def __init__(self) -> None:
-        self.start = self.last = 0.0
-        self.first = 0
-        self.open = False
+        self.pace = Pace()
 
     def before_train(self, runner: Any) -> None:
         self.begin(runner.iter)
@@ -116,45 +99,32 @@ class ProgressLine(Hook):
         self.tell('test', batch_idx + 1, len(runner.test_dataloader), 'batches/s{}')
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
-        self.close()
+        LINE.close()
         if metrics:
             print(f'after {runner.iter} updates: {", ".join(_written(metrics))}', flush=True)
         self.begin(runner.iter)
 
     def after_test_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
-        self.close()
+        LINE.close()
         if metrics:
             table = Table(*metrics, title=os.path.basename(str(runner.cfg.get('filename') or '')) or None)
             table.add_row(*(f'{float(value):.2f}' for value in metrics.values()))
             Console().print(table)
 
     def after_train(self, runner: Any) -> None:
-        self.close()
+        LINE.close()
         print(f'checkpoints and logs: {runner.work_dir}', flush=True)
 
     def begin(self, done: int = 0) -> None:
         """Start to measure the rate, with this much done."""
-        self.start, self.first = time.perf_counter(), done
-        self.last = self.start
+        LINE.begin()
+        self.pace = Pace(done)
 
     def tell(self, what: str, done: int, total: int, units: str) -> None:
         """Show the state, if the last one is old enough."""
-        now, live = time.perf_counter(), sys.stderr.isatty()
-        if now - self.last < (EVERY if live else EVERY_IN_A_FILE):
-            return
-        self.last = now
-        rate = (done - self.first) / max(now - self.start, 1e-9)
-        left = max(total - done, 0) / max(rate, 1e-9)
-        clock = f'{int(left // 3600)}:{int(left % 3600 // 60):02d}:{int(left % 60):02d}'
-        line = f'{what} {done} of {total}, {rate:.3g} {units.format(f", {clock} left")}'
-        print(f'\r{line:<78}' if live else line, end='' if live else '\n', file=sys.stderr, flush=True)
-        self.open = live
-
-    def close(self) -> None:
-        """End the line."""
-        if self.open:
-            print('\r' + ' ' * 78 + '\r', end='', file=sys.stderr, flush=True)
-            self.open = False
+        if LINE.due():
+            left = f', {self.pace.left(done, total)} left'
+            LINE.show(f'{what} {done} of {total}, {self.pace.rate(done):.3g} {units.format(left)}')
 
 
 def _written(metrics: Mapping[str, float]) -> list[str]:

@@ -10,6 +10,7 @@ from mmpose.evaluation import CocoMetric as _CocoMetric
 from mmpose.evaluation import PCKAccuracy as _PCKAccuracy
 from mmpose.evaluation.functional import keypoint_pck_accuracy
 
+from mmseg_tr.console import hushed
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.registry import METRICS
 
@@ -54,7 +55,7 @@ class PCKAccuracy(_PCKAccuracy):
 
 @METRICS.register_module()
 class CocoMetric(_CocoMetric):
-    """mmpose's CocoMetric with plain numbers.
+    """mmpose's CocoMetric with plain numbers; what it and pycocotools print is kept from the terminal.
 
     from_samples: compare with the labels of the instances that were tested, not with an annotation file, which would
         count what was left out of a test on a part of the dataset as missed.
@@ -64,7 +65,8 @@ class CocoMetric(_CocoMetric):
     def __init__(self, ann_file: str | None = None, from_samples: bool = False, **kwargs) -> None:
         if ann_file is not None and '://' not in ann_file and not Path(ann_file).is_file():
             raise DatasetError(f'there is no annotation file {ann_file} for CocoMetric: check the path')
-        super().__init__(ann_file=None if from_samples else ann_file, **kwargs)
+        with hushed():
+            super().__init__(ann_file=None if from_samples else ann_file, **kwargs)
         self.from_samples = from_samples
 
     @property
@@ -74,10 +76,13 @@ class CocoMetric(_CocoMetric):
 
     @dataset_meta.setter
     def dataset_meta(self, meta: dict) -> None:
-        _CocoMetric.dataset_meta.fset(self, meta)
+        with hushed():
+            _CocoMetric.dataset_meta.fset(self, meta)
         if self.from_samples:
             self.coco = None
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Return AP and AR by name. Only the main process calls this."""
-        return {name: float(value) for name, value in super().compute_metrics(results).items()}
+        with hushed():
+            scores = super().compute_metrics(results)
+        return {name: float(value) for name, value in scores.items()}

@@ -70,7 +70,6 @@ def test_paths_images_and_arrays_in_one_list_give_the_same(tmp_path):
     assert all(np.array_equal(found[0], found[number]) for number in (2, 3, 4)) and found[1].shape == (30, 20)
     assert predictor.draw(file).shape == (40, 56, 3)
     assert predictor.classes == ('a', 'b') and predictor.palette == ((0, 0, 0), (9, 9, 9))
-    assert predictor.model.data_preprocessor.channel_conversion
     for wrong in (None, 3, np.zeros((0, 4, 3), np.uint8), tmp_path / 'gone.png'):
         with pytest.raises(DatasetError):
             predictor.predict(wrong)

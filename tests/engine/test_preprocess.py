@@ -113,7 +113,9 @@ def test_a_preprocessor_beside_the_model_counts_as_in_the_runner(tmp_path):
     root = folder(tmp_path)
     config = settings(root)
     config.data_preprocessor = config.model.pop('data_preprocessor')
-    assert build_model(config, None).data_preprocessor.channel_conversion
+    picture = (100 * torch.arange(3.0)).expand(2, 2, 3).permute(2, 0, 1)
+    (entered,) = build_model(config, None).data_preprocessor(dict(inputs=[picture]), False)['inputs']
+    assert entered[0, 0, 0] > entered[2, 0, 0]  # its channels are reversed
     same(config, root)
 
 

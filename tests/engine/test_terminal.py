@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmseg_tr.engine import terminal
+from mmseg_tr import console
+from mmseg_tr.console import VERBOSE
 from mmseg_tr.engine.terminal import SHOWN, ProgressLine, quieten
 
 
@@ -25,14 +26,15 @@ def test_the_terminal_gets_warnings_and_what_is_marked_and_the_file_gets_all(tmp
 
 
 def test_one_line_shows_rate_and_time_left_and_scores_are_a_table(capsys, monkeypatch):
-    clock = iter(range(0, 1000, 40))
-    monkeypatch.setattr(terminal.time, 'perf_counter', lambda: next(clock))
+    clock = [0]
+    monkeypatch.setattr(console.time, 'perf_counter', lambda: clock[0])
     line = ProgressLine()
     runner = SimpleNamespace(
         iter=79, max_iters=200, work_dir='work', cfg=dict(filename='a/algm.py'),
         message_hub=SimpleNamespace(log_scalars={}, get_scalar=None),
     )  # fmt: skip
     line.before_train(SimpleNamespace(iter=0))
+    clock[0] = 40
     line.after_train_iter(runner, 79)
     line.after_test_epoch(runner, dict(mIoU=66.604))
     line.after_train(runner)
@@ -47,9 +49,33 @@ def test_verbose_sets_the_variable(option, monkeypatch):
 
     from mmseg_tr.cli.options import verbose_argument
 
-    monkeypatch.setenv(terminal.VERBOSE, '')
+    monkeypatch.setenv(VERBOSE, '')
     parser = argparse.ArgumentParser()
     verbose_argument(parser)
-    assert not terminal.verbose()
+    assert not console.verbose()
     parser.parse_args([option])
-    assert terminal.verbose()
+    assert console.verbose()
+
+
+def test_texts_that_count_get_rate_and_time_left_and_others_stay(monkeypatch):
+    clock, counted = [0], console.Counted()
+    monkeypatch.setattr(console.time, 'perf_counter', lambda: clock[0])
+    assert counted('building') == 'building'
+    assert counted('testing 4 of 24 images') == 'testing 4 of 24 images'
+    clock[0] = 5
+    assert counted('testing 14 of 24 images') == 'testing 14 of 24 images, 2/s, 0:00:05 left'
+    assert counted('full set: testing 14 of 24 images') == 'full set: testing 14 of 24 images'  # other work
+
+
+def test_a_line_fits_the_terminal_and_leaves_it_clean_and_a_file_gets_no_control_characters(monkeypatch):
+    long = 'train 80 of 200 ' * 20
+    for live, width in ((True, 20), (False, 80)):
+        stream = io.StringIO()
+        stream.isatty = lambda live=live: live
+        monkeypatch.setattr(console.sys, 'stderr', stream)
+        monkeypatch.setattr(console, 'width', lambda width=width: width)
+        line = console.Line()
+        line.show(long)
+        line.close()
+        text = stream.getvalue()
+        assert text == (f'\r{long[:19]}\x1b[K\r\x1b[K' if live else f'{long}\n')
