@@ -129,6 +129,16 @@ def test_right_poses_score_one_whatever_annotations_are_numbered(first, modes, a
     assert found['AP'] == found['AR'] == found['AP .5'] == pytest.approx(1)
 
 
+def test_scores_of_coco_are_computed_without_a_word_and_verbosely_with_the_steps(
+    annotations, tmp_path, monkeypatch, capfd
+):
+    for verbose in ('', '1'):
+        monkeypatch.setenv('MMSEG_TR_VERBOSE', verbose)
+        coco(annotations, samples_of(annotations), tmp_path)
+        said = capfd.readouterr().out
+        assert ('loading annotations' in said and 'Average Precision' in said) if verbose else said == ''
+
+
 @pytest.mark.parametrize('move', [0.03, 0.06])
 def test_numbers_of_annotations_do_not_change_scores(move, annotations, tmp_path):
     scores = [

@@ -61,8 +61,8 @@ def test_tools_print_no_talk_of_other_packages(tmp_path, monkeypatch, capfd):
     for name, arguments in COMMANDS.items():
         with warnings.catch_warnings(record=True) as raised:
             warnings.simplefilter('default')
-            warnings.simplefilter('ignore', DeprecationWarning)
-            warnings.simplefilter('ignore', PendingDeprecationWarning)
+            for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning):  # by Python itself
+                warnings.simplefilter('ignore', hidden)
             status = call(name, *arguments)
         said = ''.join(capfd.readouterr())
         found = [f'{one.category.__name__}: {one.message} ({one.filename}:{one.lineno})' for one in raised]
