@@ -28,6 +28,7 @@ from mmseg_tr.nn.mit import ARCHS, MixVisionTransformer
 from mmseg_tr.nn.savable import as_dtype
 from mmseg_tr.nn.segformer import SegFormer
 from mmseg_tr.reduction import find_method
+from mmseg_tr.reduction.checks import check_choice
 from mmseg_tr.reduction.segformerpp.settings import as_reduction
 from mmseg_tr.weights import formats, keymap, mit
 from mmseg_tr.weights.fetch import fetch_if_published
@@ -226,8 +227,7 @@ def _segformer(rest: str, method: Any, num_classes: int, pretrained: Source, opt
 def _segmenter(rest: str, method: Any, num_classes: int, pretrained: Source, options: dict[str, Any]) -> Segmenter:
     arch = _arch(ENCODERS.get(rest, rest), options)
     decoder = options.pop('decoder', DECODERS[0])
-    if decoder not in DECODERS:
-        raise ConfigError(f'decoder={decoder!r} is unknown: it is one of {", ".join(DECODERS)}.')
+    check_choice('decoder', decoder, DECODERS)
     named = {'decoder_depth': 'depth', 'decoder_dropout': 'dropout', 'decoder_dim': 'embed_dim'}
     own = {named[key]: options.pop(key) for key in list(options) if key in named and decoder == 'mask'}
     kept = _check_options('segmenter', options, ViT, ('arch', 'reduction', 'out', 'out_indices', 'pretrained'), named)

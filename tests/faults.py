@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import sys
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +23,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmseg_tr import apply, create_model
-from mmseg_tr.errors import InputError
+from mmseg_tr import Host, apply, create_model, disabled, from_pretrained, remove, summary
+from mmseg_tr.errors import InputError, WriteError
 from mmseg_tr.nn import LinearDecoder, MaskTransformer, MixVisionTransformer, ViT
 from mmseg_tr.nn.encoders import timm
 from mmseg_tr.nn.segformer import SegFormer
-from mmseg_tr.reduction import REDUCTIONS, build_reduction
+from mmseg_tr.reduction import REDUCTIONS, Tokens, build_reduction
 
 VALUES = [
     *(None, True, False, -1, 0, 1, 1.5, -0.5, 10**30, 10**400, 2**63, math.nan, math.inf, -math.inf, 1e308, 1j),
@@ -75,14 +79,56 @@ def constructors() -> Iterator[tuple[str, Callable[[Any], Any]]]:
         usual = dict(name='segmenter', num_classes=3, **VIT)
         yield f'create_model.{key}', _with(create_model, usual, key)
     yield 'build_reduction', build_reduction
-    host = partial(timm.create_model, 'test_vit', num_classes=0, img_size=32)
-    yield 'apply.method', lambda value: apply(host(), value)
-    yield 'apply.budget', lambda value: apply(host(), 'EViT', budget=value)
+    for key in ('budget', 'tokens', 'calibrate', 'img_size', 'decoder', 'decoder_depth', 'decoder_dim'):
+        usual = dict(name='segmenter', method='EViT', num_classes=3, **VIT)
+        yield f'create_model.{key}', _with(create_model, usual, key)
 
 
 def _bound(name: str, settings: dict[str, Any]) -> Any:
     reduction = build_reduction(dict(type=name, **settings))
     return reduction.bind(4, (4, 4), 1) if reduction.backbone == 'ViT' else reduction.bind_stages((1, 2))
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Work in a folder."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def host() -> nn.Module:
+    return timm.create_model('test_vit', num_classes=0, img_size=32).eval()
+
+
+def calls(folder: Path) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    """Every argument of what works on networks: hosts, tokens, models that are saved."""
+    for key in ('method', 'budget', 'tokens', 'calibrate', 'host', 'positions', 'keep_rate'):
+        yield f'apply.{key}', _with(lambda **given: apply(host(), **given), dict(method='EViT'), key)
+    for field in fields(Host):
+        layout = dict(blocks='blocks', grid=(2, 2))
+        yield f'Host.{field.name}', _with(lambda **given: apply(host(), 'ALGM', host=Host(**given)), layout, field.name)
+    for function in (apply, remove, disabled, summary):
+        yield f'{function.__name__}.model', partial(function, **dict(method='ALGM') if function is apply else {})
+    applied = apply(host(), 'ALGM')
+    for key in ('image', 'repeats', 'seconds', 'instead'):
+        usual = dict(image=torch.rand(1, 3, 32, 32), repeats=1, seconds=0.01, instead=0)
+        yield f'summary.{key}', _with(partial(summary, applied), usual, key)
+    tokens = Tokens(torch.rand(2, 5, 3), grid=(2, 2), num_prefix=1)
+    merged = tokens.keep(torch.tensor([[0, 1], [2, 3]]))
+    yield 'Tokens.from_map', Tokens.from_map
+    for name in ('keep', 'restore', 'to_map'):
+        yield f'Tokens.{name}', lambda value, name=name: getattr(merged, name)(value)
+    model = create_model('segmenter', num_classes=3, **VIT)
+    for key in ('folder', 'row', 'comparison', 'force', 'name'):
+        yield f'save_pretrained.{key}', _with(model.save_pretrained, dict(folder=folder / key, force=True), key)
+    model.save_pretrained(folder / 'saved')
+    for key in ('source', 'revision'):
+        yield f'from_pretrained.{key}', _with(from_pretrained, dict(source=folder / 'saved'), key)
+    yield 'transform', model.transform
 
 
 def images() -> Iterator[tuple[str, Any]]:
@@ -124,7 +170,7 @@ def outcome(call: Callable[[], Any]) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             call()
-    except InputError as error:
+    except (InputError, WriteError) as error:
         return 'refused' if '\n' not in str(error).strip() else f'several lines: {error}'
     except Exception as error:  # what is looked for
         return f'{type(error).__name__}: {str(error)[:100]}'.replace('\n', ' ')
@@ -141,6 +187,17 @@ def sweep_constructors(places: Callable[[int, int], bool] = lambda number, value
                     yield f'{name}={value!r:.40}', outcome(partial(build, value))
 
 
+def sweep_calls(
+    folder: Path, places: Callable[[int, int], bool] = lambda number, value: True
+) -> Iterator[tuple[str, str]]:
+    """As sweep_constructors(), of functions that run; files go into the folder."""
+    with inside(folder):
+        for number, (name, call) in enumerate(calls(folder)):
+            for place, value in enumerate(VALUES):
+                if places(number, place):
+                    yield f'{name}={value!r:.40}', outcome(partial(call, value))
+
+
 def sweep_images(chosen: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, str]]:
     """Each input for each network, of those that are chosen by name."""
     for name, network in networks():
@@ -153,14 +210,15 @@ def sweep_images(chosen: Callable[[str], bool] = lambda name: True) -> Iterator[
 def main() -> int:
     """Sweep everything; returns the number of faults."""
     faults = 0
-    for sweep in (sweep_constructors, sweep_images):
+    folder = Path(tempfile.mkdtemp())
+    for sweep in (sweep_constructors, partial(sweep_calls, folder), sweep_images):
         counts: Counter[str] = Counter()
         for name, found in sweep():
             known = found in ('accepted', 'refused')
             counts[found if known else 'faults'] += 1
             if not known:
                 print(f'{name} -> {found}', flush=True)
-        print(sweep.__name__, dict(counts), flush=True)
+        print(getattr(sweep, 'func', sweep).__name__, dict(counts), flush=True)
         faults += counts['faults']
     return faults
 

@@ -9,7 +9,7 @@ from tests.sources import PACKAGE, Import, imports, modules
 
 # From the bottom up. A room is a folder or a file of mmseg_tr; it imports its own row and the rows below.
 PLAIN = (
-    ('version', 'errors', 'paths', 'files', 'compat', 'console', 'cpu', 'signals', 'values'),
+    ('version', 'errors', 'paths', 'files', 'compat', 'console', 'cpu', 'signals', 'values', 'options'),
     ('weights',),
     ('reduction',),
     ('nn',),

@@ -183,7 +183,7 @@ def test_short_names_are_those_of_the_configs():
         (('segmenter_vit_smal_patch16_384',), {}, 'did you mean vit_small_patch16_384'),
         (('segmenter', 'tomes'), dict(arch=VIT, img_size=32), "got 'tomes': did you mean ToMe"),
         (('segmenter', dict(type='ToMe', s=1)), dict(arch=VIT, img_size=32), "no setting 's'"),
-        (('segmenter',), dict(arch=VIT, img_size=32, decoder='fcn'), "decoder='fcn' is unknown"),
+        (('segmenter',), dict(arch=VIT, img_size=32, decoder='fcn'), "decoder must be one of 'mask', 'linear'"),
         (('segmenter',), dict(arch=VIT, img_size=32, decoder='linear', decoder_depth=2), "no option 'decoder_depth'"),
     ],
 )

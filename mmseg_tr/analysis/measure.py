@@ -16,13 +16,14 @@ from mmseg_tr.analysis.macs import MacCount, count_macs, evaluating
 from mmseg_tr.analysis.network import count_params, find_backbone, is_adaptive, network_of
 from mmseg_tr.analysis.speed import Contestant, Seconds, mixed_precision, peak_memory, time_in_turn
 from mmseg_tr.analysis.tokens import attention_sizes, tokens_per_layer, tokens_per_stage
+from mmseg_tr.options import Options
 
 # Attention as published keeps its scores in memory; above this much for one layer it is not timed.
 MATH_ATTENTION_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
-class MeasureOptions:
+class MeasureOptions(Options):
     """How to measure. batch_sizes, rule and published are read by benchmark_model() alone.
 
     batch_sizes: images per batch, all different; a last batch that is not full is left out. rule: a counting rule of

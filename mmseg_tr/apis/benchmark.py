@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,6 +18,7 @@ from mmseg_tr.analysis.measure import MeasureOptions
 from mmseg_tr.analysis.network import is_adaptive, method_name, reduction_of
 from mmseg_tr.apis.build import (
     IMAGES,
+    MOST_IMAGES,
     build_model,
     cpu_threads,
     load_batch,
@@ -28,6 +30,7 @@ from mmseg_tr.apis.build import (
 from mmseg_tr.apis.config import load_config, reduction_settings, require_sections, use_reduction
 from mmseg_tr.apis.hosts import host_runs, open_named
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.options import Options
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class BenchmarkReport:
 
 
 @dataclass(frozen=True)
-class BenchmarkOptions:
+class BenchmarkOptions(Options):
     """What is measured, and on which images.
 
     shapes: (H, W) of the images that enter the network; by default the config's own. batch_sizes: those larger than the
@@ -66,9 +69,9 @@ class BenchmarkOptions:
 
     shapes: Sequence[tuple[int, int]] | None = None
     batch_sizes: Sequence[int] = (1, 8)
-    images: str | None = None
+    images: str | os.PathLike | None = None
     num_images: int | None = None
-    device: str | None = None
+    device: str | torch.device | None = None
     amp: str | None = None
     compiled: bool = False
     rule: str | None = None
@@ -81,9 +84,15 @@ class BenchmarkOptions:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for numbers out of range, before anything is built."""
+        super().__post_init__()
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise ConfigError(
                 f'batch_sizes must be positive integers, got {tuple(self.batch_sizes)}.', parameters=['batch_sizes']
+            )
+        if self.most_images > MOST_IMAGES:
+            raise ConfigError(
+                f'num_images and batch_sizes must be at most {MOST_IMAGES}, got {self.most_images}.',
+                parameters=['num_images', 'batch_sizes'],
             )
         for name in ('num_images', 'repeats', 'threads'):
             value = getattr(self, name)

@@ -31,10 +31,13 @@ from mmseg_tr.engine.runner import config_mistakes
 from mmseg_tr.engine.start import load_strictly
 from mmseg_tr.engine.windows import windows_of
 from mmseg_tr.errors import ConfigError, DatasetError, DeviceError, MissingExtraError
+from mmseg_tr.options import check_type
 from mmseg_tr.registry import MODELS
 
 PRECISIONS = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 IMAGES = 8  # measured by default, more where a batch is larger
+MOST_IMAGES = 2**16  # measured, or in a batch
+MOST_THREADS = 1024
 
 
 def build_model(config: Config, checkpoint: str | None) -> nn.Module:
@@ -67,8 +70,9 @@ def model_settings(config: Config) -> dict[str, Any]:
     return settings
 
 
-def pick_device(name: str | None) -> torch.device:
+def pick_device(name: str | torch.device | None) -> torch.device:
     """Return a device of this machine. Raises DeviceError."""
+    check_type('device', name, str | torch.device | None)
     if name is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
@@ -84,7 +88,7 @@ def pick_device(name: str | None) -> torch.device:
     return device
 
 
-def prepare_device(name: str | None, compiled: bool = False) -> torch.device:
+def prepare_device(name: str | torch.device | None, compiled: bool = False) -> torch.device:
     """Call pick_device() and, for a CPU, tune memory management for networks (mmseg_tr.cpu).
 
     compiled: whether networks will be compiled; DeviceError where no compiler works.
@@ -97,11 +101,12 @@ def prepare_device(name: str | None, compiled: bool = False) -> torch.device:
     return device
 
 
-def pick_precision(amp: str | None, device: str | None) -> torch.dtype | None:
+def pick_precision(amp: str | None, device: str | torch.device | None) -> torch.dtype | None:
     """Return the autocast dtype by its name.
 
     Raises ConfigError for another name, DeviceError for float16 on a CPU and bfloat16 on one that does not multiply it.
     """
+    check_type('amp', amp, str | None)
     if amp is None:
         return None
     if amp not in PRECISIONS:
@@ -255,10 +260,10 @@ def machine(device: torch.device) -> str:
 
 @contextmanager
 def cpu_threads(number: int | None) -> Iterator[None]:
-    """Use this many threads in the context; None leaves them unchanged. Raises ConfigError for less than one."""
+    """Use this many threads in the context; None leaves them unchanged. Raises ConfigError for another number."""
     before = torch.get_num_threads()
-    if number is not None and number < 1:
-        raise ConfigError(f'threads must be 1 or more, got {number}.', parameters=['threads'])
+    if number is not None and not 1 <= number <= MOST_THREADS:
+        raise ConfigError(f'threads must be from 1 to {MOST_THREADS}, got {number}.', parameters=['threads'])
     torch.set_num_threads(number or before)
     try:
         yield

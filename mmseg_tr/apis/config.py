@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mmseg_tr.apis.fixed import settle_budget
 from mmseg_tr.engine.config_checks import SEEDS, check_settings
 from mmseg_tr.engine.terminal import quieten_packages
 from mmseg_tr.errors import CheckpointError, ConfigError, MissingExtraError
+from mmseg_tr.options import check_type
 from mmseg_tr.paths import find_config
 from mmseg_tr.reduction import PLAIN_NAMES, find_method
 from mmseg_tr.reduction.checks import is_integer
@@ -34,6 +36,8 @@ def load_config(path: str | Config, options: Mapping[str, Any] | None = None) ->
     path: a file, or the name of one that comes with the package, see paths.find_config().
     Raises ConfigError when it is missing or cannot be read, MissingExtraError when what it imports is not installed.
     """
+    check_type('config', path, str | os.PathLike | Config)
+    check_type('cfg_options', options, Mapping[str, Any] | None)
     config = copy.deepcopy(path) if isinstance(path, Config) else _read(Path(path))
     if not any('merging' in name.split('.') for name in options or ()):
         _modernise(config)
@@ -48,6 +52,14 @@ def load_config(path: str | Config, options: Mapping[str, Any] | None = None) ->
     check_settings(config)
     settle_budget(config)
     return config
+
+
+def load_configs(paths: Sequence[str], options: Mapping[str, Any] | None = None) -> list[Config]:
+    """Load several configs, at least one, as load_config() does."""
+    check_type('configs', paths, Sequence[str | os.PathLike])
+    if not paths:
+        raise ConfigError('configs must name at least one config.', parameters=['configs'])
+    return [load_config(path, options) for path in paths]
 
 
 def _replacing(config: Config, name: str, value: Any) -> Any:
@@ -93,6 +105,7 @@ def require_sections(config: Config, *names: str) -> None:
 
 def require_checkpoint(path: str | Path) -> None:
     """Raise CheckpointError unless there is such a file."""
+    check_type('checkpoint', path, str | os.PathLike)
     if not Path(path).is_file():
         raise CheckpointError(f'there is no checkpoint file {path}: check the path.')
 
@@ -144,6 +157,7 @@ def use_reduction(config: Config, reduction: str | Mapping[str, Any] | None) -> 
     reduction: text that parse_reduction() reads, or settings. Raises ConfigError for text that cannot be read and
     where the config has no method to change.
     """
+    check_type('reduction', reduction, str | Mapping[str, Any] | None)
     wanted = parse_reduction(reduction) if isinstance(reduction, str) else reduction
     backbone = config.model.get('backbone')
     if not isinstance(backbone, Mapping):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmseg_tr.datasets.picture_files import SUFFIXES, files_below
 from mmseg_tr.errors import DatasetError
+from mmseg_tr.options import check_type
 from mmseg_tr.visualization.video import VIDEOS, is_video
 
 
@@ -39,6 +41,7 @@ def find_pictures(inputs: Sequence[str | Path], videos: bool = False) -> tuple[l
     A picture keeps its path below the folder. Raises DatasetError without any picture, or when two results would have
     the same name.
     """
+    check_type('inputs', inputs, Sequence[str | os.PathLike])
     pictures, failures = [], []
     suffixes = (*SUFFIXES, *VIDEOS) if videos else SUFFIXES
     for path in map(Path, inputs):

@@ -14,6 +14,7 @@ from mmseg_tr.datasets.metainfo_checks import check_classes
 from mmseg_tr.datasets.survey import LabelNumbers, count_numbers, read_numbers, short_side
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.files import write_together
+from mmseg_tr.options import Options
 
 HALF = [127.5, 127.5, 127.5]
 IMAGENET = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -44,7 +45,7 @@ ENCODERS = {
 
 
 @dataclass(frozen=True)
-class NewConfigOptions:
+class NewConfigOptions(Options):
     """The user's data and the options of the training.
 
     images, labels: folders of pictures and of labels with the same names. classes: names, or a file with one a line.
@@ -54,18 +55,18 @@ class NewConfigOptions:
     class, where labels do not tell. policy: write a second config that trains the policy network of CTS. out: the file.
     """
 
-    images: str
-    labels: str
+    images: str | os.PathLike
+    labels: str | os.PathLike
     classes: Sequence[str]
-    val_images: str | None = None
-    val_labels: str | None = None
+    val_images: str | os.PathLike | None = None
+    val_labels: str | os.PathLike | None = None
     val_share: float = 0.2
     encoder: str = 'vit-s'
     crop: int | None = None
     updates: int | None = None
     ignore: int | None = None
     policy: bool = False
-    out: str = 'my_config.py'
+    out: str | os.PathLike = 'my_config.py'
     force: bool = False
 
 

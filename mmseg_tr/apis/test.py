@@ -34,12 +34,13 @@ from mmseg_tr.evaluation import SegmenterIoUMetric
 from mmseg_tr.evaluation.metrics import check_names
 from mmseg_tr.evaluation.pose_metrics import draw_poses, set_pose_metrics
 from mmseg_tr.evaluation.scores import check_scores_path, collect_scores, write_scores
+from mmseg_tr.options import Options
 
 OUR_METRIC = 'mmseg_tr.SegmenterIoUMetric'
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
+class EvaluateOptions(Options):
     """Options of a test and its outputs.
 
     metrics: any of mIoU, mDice, mFscore, of poses those of evaluation.pose_metrics; by default those of the config.
@@ -56,16 +57,16 @@ class EvaluateOptions:
     """
 
     metrics: Sequence[str] | None = None
-    work_dir: str | None = None
-    out: str | None = None
+    work_dir: str | os.PathLike | None = None
+    out: str | os.PathLike | None = None
     format_only: bool = False
     show: bool = False
-    show_dir: str | None = None
+    show_dir: str | os.PathLike | None = None
     wait_time: float = 2
     tta: bool = False
     amp: bool = False
     fraction: float = 1.0
-    scores: str | None = None
+    scores: str | os.PathLike | None = None
     reduction: str | Mapping[str, Any] | None = None
     cfg_options: Mapping[str, Any] | None = None
     launcher: str = 'none'
@@ -102,6 +103,8 @@ def apply_options(config: Config, options: EvaluateOptions) -> None:
         raise ConfigError(f'fraction must be above 0 and at most 1, got {options.fraction}.', parameters=['fraction'])
     if options.fraction < 1:
         config.test_dataloader[FRACTION] = options.fraction
+    if options.out is not None and not os.fspath(options.out):
+        raise ConfigError("out must name a folder, got ''.", parameters=['out'])
     if options.format_only and options.out is None:
         raise ConfigError('format_only needs out, the folder to write to.', parameters=['format_only', 'out'])
     if is_pose_config(config):

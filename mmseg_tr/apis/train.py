@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,11 +24,12 @@ from mmseg_tr.engine.start import (
     refuse_used_folder,
 )
 from mmseg_tr.errors import InputError, Interrupted, StoppedError
+from mmseg_tr.options import Options
 from mmseg_tr.signals import stopped_by
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(Options):
     """How to train.
 
     work_dir: folder of logs and checkpoints; by default work_dirs/ and the name of the config.
@@ -40,9 +42,9 @@ class TrainOptions:
     launcher: 'none' for one process, or what started the processes: 'pytorch' (torchrun), 'slurm', 'mpi'.
     """
 
-    work_dir: str | None = None
-    resume: bool | str = False
-    load_from: str | None = None
+    work_dir: str | os.PathLike | None = None
+    resume: bool | str | os.PathLike = False
+    load_from: str | os.PathLike | None = None
     amp: bool = False
     seed: int | None = None
     reduction: str | Mapping[str, Any] | None = None

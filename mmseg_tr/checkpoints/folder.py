@@ -13,7 +13,7 @@ from mmseg_tr.checkpoints import convert
 from mmseg_tr.checkpoints.config_text import pretty_text, read_config, section
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.weights.card import model_card
-from mmseg_tr.weights.folder import OPENMMLAB, upload_folder, write_folder
+from mmseg_tr.weights.folder import OPENMMLAB, check_saving, upload_folder, write_folder
 from mmseg_tr.weights.io import as_safetensors
 
 
@@ -34,6 +34,7 @@ def save_pretrained(
     run. Raises CheckpointError for a file that cannot be converted or has no such config, ConfigError for a config that
     cannot be read, WriteError if it cannot write.
     """
+    check_saving(folder, row, comparison, force, name)
     converted = convert(checkpoint)
     text, content = _inside(checkpoint, converted.config) if config is None else _given(config)
     settings = dict(kind=OPENMMLAB, name=None, reduction=section(content, 'model', 'backbone').get('reduction'))

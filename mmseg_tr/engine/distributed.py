@@ -57,6 +57,10 @@ def read_place(launcher: str) -> Place:
 
     Raises ConfigError when the processes were not started by it.
     """
+    if launcher not in LAUNCHERS:
+        raise ConfigError(
+            f'launcher must be none, {" or ".join(LAUNCHERS)}, got {launcher!r}.', parameters=['launcher']
+        )
     how, names = LAUNCHERS[launcher]
     for name in names[:3]:
         if name not in os.environ:

@@ -26,6 +26,7 @@ from mmseg_tr.engine.channels import take_any_channels
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.engine.layer_decay import OURS, recognised
 from mmseg_tr.engine.pose_checks import check_pose_network, check_pose_run
+from mmseg_tr.engine.storage import AtomicConfig
 from mmseg_tr.engine.terminal import ProgressLine, quieten
 from mmseg_tr.engine.training_state import overruled, settings_in_force
 from mmseg_tr.engine.worker_state import RecordingCollate, end_workers
@@ -156,6 +157,7 @@ def build_runner(config: Config, loop: str) -> Runner:
     """
     if get_device() == 'cpu':
         keep_freed_memory()
+    config = AtomicConfig.of(config)
     with config_mistakes(config):
         runner = RUNNERS.build(config) if 'runner_type' in config else ToolRunner.from_cfg(config)
         check_pose_network(bare_model(runner))

@@ -25,10 +25,11 @@ from mmseg_tr.hosts.report import Summary, summary
 from mmseg_tr.hosts.rope import Rotary
 from mmseg_tr.hosts.sam import sam_target
 from mmseg_tr.hosts.segformer import segformer_target
-from mmseg_tr.hosts.state import applied_to, require_applied, restore_modules, switched_off
+from mmseg_tr.hosts.state import applied_to, check_module, require_applied, restore_modules, switched_off
 from mmseg_tr.hosts.timm import timm_host
 from mmseg_tr.hosts.transformers import transformers_host
 from mmseg_tr.hosts.watch import watch
+from mmseg_tr.options import check_type
 from mmseg_tr.reduction import Reduction, build_reduction, find_method
 
 
@@ -109,6 +110,7 @@ def fitted(target: Target, method: Any, settings: dict[str, Any], **fixed: Any) 
 
 def find_target(model: nn.Module, host: Host | None = None) -> Target:
     """Return the vision transformer in a network. Raises ConfigError unless there is exactly one."""
+    check_type('host', host, Host | None)
     if host is not None:
         found: list[Target] = [BlocksTarget(model, host)]
     else:
@@ -124,8 +126,7 @@ def find_target(model: nn.Module, host: Host | None = None) -> Target:
 
 def check_untouched(model: nn.Module) -> None:
     """Raise ConfigError for a network that is compiled, or that something was applied to already."""
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f'model must be a torch.nn.Module, got {type(model).__name__}.')
+    check_module(model)
     if isinstance(model, torch._dynamo.OptimizedModule) or model._compiled_call_impl is not None:
         raise ConfigError('the network is compiled: apply first, then torch.compile it.')
     if applied_to(model) is not None:

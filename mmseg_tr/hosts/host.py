@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.rope import Rotary
 from mmseg_tr.nn.attention import SelfAttention
+from mmseg_tr.options import Options
+from mmseg_tr.reduction.checks import check_integer, check_pair
 
 Grid = tuple[int, int]
 # what run_block() reads of a block -> the name that timm's blocks have for it; other blocks may have less
@@ -22,7 +24,7 @@ Part = str | Callable[[Any], Any] | None
 
 
 @dataclass(frozen=True)
-class Queries:
+class Queries(Options):
     """Tokens that a network puts before all others on the way into one of its blocks.
 
     count: how many. layer: number of that block, from 1.
@@ -33,7 +35,7 @@ class Queries:
 
 
 @dataclass(frozen=True)
-class Host:
+class Host(Options):
     """Where a pre-norm vision transformer keeps what a token-reduction method needs.
 
     blocks: path of the list of blocks from the network, 'encoder.layers'. prefix: tokens before the patches (class,
@@ -65,6 +67,14 @@ class Host:
     queries: Queries | None = None
     numbers: tuple[str, ...] = ()
     norm_pre: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values of other types, and numbers out of range."""
+        super().__post_init__()
+        check_integer('prefix', self.prefix)
+        for name in ('grid', 'patch_size', 'image_size'):
+            if getattr(self, name) is not None:
+                check_pair(name, getattr(self, name), '(rows, columns) of 1 or more')
 
     def check(self, model: nn.Module) -> None:
         """Raise ConfigError, naming what is missing, unless the network has everything described here."""

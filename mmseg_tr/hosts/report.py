@@ -12,12 +12,15 @@ from mmseg_tr.analysis.macs import evaluating
 from mmseg_tr.analysis.measure import MeasureOptions, count_work, time_models
 from mmseg_tr.analysis.speed import Contestant
 from mmseg_tr.analysis.tokens import attention_sizes
+from mmseg_tr.errors import ConfigError
 from mmseg_tr.hosts.instead import what_pays
 from mmseg_tr.hosts.pictures import photographs
 from mmseg_tr.hosts.state import applied_to, require_applied, restore_modules
 from mmseg_tr.hosts.watch import watch
 from mmseg_tr.nn.backbone import same_weights
+from mmseg_tr.options import check_type
 from mmseg_tr.reduction import Tokens
+from mmseg_tr.reduction.checks import check_integer, check_number
 from mmseg_tr.reduction.observe import Observer
 
 LAUNCH_BOUND = 2e-4  # seconds per layer and image below which starting operators takes most of the time
@@ -117,6 +120,12 @@ def summary(
     """
     applied: Any = require_applied(model)
     weight = next(model.parameters())
+    check_type('image', image, Tensor | None)
+    if image is not None and image.dim() != 4:
+        raise ConfigError(f'image must be (B, C, H, W) as the network takes it, got {tuple(image.shape)}.')
+    check_integer('repeats', repeats, 1)
+    check_number('seconds', seconds, 0)
+    check_number('instead', instead, 0)
     image = photographs(model, 1, applied.target.image_size) if image is None else image
     image = image.to(weight.device, weight.dtype)
     reduced, plain = same_weights(model), same_weights(model)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.options import Options
 from mmseg_tr.reduction import Tokens
 from mmseg_tr.reduction.ops import exporting, host_numbers, running_starts, stat_dtype, without_autocast
 
@@ -33,7 +34,7 @@ def halves(given: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Rotary:
+class Rotary(Options):
     """How a host hands its blocks the rotary positions of the patches.
 
     argument: of a block's forward. tables: from its value to cosines and sines, each (h*w, d), or (H, h*w, d) where

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -24,8 +25,15 @@ def applied_to(model: nn.Module) -> Switch | None:
     return None
 
 
+def check_module(model: Any) -> None:
+    """Raise ConfigError for what is not a network."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f'model must be a torch.nn.Module, got {type(model).__name__}.')
+
+
 def require_applied(model: nn.Module) -> Switch:
     """Return what was applied to a network. Raises ConfigError if nothing was."""
+    check_module(model)
     applied = applied_to(model)
     if applied is None:
         raise ConfigError('no method was applied to this network: mmseg_tr.apply(model, ...) first.')

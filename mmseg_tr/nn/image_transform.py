@@ -44,11 +44,15 @@ class ImageTransform:
         return dict(resolution=size, mean=list(self.given[0]), std=list(self.given[1]))
 
     def __call__(self, image: Any) -> Tensor:
-        pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image)).movedim(-1, 0)
-        if pixels.dim() != 3 or pixels.shape[0] != len(self.mean):
+        try:
+            pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image)).movedim(-1, 0)
+            fits = pixels.dim() == 3 and pixels.shape[0] == len(self.mean) and not pixels.is_complex()
+        except (TypeError, ValueError, IndexError):  # not numbers, or none
+            fits = False
+        if not fits:
             raise ConfigError(
                 f'an image must be (H, W, {len(self.mean)}) for a picture or array, ({len(self.mean)}, H, W) for a '
-                f'tensor, got {tuple(getattr(image, "shape", pixels.shape))}.'
+                f'tensor, got {tuple(image.shape) if hasattr(image, "shape") else repr(image)}.'
             )
         pixels = pixels.float() if pixels.is_floating_point() else pixels.float() / 255
         if self.resolution is not None:

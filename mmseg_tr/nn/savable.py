@@ -14,7 +14,7 @@ from torch import nn
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.backbone import Backbone
 from mmseg_tr.weights.card import model_card
-from mmseg_tr.weights.folder import NETWORK, upload_folder, write_folder
+from mmseg_tr.weights.folder import NETWORK, check_saving, upload_folder, write_folder
 from mmseg_tr.weights.io import contiguous
 
 
@@ -42,6 +42,7 @@ class Savable(nn.Module):
         force: replace the files of an earlier model. name: title of the card, by default the folder's.
         Raises ConfigError for a network that create_model() did not build, WriteError if it cannot write.
         """
+        check_saving(folder, row, comparison, force, name)
         settings = self.saved_settings()
         card = model_card(name or Path(folder).resolve().name, settings, row, comparison)
         return write_folder(folder, save(contiguous(self.state_dict()), {'format': 'pt'}), settings, card, force=force)

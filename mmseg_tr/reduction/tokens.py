@@ -89,6 +89,7 @@ class Tokens:
     @classmethod
     def from_map(cls, features: Tensor) -> Tokens:
         """Return tokens of a plain feature map, (B, C, h, w) -> one token per position."""
+        _check_tensor('features', features, '(B, C, h, w)', 4)
         return cls(features.flatten(2).transpose(1, 2), grid=(features.shape[-2], features.shape[-1]))
 
     @property
@@ -148,6 +149,7 @@ class Tokens:
         """
         if self.lengths is not None:
             raise ConfigError('Tokens.keep() takes images of one length: these keep different numbers of tokens.')
+        _check_tensor('places', places, '(B, k) int64', 2, torch.int64)
         device = places.device
         whole = numbers(0, self.num_prefix, device=device).expand(places.shape[0], -1)
         whole = torch.cat([whole, places + self.num_prefix], 1)
@@ -203,6 +205,7 @@ class Tokens:
 
         values: (B, T, K), or (1, sum of T, K) when packed: one row per token, prefix dropped. Returns (B, N, K).
         """
+        _check_tensor('values', values, '(B, T, K)', 3)
         if self.reconstruct is None and self.index is None:
             return values
         with record_function('mmseg_tr::restore'):
@@ -235,6 +238,13 @@ class Tokens:
         restored = self.restore(self.patches().x if values is None else values)
         # a transposed view would make every later interpolation about ten times slower
         return restored.transpose(1, 2).contiguous().unflatten(2, self.grid)
+
+
+def _check_tensor(name: str, value: Any, what: str, dims: int, dtype: torch.dtype | None = None) -> None:
+    """Raise ConfigError unless a value is a tensor of so many dimensions, and of a dtype if one is asked for."""
+    if not isinstance(value, Tensor) or value.dim() != dims or dtype not in (None, value.dtype):
+        given = f'{tuple(value.shape)} {value.dtype}' if isinstance(value, Tensor) else repr(value)
+        raise ConfigError(f'{name} must be a tensor {what}, got {given}.')
 
 
 def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:

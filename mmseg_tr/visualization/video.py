@@ -34,7 +34,7 @@ class Video:
 
     def frames(self) -> Iterator[np.ndarray]:
         """Yield its frames, (H, W, 3) uint8 RGB; those that cannot be decoded are skipped."""
-        capture = cv2.VideoCapture(str(self.path))
+        capture = _reader(self.path)
         try:
             while True:
                 there, frame = capture.read()
@@ -52,7 +52,7 @@ def is_video(path: str | Path) -> bool:
 
 def open_video(path: str | Path) -> Video:
     """Open a video whose first frame can be read. Raises DatasetError."""
-    capture = cv2.VideoCapture(str(path))
+    capture = _reader(path)
     try:
         readable = capture.isOpened() and capture.read()[0]
         fps, count = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -61,6 +61,16 @@ def open_video(path: str | Path) -> Video:
     if not readable:
         raise DatasetError(f'the video {path} cannot be read: it is skipped.')
     return Video(Path(path), fps if 0 < fps < 1000 else 25.0, max(count, 0))
+
+
+def _reader(path: str | Path | None) -> cv2.VideoCapture:
+    """Open a file with FFmpeg where OpenCV has it: OpenCV's own reader of AVI prints about damaged ones."""
+    found = cv2.CAP_FFMPEG in cv2.videoio_registry.getBackends()
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    try:
+        return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG if found else cv2.CAP_ANY)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 class VideoWriter:
@@ -107,7 +117,7 @@ class VideoWriter:
 
 def readable_frames(path: str | Path) -> int:
     """Return how many frames of a video can be decoded."""
-    capture, count = cv2.VideoCapture(str(path)), 0
+    capture, count = _reader(path), 0
     try:
         while capture.grab():
             count += 1

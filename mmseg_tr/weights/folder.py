@@ -10,6 +10,7 @@ from typing import Any
 
 from mmseg_tr.errors import CheckpointError, ConfigError, installed
 from mmseg_tr.files import Content, write_together
+from mmseg_tr.options import check_type
 from mmseg_tr.version import __version__
 
 WEIGHTS, SETTINGS, CARD, CONFIG = 'model.safetensors', 'mmseg_tr.json', 'README.md', 'config.py'
@@ -17,6 +18,19 @@ FORMAT = 1
 NETWORK, OPENMMLAB = 'network', 'openmmlab'  # what a folder holds
 _MOST = 2**20  # bytes of mmseg_tr.json
 _LAYERS = ('depth', 'num_layers', 'decoder_depth')  # settings that count layers
+
+
+def check_saving(folder: Any, row: Any, comparison: Any, force: Any, name: Any) -> None:
+    """Raise ConfigError for arguments of save_pretrained() that are of another type."""
+    path = str | os.PathLike
+    for key, value, kind in (
+        ('folder', folder, path),
+        ('row', row, str | None),
+        ('comparison', comparison, path | None),
+        ('force', force, bool),
+        ('name', name, str | None),
+    ):
+        check_type(key, value, kind)
 
 
 def write_folder(
@@ -94,6 +108,8 @@ def find_folder(source: str | os.PathLike[str], revision: str | None = None) -> 
 
     Raises CheckpointError where neither is available.
     """
+    check_type('source', source, str | os.PathLike)
+    check_type('revision', revision, str | None)
     path = Path(source)
     if path.is_dir():
         return path

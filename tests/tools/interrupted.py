@@ -33,15 +33,15 @@ param_scheduler[0].update(end=3)
 
 
 class Steps:
-    """Counts the steps of file operations and kills this process at one of them."""
+    """Counts the steps of file operations and sends this process a signal, by default SIGKILL, at one of them."""
 
-    def __init__(self, fatal=None):
-        self.done, self.fatal = 0, fatal
+    def __init__(self, fatal=None, number=signal.SIGKILL):
+        self.done, self.fatal, self.number = 0, fatal, number
 
     def take(self):
         self.done += 1
         if self.done == self.fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.number)
 
     def before(self, function):
         def counted(*args, **kwargs):
@@ -55,10 +55,9 @@ class Steps:
 
         def paused(file, data):
             half = len(data) // 2
-            write(file, data[:half])
+            done = write(file, data[:half])
             self.take()
-            write(file, data[half:])
-            return len(data)
+            return done + write(file, data[half:]) if done == half else done
 
         return paused
 

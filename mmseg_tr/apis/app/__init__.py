@@ -11,18 +11,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio
+import torch
 
 from mmseg_tr.analysis.photographs import load_photographs
 from mmseg_tr.apis.app.look import Playground
 from mmseg_tr.apis.app.page import CSS, FONTS, build_page
 from mmseg_tr.apis.app.subject import open_subject
 from mmseg_tr.errors import ConfigError, installed
+from mmseg_tr.options import Options
 
 LOOPBACK = '127.0.0.1'
 
 
 @dataclass(frozen=True)
-class AppOptions:
+class AppOptions(Options):
     """Where the page is served.
 
     host, port: of the address; other hosts than the loopback one can be reached from other machines. device: 'cpu',
@@ -31,10 +33,11 @@ class AppOptions:
 
     host: str = LOOPBACK
     port: int = 7860
-    device: str | None = None
+    device: str | torch.device | None = None
     megabytes: float = 20
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.port, bool) or not 0 < self.port < 65536:
             raise ConfigError(f'port must be from 1 to 65535, got {self.port}.', parameters=['port'])
         if self.megabytes <= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -25,7 +26,8 @@ from mmseg_tr.apis.compare.models import (
 )
 from mmseg_tr.apis.compare.options import CompareOptions
 from mmseg_tr.apis.compare.rivals import build_rivals
-from mmseg_tr.apis.config import load_config, require_sections
+from mmseg_tr.apis.config import load_configs, require_sections
+from mmseg_tr.options import check_type
 
 __all__ = ['ComparedModel', 'Comparison', 'CompareOptions', 'compare']
 
@@ -80,6 +82,7 @@ def compare(
     Raises ConfigError, CheckpointError, DatasetError or DeviceError for input that cannot be used.
     """
     options = replace(options or CompareOptions(), **settings)
+    check_type('checkpoint', checkpoint, str | os.PathLike | None)
     place, dtype = prepare_device(options.device, options.compiled), pick_precision(options.amp, options.device)
     named, left_out = load_compared(configs, options), {}
     first = next(iter(named.values()))
@@ -118,7 +121,7 @@ def compare(
 
 def load_compared(configs: Sequence[str], options: CompareOptions) -> dict[str, Config]:
     """Return the configs by name: the plain one first, further methods last. Raises ConfigError."""
-    loaded = [load_config(path, options.cfg_options) for path in configs]
+    loaded = load_configs(configs, options.cfg_options)
     for config in loaded:
         require_sections(config, 'model', 'test_dataloader', 'test_evaluator')
     named = with_plain(dict(zip(names_of(configs), loaded)))

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.options import Options
 
 
 @dataclass(frozen=True)
-class MeasuringOptions:
+class MeasuringOptions(Options):
     """fraction: share of the dataset that is tested on, evenly spread. batch_size: of the throughput. images: how many
     are timed and counted. repeats: rounds over these. amp: precision of everything, tests included.
     """
@@ -19,12 +22,13 @@ class MeasuringOptions:
     batch_size: int = 8
     images: int = 32
     repeats: int = 5
-    device: str | None = None
+    device: str | torch.device | None = None
     amp: str | None = None
     cfg_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Raise ConfigError for numbers out of range, before anything is built."""
+        super().__post_init__()
         if not 0 < self.fraction <= 1:
             raise ConfigError(f'fraction must be above 0 and at most 1, got {self.fraction}.', parameters=['fraction'])
         for name in ('batch_size', 'images', 'repeats'):

@@ -24,13 +24,14 @@ from mmseg_tr.apis.export.description import describe
 from mmseg_tr.apis.export.onnx import require_onnx
 from mmseg_tr.apis.export.program import OUTPUTS, Whole
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.options import Options, check_type
 from mmseg_tr.reduction import Reduction
 
 FORMATS = {'.onnx': 'onnx', '.pt2': 'torch'}
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class ExportOptions(Options):
     """Options of an export and of the check of its file.
 
     form: 'onnx' or 'torch'; by default from the file's suffix. output: 'logits' or 'labels'. shape: (H, W) of
@@ -43,7 +44,7 @@ class ExportOptions:
     output: str = 'logits'
     shape: tuple[int, int] | None = None
     batch_sizes: Sequence[int] = (1, 3)
-    images: str | None = None
+    images: str | os.PathLike | None = None
     reduction: str | None = None
     average: int | None = None
     force: bool = False
@@ -51,6 +52,7 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that are not allowed."""
+        super().__post_init__()
         if self.form not in (None, *FORMATS.values()):
             raise ConfigError(
                 f'form must be one of {", ".join(FORMATS.values())}, got {self.form!r}.', parameters=['form']
@@ -103,6 +105,7 @@ def export(
     Raises ConfigError, CheckpointError, DatasetError or MissingExtraError for input that cannot be used, ExportError
     when the network cannot be exported or the file disagrees with it by more than 1e-4; then no file is written.
     """
+    check_type('out', out, str | os.PathLike)
     out = Path(out)
     options = replace(options or ExportOptions(), **settings).for_file(out)
     if options.form == 'onnx':

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmseg_tr.apis.build import build_model, pick_precision, prepare_device
+from mmseg_tr.apis.build import MOST_IMAGES, build_model, pick_precision, prepare_device
 from mmseg_tr.apis.config import require_checkpoint
 from mmseg_tr.apis.images import Failure, Picture, find_pictures
 from mmseg_tr.apis.infer.pose import Posing, posing, read_boxes
@@ -22,12 +23,13 @@ from mmseg_tr.apis.meta import palette_of
 from mmseg_tr.engine.pose_checks import is_pose_config
 from mmseg_tr.engine.preprocess import PictureReader
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.options import Options, check_type
 
 __all__ = ['InferOptions', 'Predictor', 'infer']
 
 
 @dataclass(frozen=True)
-class InferOptions:
+class InferOptions(Options):
     """How to predict, and what to write.
 
     reduction: settings over the config's, text as config.parse_reduction reads it, or a dict. native: pictures enter at
@@ -44,7 +46,7 @@ class InferOptions:
     reduction: str | Mapping[str, Any] | None = None
     native: bool = False
     batch_size: int = 1
-    device: str | None = None
+    device: str | torch.device | None = None
     amp: str | None = None
     force: bool = False
     video_format: str = 'mp4'
@@ -71,6 +73,7 @@ def infer(
     Raises ConfigError, CheckpointError, DatasetError or DeviceError before anything is written.
     """
     options = replace(options or InferOptions(), **settings)
+    check_type('out', out, str | os.PathLike)
     place, dtype = prepare_device(options.device), pick_precision(options.amp, options.device)
     require_checkpoint(checkpoint)
     config = configured(config, options.reduction, options.cfg_options)
@@ -96,8 +99,10 @@ def infer(
 
 def check_options(config: Config, options: InferOptions, pose: bool) -> None:
     """Raise ConfigError for options that are out of range or belong to the other kind of config."""
-    if options.batch_size < 1:
-        raise ConfigError(f'batch_size must be 1 or more, got {options.batch_size}.', parameters=['batch_size'])
+    if not 1 <= options.batch_size <= MOST_IMAGES:
+        raise ConfigError(
+            f'batch_size must be from 1 to {MOST_IMAGES}, got {options.batch_size}.', parameters=['batch_size']
+        )
     if options.boxes is not None and not pose:
         raise ConfigError(
             f'boxes belongs to configs of pose, {config.filename} is of segmentation: leave it out.',

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
 from mmseg_tr.apis.compare.models import (
@@ -24,7 +26,7 @@ from mmseg_tr.apis.compare.models import (
     with_methods,
     with_plain,
 )
-from mmseg_tr.apis.config import load_config, require_sections
+from mmseg_tr.apis.config import load_configs, require_sections
 from mmseg_tr.apis.images import Failure
 from mmseg_tr.apis.meta import classes_of, palette_of
 from mmseg_tr.apis.report.pictures import Seen, Shown, look, own_examples, resized, test_examples
@@ -32,6 +34,7 @@ from mmseg_tr.apis.show.view import RANDOM, View, open_view
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.engine.pose_checks import is_pose_config
 from mmseg_tr.errors import ConfigError, DatasetError
+from mmseg_tr.options import Options, check_type
 
 __all__ = ['Report', 'ReportOptions', 'Seen', 'Shown', 'build_report', 'labels_of', 'resized']
 
@@ -56,7 +59,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class ReportOptions:
+class ReportOptions(Options):
     """What a report shows.
 
     comparison: a compare.json of tools/compare.py. scenes: how many pictures of the test set, where no inputs are
@@ -65,10 +68,10 @@ class ReportOptions:
     progress(text) reports progress, report(failure) for every picture that is skipped.
     """
 
-    comparison: str | None = None
+    comparison: str | os.PathLike | None = None
     scenes: int = 5
     reductions: Sequence[str] = ()
-    device: str | None = None
+    device: str | torch.device | None = None
     cfg_options: Mapping[str, Any] | None = None
     progress: Callable[[str], None] = lambda text: None
     report: Callable[[Failure], None] = lambda failure: None
@@ -90,6 +93,7 @@ def build_report(
     options = replace(options or ReportOptions(), **settings)
     if options.scenes < 1:
         raise ConfigError(f'scenes must be 1 or more, got {options.scenes}.', parameters=['scenes'])
+    check_type('checkpoint', checkpoint, str | os.PathLike)
     rows, about = read_comparison(options.comparison) if options.comparison else ((), {})
     named = named_configs(configs, options)
     views = build_views(named, checkpoint, options)
@@ -116,7 +120,7 @@ def build_report(
 
 def named_configs(configs: Sequence[str], options: ReportOptions) -> dict[str, Config]:
     """Return every config by a short name: plain model first, then the first config under further methods."""
-    loaded = [load_config(path, options.cfg_options) for path in configs]
+    loaded = load_configs(configs, options.cfg_options)
     for config in loaded:
         require_sections(config, 'model')
         if is_pose_config(config):

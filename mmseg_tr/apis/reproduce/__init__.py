@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mmseg_tr.apis.build import machine, prepare_device
 from mmseg_tr.apis.reproduce.page import cells, render
@@ -15,6 +18,7 @@ from mmseg_tr.apis.reproduce.rows import Row, find_rows
 from mmseg_tr.apis.reproduce.steps import STEPS, Work, macs_per_second
 from mmseg_tr.errors import ConfigError, InputError, WriteError
 from mmseg_tr.files import write_atomically
+from mmseg_tr.options import Options
 
 PAGE, STATE = 'reproduce.html', 'state.json'
 # images of the validation sets, of COCO the annotated people; 2000 elsewhere
@@ -24,7 +28,7 @@ GMACS = {'COCO': 29.0, 'JBD': 90.0}  # per window, where none are published; 100
 
 
 @dataclass(frozen=True)
-class ReproduceOptions:
+class ReproduceOptions(Options):
     """How rows are reproduced.
 
     out: folder of results; finished steps in it are not repeated. device: by default a GPU if available. fraction:
@@ -33,15 +37,16 @@ class ReproduceOptions:
     tell(text) reports progress.
     """
 
-    out: str = 'work_dirs/reproduce'
-    device: str | None = None
+    out: str | os.PathLike = 'work_dirs/reproduce'
+    device: str | torch.device | None = None
     fraction: float = 1.0
     mirror: str | None = None
-    metafile: str | None = None
+    metafile: str | os.PathLike | None = None
     again: bool = False
     tell: Callable[[str], None] = lambda text: None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.fraction <= 1:
             raise ConfigError(f'fraction must be above 0 and at most 1, got {self.fraction}.', parameters=['fraction'])
 

@@ -22,6 +22,7 @@ from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.nn import MaskTransformer, ViT
 from mmseg_tr.nn.attention import SelfAttention, attention_probabilities, softmax_scores
 from mmseg_tr.nn.blocks import PLAIN
+from mmseg_tr.options import Options
 from mmseg_tr.reduction.observe import AttentionInput
 from mmseg_tr.reduction.tokens import Tokens
 from mmseg_tr.weights.formats import checkpoint_path
@@ -36,7 +37,7 @@ STATISTICS = {
 
 
 @dataclass(frozen=True)
-class AttentionOptions:
+class AttentionOptions(Options):
     """Whose attention is shown.
 
     decoder: of the mask transformer instead of the encoder. classes: of the class token, or of every class embedding,

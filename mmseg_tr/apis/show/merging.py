@@ -18,6 +18,7 @@ from mmseg_tr.apis.show.layers import MergedLayer, merged_layers
 from mmseg_tr.apis.show.view import View
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.files import write_atomically
+from mmseg_tr.options import Options
 from mmseg_tr.visualization.attention import picture_png
 from mmseg_tr.visualization.merging import STYLES, show_groups
 from mmseg_tr.visualization.merging_sheet import captioned, contact_sheet, small
@@ -30,7 +31,7 @@ LAYERS_PER_SECOND = 1.25
 
 
 @dataclass(frozen=True)
-class ShowMergingOptions:
+class ShowMergingOptions(Options):
     """What is drawn.
 
     style: one of STYLES. layers: numbers from 1; by default all, of a video the last. animate: one of ANIMATIONS.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,8 +39,8 @@ class TuneOptions(MeasuringOptions):
 
     fraction: float = 0.1
     reduction: str | None = None
-    out: str | None = None
-    work_dir: str | None = None
+    out: str | os.PathLike | None = None
+    work_dir: str | os.PathLike | None = None
 
 
 @dataclass(frozen=True)

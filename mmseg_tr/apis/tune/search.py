@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mmseg_tr.apis.tune.spaces import Ladder, Settings, identity
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.options import Options
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Options):
     """The allowed loss in points of quality, or the required speed_up, a ratio `by` time or work."""
 
     loss: float | None = None
@@ -39,6 +40,7 @@ class Budget:
     by: str = 'time'
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.loss is None) == (self.speed_up is None):
             raise ConfigError('give one budget, loss or speed_up.', parameters=['loss', 'speed_up'])
         if self.loss is not None and not 0 <= self.loss < 100:
