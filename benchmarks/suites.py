@@ -157,7 +157,7 @@ def cpu_small() -> Suite:
         Row('training mit-b0 bsm_hq', 'training', dict(arch='b0', size=(64, 64), merging='bsm_hq', batch=2)),
         *(Row(f'growth {Path(c).stem}', 'growth', dict(config=c, sides=(64, 96, 128))) for c in (TINY, ADAPTIVE_TINY)),
         *_copies((ADAPTIVE_TINY,), 4),
-        *_onnx(TINY),
+        *_onnx(TINY, {'model.backbone.arch.depth': 2}),  # translating a network takes seconds a layer
         *_fixed(compiled=False, batch=2),
         Row('joint', 'joint', dict(config=ADAPTIVE_TINY, batch=2, threads=1, ratio=1.4, more=dict(batch='joint'))),
         *_applied(ADAPTIVE_TINY, 'vit_tiny_patch16_384', (64, 64)),
@@ -203,8 +203,8 @@ def _copies(configs: Sequence[str], batch: int) -> list[Row]:
     return [Row(f'copies {Path(config).stem}', 'copies', dict(config=config, batch=batch)) for config in configs]
 
 
-def _onnx(config: str) -> list[Row]:
-    return [Row(f'onnx {name}', 'onnx', dict(config=config, reduction=name)) for name in METHODS]
+def _onnx(config: str, options: dict[str, Any] | None = None) -> list[Row]:
+    return [Row(f'onnx {name}', 'onnx', dict(config=config, reduction=name, options=options)) for name in METHODS]
 
 
 def targets() -> Suite:

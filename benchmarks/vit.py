@@ -87,9 +87,9 @@ class Bench:
 def read(settings: Numbers) -> tuple[Config, Method | None, tuple[int, int]]:
     """Config, method (settings or a name) and size of the images of a row. Raises ConfigError.
 
-    more: settings over those of the config's method.
+    more: settings over those of the config's method. options: over those of the config.
     """
-    config = load_config(str(config_path(settings['config'])))
+    config = load_config(str(config_path(settings['config'])), settings.get('options'))
     method = settings.get('reduction', config.model.backbone.get('reduction'))
     if isinstance(method, Mapping):  # weights are random throughout
         method = {key: value for key, value in method.items() if not key.endswith('checkpoint')}

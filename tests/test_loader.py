@@ -24,7 +24,7 @@ from mmseg_tr.weights.io import check_kind
 from mmseg_tr.zoo import create_model
 from tests.datasets.prepare.server import serve
 from tests.segformers import ARCH
-from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401
+from tests.tiny import write_config, write_dataset
 
 TINY = dict(embed_dim=16, depth=2, num_heads=2, patch_size=4)
 HUBS = tuple(loader.HUBS)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 CLASSES = ('dark', 'medium', 'bright')
@@ -76,12 +75,3 @@ def write_config(folder: Path, root: Path, more: str = '', name: str = 'tiny.py'
     path = folder / name
     path.write_text(CONFIG.format(root=str(root), classes=CLASSES, more=more))
     return path
-
-
-@pytest.fixture(autouse=True)
-def unformatted_config_text(monkeypatch):
-    """Leave out the layout of the config's text, which takes half the time of a tiny training. Import it to use it."""
-    import mmengine.config.config as config
-
-    place = config.__name__ if hasattr(config, 'FormatCode') else 'yapf.yapflib.yapf_api'  # onedl imports it when used
-    monkeypatch.setattr(f'{place}.FormatCode', lambda text, **_: (text, True))

@@ -75,7 +75,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def measuring_arguments(parser: argparse.ArgumentParser) -> None:
     """Add which pictures are tested and timed, and how."""
     parser.add_argument('--frac-dataset', type=float, default=1.0, metavar='F', help='share of the images to test on')
-    parser.add_argument('--batch-size', type=int, default=8, metavar='B', help='batch of the throughput (default: 8)')
+    parser.add_argument(
+        '--batch-size',
+        type=int,
+        metavar='B',
+        help='batch of the throughput (default: 8, fewer on fewer pictures)',
+    )
     parser.add_argument('--images', type=int, default=32, metavar='N', help='images to time and count (default: 32)')
     parser.add_argument('--repeats', type=int, default=5, metavar='N', help='rounds over these images (default: 5)')
     parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU if available)')

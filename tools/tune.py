@@ -42,7 +42,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--frac-dataset', type=float, default=0.1, metavar='F', help='share of the images to search on (default: 0.1)'
     )
     parser.add_argument('--images', type=int, default=32, metavar='N', help='images to time and count (default: 32)')
-    parser.add_argument('--batch-size', type=int, default=8, metavar='B', help='batch that is timed (default: 8)')
+    parser.add_argument(
+        '--batch-size', type=int, metavar='B', help='batch that is timed (default: 8, fewer on fewer pictures)'
+    )
     parser.add_argument('--repeats', type=int, default=5, metavar='N', help='rounds over these images (default: 5)')
     parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU if available)')
     parser.add_argument('--amp', metavar='TYPE', help='mixed precision: bf16 or fp16')

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmseg_tr.analysis.mac_rules import OPERATORS, check_rule, units_of, weights_of
 from mmseg_tr.analysis.network import find_backbone, network_of
+from mmseg_tr.analysis.remembered import key_of, recall, remember
 
 PARTS = (
     'embedding',
@@ -104,6 +105,13 @@ class MacCount:
         found = self._sum(rule, key=0)
         return {part: found[part] for part in PARTS if part in found}
 
+    def by_kind(self) -> dict[str, float]:
+        """Return units by kind of operator, whatever the part."""
+        found: Counter[str] = Counter()
+        for (_, kind), units in self.units.items():
+            found[kind] += units
+        return dict(found)
+
     def _sum(self, rule: str, key: int) -> dict[str, float]:
         rule = check_rule(rule)
         found: Counter[str] = Counter()
@@ -152,18 +160,31 @@ class MacCounter(TorchDispatchMode):
             elif name.startswith('_record_function_exit'):
                 self.tracker.close_scope()
             return func(*args, **kwargs)
+        key = key_of(func, args, kwargs)
+        known = recall(key)
+        if known is not None:
+            out, units, unknown = known.outputs(), known.units, known.unknown
+        else:
+            out, units, unknown = self._run(func, namespace, name, args, kwargs)
+            remember(key, out, units, unknown)
+        for kind, amount in units.items():
+            self.units[self.tracker.part, kind] += amount
+        self.unknown |= unknown
+        return out
+
+    def _run(
+        self, func: Any, namespace: str, name: str, args: Any, kwargs: Any
+    ) -> tuple[Any, Mapping[str, float], frozenset[str]]:
+        """Return what an operator gives, its units by kind, and what of it is unknown."""
         if namespace == 'aten' and name not in OPERATORS:
-            with self:  # an operator made of others is counted by them
+            inside = MacCounter(PartTracker('other'))
+            with inside:  # an operator made of others is counted by them
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
-                return out
+                return out, inside.count().by_kind(), frozenset(inside.unknown)
         out = func(*args, **kwargs)
         units = {} if namespace == 'prim' else units_of(name, func, out, args, kwargs)
-        if units is None:
-            self.unknown.add(f'{namespace}::{name}')
-        for kind, amount in (units or {}).items():
-            self.units[self.tracker.part, kind] += amount
-        return out
+        return out, units or {}, frozenset() if units is not None else frozenset([f'{namespace}::{name}'])
 
 
 def _full_name(func) -> str:

@@ -29,6 +29,7 @@ from mmseg_tr.hosts.state import applied_to
 from mmseg_tr.nn.backbone import same_weights
 from mmseg_tr.nn.inference import whole_steps
 from mmseg_tr.reduction.observe import Merged
+from mmseg_tr.visualization.pixels import read_rgb, resized
 
 
 def open_named(name: str, checkpoint: str | None, device: torch.device) -> NamedModel:
@@ -52,15 +53,6 @@ def reduced(named: NamedModel, reduction: str | None) -> nn.Module:
     budget = settings.pop('budget', None)
     model = same_weights(named.model)
     return apply(model, settings.pop('type'), budget=budget, **settings)
-
-
-def read_rgb(path: Path) -> np.ndarray:
-    """An image file as (H, W, 3) uint8 RGB, turned upright. Raises DatasetError for a file that is not an image."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f'{path} cannot be read as an image ({error}).') from error
 
 
 def batch_of(named: NamedModel, folder: str | None, shape: tuple[int, int], count: int) -> Tensor:
@@ -182,6 +174,6 @@ class HostView:
         if side is not None:
             size = whole_steps((height, width), side / min(height, width), self.network.step)
         check_size((height, width), size)
-        shown = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC))
+        shown = resized(pixels, size)
         image = self.named.transform(shown)[None].to(next(self.model.parameters()).device)
         return Entered(shown, Windows(image, size, ((0, 0),)), f'{by((height, width))} pixels enter as {by(size)}')

@@ -175,7 +175,8 @@ def _differences(model: Mapping[str, Any], pos_resize: str, grid: tuple[int, int
     """Yield notes on images that mmsegmentation treats differently."""
     reduction = model['backbone'].get('reduction')
     if reduction:
-        yield f'reduction {reduction.get("type")} is left out: mmsegmentation runs the plain network.'
+        name = reduction if isinstance(reduction, str) else reduction.get('type')
+        yield f'reduction {name} is left out: mmsegmentation runs the plain network.'
     if model.get('test_cfg', {}).get('mode') == 'slide' and model['test_cfg'].get('small_images') != 'shrink':
         yield 'images smaller than the window are enlarged to it here; mmsegmentation shrinks the window.'
     if model['decode_head'].get('enlarge', 'padded') == 'padded':

@@ -80,7 +80,7 @@ class SamAttention(RelativeAttention):
         return self.module.proj(joined)
 
 
-def resized(table: Tensor, side: int) -> Tensor:
+def resized_table(table: Tensor, side: int) -> Tensor:
     """Return the table of a side, (2 * side - 1, d), linearly from one of another length, as SAM does."""
     if table.shape[0] == 2 * side - 1:
         return table
@@ -94,7 +94,7 @@ def on_grid(q: Tensor, grid: tuple[int, int], tables: tuple[Tensor, Tensor]) -> 
     """
     h, w = grid
     rows, columns = (
-        resized(table, side).to(q.dtype)[_differences(side, q.device)] for table, side in zip(tables, grid)
+        resized_table(table, side).to(q.dtype)[_differences(side, q.device)] for table, side in zip(tables, grid)
     )
     q = q.unflatten(2, grid)
     of_rows = torch.einsum('bnhwc,hkc->bnhwk', q, rows)
@@ -122,7 +122,7 @@ def between(q: Tensor, at: Tensor, grid: tuple[int, int], tables: tuple[Tensor, 
     """As on_grid(), of tokens at any coordinates: keys (B, 1, T, h + w). q: (B, H, T, d). at: (B, T, 2)."""
     queries, keys = [], []
     for axis, (side, table) in enumerate(zip(grid, tables)):
-        products = q @ resized(table, side).to(q.dtype).T  # with every difference, (B, H, T, 2 * side - 1)
+        products = q @ resized_table(table, side).to(q.dtype).T  # with every difference, (B, H, T, 2 * side - 1)
         place = at[..., axis]
         low = place.floor()
         rest = (place - low).to(q.dtype)[:, None, :, None]

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.paths import CONFIGS
+from mmseg_tr.weights.metafiles import published_entries
 
 USE = """```python
 from mmseg_tr import from_pretrained
@@ -29,13 +29,12 @@ label = predictor.predict('street.jpg')
 
 def published_row(name: str) -> dict[str, Any]:
     """The entry of a row, 'algm_vit-s16_ade20k-512x512', in the metafiles. Raises ConfigError for another name."""
-    for file in sorted(CONFIGS.glob('[!_]*/metafile.yml')):
-        for row in yaml.safe_load(file.read_text(encoding='utf-8')).get('Models', ()):
-            if row['Name'] == name:
-                return dict(row)
-    raise ConfigError(
-        f'row must be a name that `mmseg-tr configs` lists, such as algm_vit-s16_ade20k-512x512, got {name!r}.'
-    )
+    entries = published_entries()
+    if name not in entries:
+        raise ConfigError(
+            f'row must be a name that `mmseg-tr configs` lists, such as algm_vit-s16_ade20k-512x512, got {name!r}.'
+        )
+    return entries[name]
 
 
 def read_comparison(path: str | os.PathLike[str]) -> dict[str, Any]:

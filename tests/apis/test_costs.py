@@ -12,7 +12,7 @@ from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.compare import CompareOptions, compare
 from mmseg_tr.apis.compare.loop import of_one_size
 from mmseg_tr.apis.config import load_config
-from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401 (a fixture)
+from tests.tiny import write_config, write_dataset
 from tests.tools.command import call, mistake
 
 FEW = CompareOptions(images=2, batch_size=2, repeats=1, device='cpu')

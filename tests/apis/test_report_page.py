@@ -9,9 +9,10 @@ import pytest
 
 pytest.importorskip('mmseg')
 
-from mmseg_tr.apis.report import Report, Seen, Shown, labels_of, resized
+from mmseg_tr.apis.report import Report, Seen, Shown, labels_of
 from mmseg_tr.apis.report.page import Arrays, explain, page_data, render
 from mmseg_tr.reduction.observe import Merged
+from mmseg_tr.visualization.pixels import resized
 
 METHODS = {'segmenter': {}, 'tome': dict(type='ToMe', form='dense', r=0.3), 'other': dict(type='ToMe', r=8)}
 ROWS = (

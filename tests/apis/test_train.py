@@ -12,7 +12,7 @@ from mmseg_tr import signals
 from mmseg_tr.apis.train import TrainOptions, kept_work, train, use_safe_checkpoints
 from mmseg_tr.cli.options import run_tool
 from mmseg_tr.errors import ConfigError, Interrupted, StoppedError, WriteError
-from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401
+from tests.tiny import write_config, write_dataset
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from mmseg_tr.errors import CheckpointError
 from mmseg_tr.weights.formats import EXPEDITE
 from mmseg_tr.weights.keymap import SEGMENTER_TO_SEGMENTOR, backwards, rename
 from tests.releases import model_state, net_kwargs, segmenter_to_expedite
-from tests.tiny import unformatted_config_text  # noqa: F401
 
 SQUARE = dict(image_size=(32, 32))
 

@@ -17,7 +17,6 @@ from mmseg_tr.checkpoints import convert, convert_file, describe, load_into
 from mmseg_tr.checkpoints.config_text import read_config, unknown_types
 from mmseg_tr.errors import CheckpointError
 from tests.releases import net_kwargs, variant, write_release
-from tests.tiny import unformatted_config_text  # noqa: F401
 
 WIDTH, CLASSES = 128, 5
 LOSS = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)

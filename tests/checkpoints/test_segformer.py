@@ -14,7 +14,6 @@ from mmseg_tr.errors import CheckpointError
 from mmseg_tr.nn.mit import ARCHS, DEFAULTS, MixVisionTransformer
 from tests.nn.networks import image
 from tests.segformers import nvidia, nvidia_backbone, segformer
-from tests.tiny import unformatted_config_text  # noqa: F401
 from tests.weights.test_mit import hugging_face
 
 # what mmengine keeps of a SegFormer++ training, in the words of the published fork

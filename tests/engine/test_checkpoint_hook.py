@@ -9,7 +9,7 @@ from mmengine.logging import HistoryBuffer
 
 from mmseg_tr.apis.train import train
 from mmseg_tr.errors import ConfigError
-from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401
+from tests.tiny import write_config, write_dataset
 
 EXACT = 1e-3 if torch.cuda.is_available() else 0  # backward passes on a GPU add up in any order
 

@@ -8,7 +8,7 @@ from mmseg_tr.apis.train import train
 from mmseg_tr.engine import config_checks
 from mmseg_tr.errors import ConfigError, InputError, MissingExtraError
 from mmseg_tr.paths import CONFIGS
-from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401
+from tests.tiny import write_config, write_dataset
 
 EARLY = {
     'model': [{}, None, 3, 'ViT', []],

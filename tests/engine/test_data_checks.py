@@ -19,7 +19,7 @@ from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.engine.runner import ToolRunner
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.registry import MODELS
-from tests.tiny import CLASSES, unformatted_config_text, write_config, write_dataset  # noqa: F401 (a fixture)
+from tests.tiny import CLASSES, write_config, write_dataset
 
 
 @pytest.fixture(scope='module')

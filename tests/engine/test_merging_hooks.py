@@ -24,7 +24,7 @@ from mmseg_tr.apis.test import evaluate
 from mmseg_tr.apis.train import train
 from mmseg_tr.engine.hooks.merging import MergingVisualizationHook, TokenCountHook
 from mmseg_tr.errors import ConfigError
-from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401 (a fixture)
+from tests.tiny import write_config, write_dataset
 from tests.tools.command import mistake
 
 ALGM = "dict(type='ALGM', layers=(1, 2), threshold=0.5)"

@@ -25,12 +25,12 @@ class FirstOutput(torch.nn.Module):
 
 
 def timm_network():
-    return VisionTransformer(img_size=64, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=5)
+    return VisionTransformer(img_size=64, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=5)
 
 
 def transformers_network():
     transformers = pytest.importorskip('transformers')
-    sizes = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=64, patch_size=8)
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=64, patch_size=8)
     return transformers.Dinov2Model(transformers.Dinov2Config(**sizes))
 
 

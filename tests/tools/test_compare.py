@@ -13,6 +13,7 @@ from PIL import Image
 from mmseg_tr.apis.build import build_model
 from mmseg_tr.apis.compare.equal_work import NEAR, nearest
 from mmseg_tr.apis.compare.models import names_of, share_weights
+from mmseg_tr.apis.compare.options import CompareOptions
 from mmseg_tr.apis.config import load_config
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.paths import config_path
@@ -220,3 +221,10 @@ def test_equal_weights_are_held_once():
     places = {name: (model.weight.data_ptr(), model.bias.data_ptr()) for name, model in models.items()}
     assert places['equal'] == places['plain']
     assert places['other'][1] == places['plain'][1] and places['other'][0] != places['plain'][0]
+
+
+def test_the_batch_of_the_throughput_is_smaller_where_pictures_are_fewer():
+    assert [CompareOptions().batch_for(size) for size in (3, 8, 99)] == [3, 8, 8]
+    assert CompareOptions(images=4).batch_for(99) == 4 and CompareOptions(batch_size=3).batch_for(9) == 3
+    with pytest.raises(ConfigError, match='got 4'):
+        CompareOptions(batch_size=4).batch_for(3)

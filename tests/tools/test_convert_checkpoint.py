@@ -11,7 +11,6 @@ from mmseg_tr.checkpoints import config_text, convert, load_into, load_official
 from mmseg_tr.cli.options import run_tool
 from tests.parity.harness import golden_root
 from tests.releases import model_state, net_kwargs, variant, write_release
-from tests.tiny import unformatted_config_text  # noqa: F401
 
 pytest.importorskip('mmseg')
 

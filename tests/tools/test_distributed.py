@@ -14,7 +14,7 @@ import yaml
 from mmseg_tr.engine.distributed import Place, check_devices, read_place
 from mmseg_tr.errors import ConfigError, DeviceError
 from tests.clean import ROOT
-from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401
+from tests.tiny import write_config, write_dataset
 from tests.tools.command import call, launch, launch_forked
 
 # What each process has after each update, and how it ends, written by itself.

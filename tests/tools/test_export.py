@@ -12,9 +12,10 @@ from tests.tools.command import call, mistake
 pytest.importorskip('mmseg')
 pytest.importorskip('onnxruntime')
 
-PLAIN = str(config_path('segmenter/segmenter_vit-tiny-p8_photo-mosaic-128x128.py'))
-ALGM = str(config_path('algm/algm_vit-tiny-p8_photo-mosaic-128x128.py'))
-POSE = str(config_path('segformerpp_pose/segformerpp_mit-tiny_photo-figures-192x144_bsm-hq.py'))
+BASES = dict(
+    plain='segmenter/segmenter_vit-tiny-p8_photo-mosaic-128x128.py',
+    algm='algm/algm_vit-tiny-p8_photo-mosaic-128x128.py',
+)
 SMALL = ('--shape', '64x64')
 
 
@@ -27,13 +28,24 @@ def weights(config, path):
 
 
 @pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory):
-    return weights(PLAIN, tmp_path_factory.mktemp('weights') / 'weights.pth')
+def shallow(tmp_path_factory):
+    """Configs of the demo's networks with two layers, by method: a tracer's time grows with every layer."""
+    folder = tmp_path_factory.mktemp('shallow')
+    for name, base in BASES.items():
+        text = f'_base_ = {str(config_path(base))!r}\nmodel = dict(backbone=dict(arch=dict(depth=2)))\n'
+        more = "model['backbone']['reduction'] = dict(layers=(1, 2))\n" if name == 'algm' else ''
+        (folder / f'{name}.py').write_text(text + more)
+    return {name: str(folder / f'{name}.py') for name in BASES}
 
 
-def test_averaged_counts_make_algm_exportable(checkpoint, tmp_path, capsys):
+@pytest.fixture(scope='module')
+def checkpoint(shallow, tmp_path_factory):
+    return weights(shallow['plain'], tmp_path_factory.mktemp('weights') / 'weights.pth')
+
+
+def test_averaged_counts_make_algm_exportable(shallow, checkpoint, tmp_path, capsys):
     out = tmp_path / 'new' / 'algm.onnx'
-    assert call('export', ALGM, checkpoint, out, *SMALL, '--average-counts', 2, '--output', 'labels') == 0
+    assert call('export', shallow['algm'], checkpoint, out, *SMALL, '--average-counts', 2, '--output', 'labels') == 0
     said = capsys.readouterr().out
     assert 'counts' in said and 'batch of 1: the largest difference in labels is' in said
     import onnxruntime
@@ -45,39 +57,42 @@ def test_averaged_counts_make_algm_exportable(checkpoint, tmp_path, capsys):
 
 def test_pose_model_gives_heatmaps_and_no_labels(tmp_path, capsys):
     pytest.importorskip('mmpose')
-    path, out = weights(POSE, tmp_path / 'pose.pth'), tmp_path / 'pose.pt2'
-    assert call('export', POSE, path, out) == 0
-    assert 'images 192x144' in capsys.readouterr().out
-    assert torch.export.load(out).module()(torch.rand(2, 3, 192, 144)).shape == (2, 14, 48, 36)
-    assert 'labels' in mistake(capsys, 'export', POSE, path, out, '--output', 'labels', '--force')
+    from tests.tiny_pose import write_config
+
+    config, out = write_config(tmp_path, 'bsm_hq'), tmp_path / 'pose.pt2'
+    path = weights(config, tmp_path / 'pose.pth')
+    assert call('export', config, path, out) == 0
+    assert 'images 64x48' in capsys.readouterr().out
+    assert torch.export.load(out).module()(torch.rand(2, 3, 64, 48)).shape == (2, 14, 16, 12)
+    assert 'labels' in mistake(capsys, 'export', config, path, out, '--output', 'labels', '--force')
 
 
-def test_existing_file_stays_without_force(checkpoint, tmp_path, capsys):
+def test_existing_file_stays_without_force(shallow, checkpoint, tmp_path, capsys):
     out = tmp_path / 'a.pt2'
     out.write_bytes(b'mine')
-    assert 'a.pt2' in mistake(capsys, 'export', PLAIN, checkpoint, out, *SMALL)
+    assert 'a.pt2' in mistake(capsys, 'export', shallow['plain'], checkpoint, out, *SMALL)
     assert out.read_bytes() == b'mine'
-    assert call('export', PLAIN, checkpoint, out, *SMALL, '--force') == 0
+    assert call('export', shallow['plain'], checkpoint, out, *SMALL, '--force') == 0
     assert torch.export.load(out).module()(torch.rand(2, 3, 64, 64)).shape == (2, 11, 64, 64)
 
 
 @pytest.mark.parametrize(
     ('config', 'name', 'more', 'said'),
     [
-        (ALGM, 'a.onnx', (), 'set counts in its reduction'),
-        (PLAIN, 'a.onnx', ('--average-counts', 2), 'average'),
-        (PLAIN, 'a.bin', (), '.onnx'),
-        (PLAIN, 'a.onnx', ('--format', 'torch'), 'torch'),
-        (PLAIN, 'a.onnx', ('--batch-size', 0), '0'),
-        (PLAIN, 'a.onnx', ('--average-counts', 0), '0'),
+        ('algm', 'a.onnx', (), 'set counts in its reduction'),
+        ('plain', 'a.onnx', ('--average-counts', 2), 'average'),
+        ('plain', 'a.bin', (), '.onnx'),
+        ('plain', 'a.onnx', ('--format', 'torch'), 'torch'),
+        ('plain', 'a.onnx', ('--batch-size', 0), '0'),
+        ('plain', 'a.onnx', ('--average-counts', 0), '0'),
     ],
 )
-def test_mistakes_are_one_sentence(config, name, more, said, checkpoint, tmp_path, capsys):
-    assert said in mistake(capsys, 'export', config, checkpoint, tmp_path / name, *SMALL, *more)
+def test_mistakes_are_one_sentence(config, name, more, said, shallow, checkpoint, tmp_path, capsys):
+    assert said in mistake(capsys, 'export', shallow[config], checkpoint, tmp_path / name, *SMALL, *more)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_file_says_how_to_prepare_pictures_and_what_its_numbers_mean(checkpoint, tmp_path):
+def test_the_file_says_how_to_prepare_pictures_and_what_its_numbers_mean(shallow, checkpoint, tmp_path):
     """A user with ONNX Runtime alone segments a picture as test does."""
     import onnxruntime
 
@@ -86,12 +101,13 @@ def test_the_file_says_how_to_prepare_pictures_and_what_its_numbers_mean(checkpo
 
     config = tmp_path / 'bgr.py'
     config.write_text(
-        f"_base_ = {PLAIN!r}\nmodel = dict(data_preprocessor=dict(_delete_=True, type='SegDataPreProcessor', "
+        f'_base_ = {shallow["plain"]!r}\n'
+        "model = dict(data_preprocessor=dict(_delete_=True, type='SegDataPreProcessor', "
         'mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395], size=(128, 128)))\n'
     )
     for name, base, order, mean in (
         ('bgr', config, 'BGR', [103.53, 116.28, 123.675]),
-        ('rgb', PLAIN, 'RGB', [127.5] * 3),
+        ('rgb', shallow['plain'], 'RGB', [127.5] * 3),
     ):
         out = tmp_path / f'{name}.onnx'
         assert call('export', base, checkpoint, out, *SMALL) == 0

@@ -12,7 +12,6 @@ from mmseg_tr.datasets.image_folders import find_label_suffix, pair_files, split
 from mmseg_tr.datasets.survey import read_numbers
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.errors import ConfigError, DatasetError
-from tests.tiny import unformatted_config_text  # noqa: F401 (a fixture)
 from tests.tools.command import call, mistake
 
 CLASSES = ('ground', 'tree', 'water')

@@ -10,7 +10,7 @@ pytest.importorskip('mmseg')
 from PIL import Image
 
 from mmseg_tr.apis.logs import find_logs, read_curve, read_log
-from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401 (a fixture)
+from tests.tiny import write_config, write_dataset
 from tests.tools.command import call, mistake
 
 

@@ -7,7 +7,6 @@ import yaml
 pytest.importorskip('skimage', reason='needs the extra [demo]')
 
 from mmseg_tr.paths import config_path
-from tests.tiny import unformatted_config_text  # noqa: F401
 from tests.tools.command import call, mistake
 
 POLICY = config_path('cts/cts-policy_effnet-lite0_photo-mosaic-128x128.py')

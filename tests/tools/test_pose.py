@@ -15,7 +15,6 @@ pytest.importorskip('mmpose')
 
 from PIL import Image
 
-from tests.tiny import unformatted_config_text  # noqa: F401 (a fixture that applies by itself)
 from tests.tiny_pose import SCENES, write_config, write_files
 from tests.tools.command import TOOLS, call, launch_forked, mistake
 

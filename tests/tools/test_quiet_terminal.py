@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 from tests.clean import ROOT
-from tests.tiny import unformatted_config_text, write_config, write_dataset  # noqa: F401 (the fixture)
+from tests.tiny import write_config, write_dataset
 from tests.tools.command import call
 
 FAST = ('--images', 2, '--repeats', 1, '--batch-size', 2)

@@ -14,7 +14,7 @@ from PIL import Image
 from mmseg_tr import files
 from mmseg_tr.engine import SafeVisBackend
 from mmseg_tr.errors import WriteError
-from tests.tiny import CLASSES, unformatted_config_text, write_config, write_dataset  # noqa: F401
+from tests.tiny import CLASSES, write_config, write_dataset
 from tests.tools.command import call, mistake
 
 

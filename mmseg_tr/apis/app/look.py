@@ -25,6 +25,7 @@ from mmseg_tr.hosts.fixed import method_within
 from mmseg_tr.hosts.own import own_target
 from mmseg_tr.reduction import PLAIN_NAMES, Reduction, find_method, method_names
 from mmseg_tr.visualization.merging import show_groups
+from mmseg_tr.visualization.pixels import Filter, resized
 from mmseg_tr.visualization.scenes import colorize
 
 PLAIN = PLAIN_NAMES[-1]
@@ -145,7 +146,7 @@ class Playground:
 
     def coloured(self, entered: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """The picture and the colours of its classes, half and half."""
-        colours = resized(colorize(labels, self.subject.palette), entered.shape)
+        colours = resized(colorize(labels, self.subject.palette), entered.shape, Filter.NEAREST)
         return (0.5 * entered + 0.5 * colours).astype(np.uint8)
 
 
@@ -160,11 +161,4 @@ def whole_patches(entered: np.ndarray, layer: MergedLayer) -> tuple[np.ndarray, 
     """A picture enlarged to whole cells of a layer's groups, and the groups."""
     (height, width), (rows, columns) = entered.shape[:2], layer.groups.shape
     size = (-(-height // rows) * rows, -(-width // columns) * columns)
-    return resized(entered, size), layer.groups
-
-
-def resized(picture: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A picture or mask at (h, w), by nearest neighbour."""
-    if picture.shape[:2] == tuple(shape[:2]):
-        return picture
-    return np.array(Image.fromarray(picture).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
+    return resized(entered, size, Filter.NEAREST), layer.groups

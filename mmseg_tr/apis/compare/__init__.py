@@ -86,19 +86,19 @@ def compare(
     place, dtype = prepare_device(options.device, options.compiled), pick_precision(options.amp, options.device)
     named, left_out = load_compared(configs, options), {}
     first = next(iter(named.values()))
+    loader = build_test_loader(first, options.fraction)
+    options = replace(options, batch_size=options.batch_for(len(loader.dataset)))
     if options.work:
         plain = build_model(first, checkpoint).to(place).eval()
-        worker = Worker(plain, sample(plain, build_test_loader(first, options.fraction).dataset, options.batch_size))
+        worker = Worker(plain, sample(plain, loader.dataset, options.batch_size))
         named, left_out = at_equal_work(named, worker, options.work, options.fixed, progress)
     models = build_compared(named, checkpoint, place, progress)
     rivals = build_rivals(models, first, options, dtype, progress)
     models |= rivals.models
-    loader = build_test_loader(first, options.fraction)
-    options.check_dataset(len(loader.dataset))
     tested = predict_all(models, first, loader, options.images, dtype, progress)
     costs = measure_costs(models, tested, options, dtype, progress, rivals.compiled)
     settings = {name: used_settings(named[name], models[name]) for name in named} | rivals.settings
-    rows = rows_of(models | rivals.compiled, settings, tested, costs)
+    rows = rows_of(models | dict.fromkeys(rivals.compiled, next(iter(models.values()))), settings, tested, costs)
     about = dict(
         checkpoint=str(checkpoint),
         quality=tested.judge.measure,

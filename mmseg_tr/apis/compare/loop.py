@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from mmseg_tr.analysis.measure import MeasureOptions, measure, time_models
@@ -68,6 +69,7 @@ class Cost:
 
 def build_test_loader(config: Config, fraction: float):
     """Return the test set of a config, one image at a time."""
+    init_default_scope(config.get('default_scope') or 'mmseg')
     dataloader = copy.deepcopy(config.test_dataloader)
     dataloader[FRACTION] = fraction
     return ToolRunner.build_dataloader(dataloader, seed=0)
@@ -119,14 +121,14 @@ def measure_costs(
     options: CompareOptions,
     amp: torch.dtype | None,
     progress: Progress,
-    graphs: Mapping[str, nn.Module] | None = None,
+    graphs: Mapping[str, Contestant] | None = None,
 ) -> dict[str, Cost]:
     """Measure work, tokens, memory and speed of every model on the test inputs, singly and in batches.
 
-    graphs: some of the models under further names, timed in the same turns under torch.compile.
+    graphs: the first model under torch.compile, by further names, timed in the same turns.
     """
     progress('timing, one window at a time')
-    of_graphs = {name: Contestant.of(model, compiled=True) for name, model in (graphs or {}).items()}
+    of_graphs = dict(graphs or {})
     contestants = {name: Contestant.of(model) for name, model in models.items()} | of_graphs
     many = MeasureOptions(repeats=options.repeats, seconds=None, amp=amp)
     alone = time_models(contestants, tested.inputs, replace(many, repeats=max(options.repeats // 2, 1)))
@@ -152,8 +154,8 @@ def measure_costs(
         )
         for name, one in found.items()
     }
-    for graph, model in (graphs or {}).items():
-        eager = next(name for name, own in models.items() if own is model)
+    eager = next(iter(models))
+    for graph in of_graphs:
         speeds = (1 / (tested.windows * seconds[graph].scores) for seconds in (alone, times))
         costs[graph] = replace(costs[eager], **dict(zip(('fps', 'throughput'), speeds)), peak_memory=None)
     return costs

@@ -41,7 +41,7 @@ def compare_named(
     progress('applying')
     models = {PLAIN: named.model} | {text: reduced(named, text) for text in (*options.methods, *options.reductions)}
     inputs = batch_of(named, pictures, named.size, options.images)
-    options.check_dataset(len(inputs))
+    options = replace(options, batch_size=options.batch_for(len(inputs)))
     tested = Tested(None, list(inputs.split(1)), 1.0)
     agreement = agreement_with_plain(models, tested.inputs, dtype)
     costs = measure_costs(models, tested, options, dtype, progress)

@@ -11,15 +11,18 @@ import torch
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.options import Options
 
+BATCH = 8  # of the throughput, where the pictures are enough
+
 
 @dataclass(frozen=True)
 class MeasuringOptions(Options):
-    """fraction: share of the dataset that is tested on, evenly spread. batch_size: of the throughput. images: how many
-    are timed and counted. repeats: rounds over these. amp: precision of everything, tests included.
+    """fraction: share of the dataset that is tested on, evenly spread. batch_size: of the throughput; None:
+    BATCH, or as many pictures as there are. images: how many are timed and counted. repeats: rounds over these.
+    amp: precision of everything, tests included.
     """
 
     fraction: float = 1.0
-    batch_size: int = 8
+    batch_size: int | None = None
     images: int = 32
     repeats: int = 5
     device: str | torch.device | None = None
@@ -32,23 +35,30 @@ class MeasuringOptions(Options):
         if not 0 < self.fraction <= 1:
             raise ConfigError(f'fraction must be above 0 and at most 1, got {self.fraction}.', parameters=['fraction'])
         for name in ('batch_size', 'images', 'repeats'):
-            if getattr(self, name) < 1:
-                raise ConfigError(f'{name} must be a positive integer, got {getattr(self, name)}.', parameters=[name])
-        if self.images < self.batch_size:
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ConfigError(f'{name} must be a positive integer, got {number}.', parameters=[name])
+        if self.batch_size is not None and self.images < self.batch_size:
             raise ConfigError(
                 f'batch_size must be at most images, as many different pictures as are timed: {self.images}, got '
                 f'{self.batch_size}.',
                 parameters=['batch_size', 'images'],
             )
 
-    def check_dataset(self, size: int) -> None:
-        """Raise ConfigError where fewer pictures are tested on than a batch takes."""
+    def batch_for(self, size: int) -> int:
+        """Return the batch of the throughput where `size` pictures are tested on.
+
+        Raises ConfigError for a batch_size above that number.
+        """
+        if self.batch_size is None:
+            return min(BATCH, self.images, size)
         if size < self.batch_size:
             raise ConfigError(
                 f'batch_size must be at most the number of pictures that are tested on, {size}, got {self.batch_size}: '
                 'take a smaller batch or a larger fraction of the dataset.',
                 parameters=['batch_size', 'fraction'],
             )
+        return self.batch_size
 
 
 @dataclass(frozen=True)

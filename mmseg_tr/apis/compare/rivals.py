@@ -33,13 +33,13 @@ SHAPING = ('mode', 'crop_size', 'stride', 'small_images')  # settings of a test 
 class Rivals:
     """Rivals by the name of their row.
 
-    models: those with predictions of their own. settings: what is different from the plain network. compiled: plain
-    networks that are also timed under torch.compile. left_out: those that make no sense here, with the reason.
+    models: those with predictions of their own. settings: what is different from the plain network. compiled: the
+    plain network under torch.compile, to be timed. left_out: those that make no sense here, with the reason.
     """
 
     models: dict[str, nn.Module] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    compiled: dict[str, nn.Module] = field(default_factory=dict)
+    compiled: dict[str, Contestant] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, model: nn.Module, **settings: Any) -> None:
@@ -125,12 +125,13 @@ def add_compiled(
     weight = next(plain.parameters())
     image = weight.new_zeros(1, input_channels(plain) or 3, *size)
     try:
+        graph = Contestant.of(plain, compiled=True)
         with torch.inference_mode(), mixed_precision(weight.device, amp):
-            Contestant.of(plain, compiled=True).scores(image)
+            graph.scores(image)
     except torch._dynamo.exc.TorchDynamoException as error:
         found.left_out['plain, compiled'] = f'it cannot be compiled on this machine ({first_line(error)})'
         return
-    found.compiled['plain, compiled'] = plain
+    found.compiled['plain, compiled'] = graph
     found.settings['plain, compiled'] = dict(compiled=True)
 
 

@@ -17,7 +17,13 @@ from torch import nn
 
 from mmseg_tr.analysis.network import reduction_of
 from mmseg_tr.apis.build import build_model, load_batch, own_shape
-from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections, use_reduction
+from mmseg_tr.apis.config import (
+    load_config,
+    reduction_settings,
+    require_checkpoint,
+    require_sections,
+    use_reduction,
+)
 from mmseg_tr.apis.export.check import write_checked
 from mmseg_tr.apis.export.counts import average_settings
 from mmseg_tr.apis.export.description import describe
@@ -133,8 +139,8 @@ def export(
     difference = write_checked(
         whole, batch, out, options.form, options.batch_sizes, description=about, replace=options.force
     )
-    reduction = (config.model.get('backbone') or {}).get('reduction')
-    return Exported(out, options.form, options.output, shape, difference, reduction and dict(reduction))
+    reduction = reduction_settings(config.model.get('backbone') or {})
+    return Exported(out, options.form, options.output, shape, difference, reduction or None)
 
 
 def refuse_adaptive(model: nn.Module) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmseg_tr.apis.build import network_input
+from mmseg_tr.apis.config import reduction_settings
 from mmseg_tr.apis.meta import classes_of
 from mmseg_tr.nn.labels import THRESHOLD
 from mmseg_tr.version import __version__
@@ -32,9 +32,9 @@ def describe(config: Config, model: nn.Module, checkpoint: str, shape: tuple[int
         found['classes'] = classes_of(config, model, checkpoint).names
     if getattr(head, 'out_channels', None) == 1:
         found['threshold'] = getattr(head, 'threshold', THRESHOLD)
-    reduction = (config.model.get('backbone') or {}).get('reduction')
+    reduction = reduction_settings(config.model.get('backbone') or {})
     if reduction:
-        found['reduction'] = dict(reduction) if isinstance(reduction, Mapping) else str(reduction)
+        found['reduction'] = reduction
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in found.items()}
 
 

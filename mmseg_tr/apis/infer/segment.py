@@ -16,6 +16,7 @@ from mmseg_tr.apis.infer.task import Request
 from mmseg_tr.engine.preprocess import Picturelike, PictureReader, preprocess, shown
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.visualization.attention import picture_png
+from mmseg_tr.visualization.pixels import Filter, resized
 from mmseg_tr.visualization.scenes import colorize
 
 
@@ -60,7 +61,6 @@ class Segmenting:
 
 def blend(image: np.ndarray, label: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
     """Blend the picture and the colours of its classes half and half, as published: (H, W, 3) uint8."""
-    if label.shape != image.shape[:2]:  # the pipeline set another original size
-        image = np.asarray(Image.fromarray(image).resize(label.shape[::-1], Image.Resampling.BILINEAR))
+    image = resized(image, label.shape, Filter.BILINEAR)  # the pipeline may set another original size
     mixed = Image.blend(Image.fromarray(image), Image.fromarray(colorize(label, palette)), 0.5)
     return np.asarray(mixed)

@@ -29,14 +29,14 @@ from mmseg_tr.apis.compare.models import (
 from mmseg_tr.apis.config import load_configs, require_sections
 from mmseg_tr.apis.images import Failure
 from mmseg_tr.apis.meta import classes_of, palette_of
-from mmseg_tr.apis.report.pictures import Seen, Shown, look, own_examples, resized, test_examples
+from mmseg_tr.apis.report.pictures import Seen, Shown, look, own_examples, test_examples
 from mmseg_tr.apis.show.view import RANDOM, View, open_view
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.engine.pose_checks import is_pose_config
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.options import Options, check_type
 
-__all__ = ['Report', 'ReportOptions', 'Seen', 'Shown', 'build_report', 'labels_of', 'resized']
+__all__ = ['Report', 'ReportOptions', 'Seen', 'Shown', 'build_report', 'labels_of']
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from mmseg_tr.apis.compare.named import output_of
 from mmseg_tr.apis.hosts import HostView, open_named, reduced
 from mmseg_tr.apis.images import Failure, find_pictures
 from mmseg_tr.apis.report import Report, ReportOptions
-from mmseg_tr.apis.report.pictures import Seen, Shown, page_size, resized
+from mmseg_tr.apis.report.pictures import Seen, Shown, page_size
 from mmseg_tr.apis.show.layers import CELLS, merged_layers
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.visualization.merging import group_colors
+from mmseg_tr.visualization.pixels import resized
 
 
 def report_named(name: str, checkpoint: str | None, inputs: Sequence[str], options: ReportOptions) -> Report:

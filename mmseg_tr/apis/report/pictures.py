@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from mmseg_tr.apis.images import Failure, find_pictures
 from mmseg_tr.apis.show.layers import CELLS, MergedLayer, merged_layers
 from mmseg_tr.apis.show.view import View
 from mmseg_tr.engine.preprocess import PictureReader, preprocess, shown
 from mmseg_tr.errors import DatasetError
+from mmseg_tr.visualization.pixels import resized
 
 HEADS = 4  # of ACT's heads, whose clusters are similar
 LONGEST = 2048  # pixels of a side, beyond which a page shows less of a picture
@@ -84,14 +84,6 @@ def test_example(reader: PictureReader, dataset: Any, index: int) -> Example:
             pixels = resized(shown(pixels), size)[..., ::-1]
     label = sample.gt_sem_seg.data[0].numpy().astype(np.uint8) if 'gt_sem_seg' in sample else None
     return Example(f'scene {index}', shown(pixels), item, label)
-
-
-def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize class numbers (H, W) to (h, w) by nearest neighbour, or a picture (H, W, 3) smoothly."""
-    if picture.shape[:2] == tuple(size):
-        return picture
-    kind = Image.Resampling.NEAREST if picture.ndim == 2 else Image.Resampling.BICUBIC
-    return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize(size[::-1], kind))
 
 
 @torch.inference_mode()

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-import yaml
-
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.paths import CARRIED, CONFIGS
+from mmseg_tr.paths import CARRIED
+from mmseg_tr.weights.metafiles import published_entries
 
 DRIVE = re.compile(r'https://drive\.google\.com/file/d/([\w-]+)/')
 # task of a metafile -> the scores of it that are compared, in percent
@@ -46,16 +45,12 @@ def find_rows(names: Sequence[str] = (), metafile: str | None = None) -> list[Ro
 
     metafile: another table than those of the package. Raises ConfigError for a name that no table has.
     """
-    files = sorted(CONFIGS.glob('[!_]*/metafile.yml')) if metafile is None else [Path(metafile)]
     base = CARRIED if metafile is None else Path(metafile).parent
-    rows: dict[str, Row] = {}
-    for file in files:
-        try:
-            models = yaml.safe_load(file.read_text(encoding='utf-8'))['Models']
-            read = [_row(entry, base) for entry in models]
-        except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-            raise ConfigError(f'metafile must be a metafile.yml with Models, got {file} ({error}).') from error
-        rows |= {row.name: row for row in read if row is not None}
+    entries = published_entries(metafile).values()
+    try:
+        rows = {row.name: row for row in (_row(entry, base) for entry in entries) if row is not None}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f'metafile must be a metafile.yml with Models, got {metafile} ({error}).') from error
     for name in names:
         if name not in rows:
             near = ', '.join(get_close_matches(name, rows, n=3)) or 'see `mmseg-tr configs`'

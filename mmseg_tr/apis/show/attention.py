@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +13,18 @@ from torch import Tensor, nn
 
 from mmseg_tr.apis.build import own_shape
 from mmseg_tr.apis.config import require_checkpoint
-from mmseg_tr.apis.show.view import View, open_view, resized
+from mmseg_tr.apis.show.view import View, open_view, scaled
 from mmseg_tr.checkpoints import load_official
 from mmseg_tr.engine.preprocess import preprocess, shown
 from mmseg_tr.engine.windows import by
-from mmseg_tr.errors import ConfigError, DatasetError
+from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn import MaskTransformer, ViT
 from mmseg_tr.nn.attention import SelfAttention, attention_probabilities, softmax_scores
 from mmseg_tr.nn.blocks import PLAIN
 from mmseg_tr.options import Options
 from mmseg_tr.reduction.observe import AttentionInput
 from mmseg_tr.reduction.tokens import Tokens
+from mmseg_tr.visualization.pixels import read_rgb
 from mmseg_tr.weights.formats import checkpoint_path
 from mmseg_tr.weights.variant import normalization, read_variant, section, whole
 
@@ -160,7 +160,7 @@ def crop_of(model: AttentionModel, path: str, options: AttentionOptions) -> Crop
 
 def square(model: AttentionModel, path: str) -> Crop:
     """Crop as published: short side resized to the image size, then the top left square of whole patches."""
-    img = read_rgb(path) if model.view is None else model.view.reader.load(path)['img']
+    img = read_rgb(path, upright=False) if model.view is None else model.view.reader.load(path)['img']
     side, short = model.image_size, min(img.shape[:2])
     height, width = (int(side * length / short) for length in img.shape[:2])
     if img.dtype == np.uint8:
@@ -168,23 +168,12 @@ def square(model: AttentionModel, path: str) -> Crop:
         smooth = [np.asarray(Image.fromarray(p).resize((width, height), Image.Resampling.BILINEAR)) for p in planes]
         large = np.stack(smooth, -1).reshape(height, width, *img.shape[2:])
     else:
-        large = resized(img, (height, width))
+        large = scaled(img, (height, width))
     rows, columns = (side // length * length for length in model.encoder.patch_size)
     cut = np.ascontiguousarray(large[:rows, :columns])
     pixels = cut if model.view is None else shown(cut)
     text = f'{by(img.shape)} pixels enter as {by((height, width))}; the top left {by((rows, columns))}'
     return Crop(model.normalise(cut), pixels, text)
-
-
-def read_rgb(path: str) -> np.ndarray:
-    """Read a picture like the published command, (H, W, 3) uint8 RGB. Raises DatasetError."""
-    if not Path(path).is_file():
-        raise DatasetError(f'there is no image {path}: check the path.')
-    try:
-        with Image.open(path) as file:
-            return np.array(file.convert('RGB'))
-    except Exception as error:  # Pillow may raise almost anything on damaged data
-        raise DatasetError(f'the image {path} cannot be read: give a picture, such as a JPEG or PNG file.') from error
 
 
 @torch.no_grad()

@@ -68,7 +68,7 @@ class View:
             return self.enter_item(self.reader.pack(loaded), loaded['img'].shape[:2])
         size = whole_steps(loaded['img_shape'], side / min(loaded['img'].shape[:2]), self.network.step)
         check_size(loaded['img'].shape[:2], size)
-        img = resized(loaded['img'], size)
+        img = scaled(loaded['img'], size)
         item = self.reader.pack(dict(loaded, img=img, img_shape=size, ori_shape=size), native=True)
         inputs = preprocess(self.model, [item])['inputs']
         windows = Windows(inputs, tuple(inputs.shape[-2:]), ((0, 0),))
@@ -85,7 +85,7 @@ class View:
         whole = tuple(windows.image.shape[-2:])
         content = tuple(round(have * now / before) for have, now, before in zip(img.shape, whole, inputs.shape[-2:]))
         cut = f', in {len(windows.anchors)} windows of {by(windows.size)}' if len(windows.anchors) > 1 else ''
-        return Entered(shown(resized(img, content)), windows, f'{by(size)} pixels enter as {by(whole)}{cut}')
+        return Entered(shown(scaled(img, content)), windows, f'{by(size)} pixels enter as {by(whole)}{cut}')
 
 
 def enlarged_size(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
@@ -102,7 +102,7 @@ def check_size(given: tuple[int, int], size: tuple[int, int]) -> None:
         )
 
 
-def resized(img: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def scaled(img: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize an image (H, W) or (H, W, C) to (h, w)."""
     if img.shape[:2] == tuple(size):
         return img

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmseg_tr.analysis.network import find_backbone
 from mmseg_tr.apis.build import build_model, machine, pick_precision, precision_name, prepare_device
 from mmseg_tr.apis.compare.models import settings_of
-from mmseg_tr.apis.compare.options import MeasuringOptions
+from mmseg_tr.apis.compare.options import BATCH, MeasuringOptions
 from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections, use_reduction
 from mmseg_tr.apis.tune.measure import JOURNAL, Journal, Measurer, digest, digest_of
 from mmseg_tr.apis.tune.search import Budget, Point, find
@@ -133,7 +133,7 @@ class Task:
             config=digest(plain.model.to_dict(), plain.test_dataloader.to_dict()),
             checkpoint=digest_of(checkpoint),
             method=method,
-            images=[options.images, options.batch_size, options.repeats],
+            images=[options.images, options.batch_size or BATCH, options.repeats],
             machine=[machine(place), torch.get_num_threads()],
             precision=precision_name(dtype),
         )

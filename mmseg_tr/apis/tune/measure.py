@@ -150,7 +150,7 @@ class Measurer:
 
     @cached_property
     def _plain(self) -> PlainModel:
-        self.options.check_dataset(len(self._loader.dataset))
+        batch = self.options.batch_for(len(self._loader.dataset))
         model = self.build(None)
         if not (hasattr(model, 'encode_decode') or is_pose(model)):
             raise ConfigError(
@@ -158,7 +158,7 @@ class Measurer:
                 f'{type(model).__name__}.'
             )
         tested = self._predict(model, PLAIN)
-        batches = tested.batches(self.options.batch_size)
+        batches = tested.batches(batch)
         gmacs = tested.windows * count_work(model, batches, self.amp).total() / 1e9
         numbers = dict(quality=tested.quality, loss=0.0, gmacs=gmacs, work=1.0, time=None, ladder=PLAIN)
         self.journal.put(self.key(None), numbers)

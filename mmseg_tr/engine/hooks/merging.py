@@ -18,7 +18,6 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import autocast
-from PIL import Image
 from torch import Tensor, nn
 
 from mmseg_tr.analysis.macs import evaluating
@@ -28,6 +27,7 @@ from mmseg_tr.reduction.checks import check_integer
 from mmseg_tr.reduction.observe import Merged
 from mmseg_tr.registry import HOOKS
 from mmseg_tr.visualization.merging import STYLES, show_groups
+from mmseg_tr.visualization.pixels import Filter, resized
 
 DataBatch = Mapping[str, Any] | None
 
@@ -137,7 +137,7 @@ class MergingVisualizationHook(MergingHook):
             layers = ', '.join(map(str, sorted({entry.layer for entry in found})))
             raise ConfigError(f'MergingVisualizationHook: layers={self.layers} merge nothing: give some of {layers}.')
         drawn = [show_groups(fitted(picture, entry.groups.shape), entry.groups, self.style) for entry in chosen]
-        panels = [resized(panel, picture.shape[:2]) for panel in drawn]
+        panels = [resized(panel, picture.shape[:2], Filter.BILINEAR) for panel in drawn]
         runner.visualizer.add_image(name, np.concatenate([picture, *panels], axis=1), step)
 
 
@@ -201,11 +201,5 @@ def middle(size: Sequence[int], window: Sequence[int]) -> tuple[slice, slice]:
 
 def fitted(picture: np.ndarray, grid: Sequence[int]) -> np.ndarray:
     """Resize the picture to the nearest size that the grid divides."""
-    return resized(picture, [max(round(side / cells), 1) * cells for side, cells in zip(picture.shape, grid)])
-
-
-def resized(picture: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Resize (H, W, 3) uint8 to another (H, W)."""
-    if tuple(size) == picture.shape[:2]:
-        return picture.copy()
-    return np.array(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    size = [max(round(side / cells), 1) * cells for side, cells in zip(picture.shape, grid)]
+    return resized(picture, size, Filter.BILINEAR)
