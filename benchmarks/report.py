@@ -150,6 +150,8 @@ TABLES: dict[str, tuple[str, str, Columns]] = {
         (
             ('budget', _number('budget')),
             ('work', _number('work')),
+            ('operators, plain', _number('operators_plain', 0)),
+            ('further operators', _number('operators', 0)),
             ('time ratio', _number('time_ratio')),
             ('efficiency', _number('efficiency')),
             ('time ratio, both compiled', _number('compiled_ratio')),

@@ -16,7 +16,8 @@ from benchmarks.random_weights import settings_on, with_method
 from benchmarks.vit import Bench, Numbers, read, reduced
 from mmseg_tr import apply
 from mmseg_tr.analysis.measure import count_work
-from mmseg_tr.analysis.network import find_backbone
+from mmseg_tr.analysis.network import find_backbone, network_of
+from mmseg_tr.analysis.operators import count_operators
 from mmseg_tr.analysis.photographs import photograph_batch
 from mmseg_tr.analysis.speed import Contestant
 from mmseg_tr.apis.build import cpu_threads, load_batch
@@ -32,7 +33,7 @@ ALTERNATING = 20  # forwards of each network, in turn, of which the median count
 PIXEL_MEAN, PIXEL_STD = 127.5, 127.5
 
 
-def within_budget(target: Target, asked: dict[str, Any], budget: float) -> Reduction:
+def mildest_within(target: Target, asked: dict[str, Any], budget: float) -> Reduction:
     """Return the method's fixed form at a budget, or at the smallest work that it reaches."""
     try:
         return method_within(asked, budget, target)
@@ -57,10 +58,12 @@ def fixed(bench: Bench, settings: Numbers) -> Numbers:
         method = kept if len(kept) > 1 else kept['type']
     asked = settings_on(plain, method)
     target = OwnTarget(find_backbone(plain), weights=True, whole=plain)
-    strategy = within_budget(target, asked, settings['budget'])
+    strategy = mildest_within(target, asked, settings['budget'])
     model = with_method(plain, strategy.settings())
     images = load_batch(config, plain, None, shape, size, size).to(bench.device)
     work, whole = (count_work(network, [images]).total() for network in (model, plain))
+    with torch.inference_mode():
+        operators, of_plain = (count_operators(network_of(net).scores, images[:1]).total() for net in (model, plain))
     eager = dict(plain=Contestant.of(plain), model=Contestant.of(model))
     alone = {name: seconds.scores for name, seconds in bench.time(eager, images.split(1)).items()}
     many = {name: seconds.scores for name, seconds in bench.time(eager, [images]).items()}
@@ -72,6 +75,8 @@ def fixed(bench: Bench, settings: Numbers) -> Numbers:
         batch=size,
         budget=settings['budget'],
         work=work / whole,
+        operators_plain=of_plain,
+        operators=operators - of_plain,
         time_ratio=one,
         efficiency=one * work / whole,
         **(compiled_ratio(bench, plain, model, images) if settings.get('compiled', True) else {}),

@@ -33,6 +33,11 @@ class Backbone(nn.Module):
     reduction: Reduction | None
     switch: Any = None  # set by mmseg_tr.apply(): whether the method is disabled in this thread
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == 'reduction' and not isinstance(value, nn.Module):
+            self._modules.pop(name, None)  # nn.Module refuses what is no module in the place of one
+        super().__setattr__(name, value)
+
     @property
     def running(self) -> Reduction | None:
         """The method of a forward that is given none."""
@@ -96,7 +101,6 @@ class Backbone(nn.Module):
     def with_reduction(self: Network, reduction: dict | str | Reduction | None) -> Network:
         """Return the network with another method: new modules that share the same weights."""
         other = same_weights(self, {id(self.reduction): None} if isinstance(self.reduction, nn.Module) else {})
-        del other.reduction  # a method that is a module has its place among the modules
         other.reduction = self.fitted(reduction)
         if isinstance(other.reduction, nn.Module):
             other.reduction.to(next(self.parameters()).device)

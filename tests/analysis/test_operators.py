@@ -5,6 +5,8 @@ ViT-S/16 at 512 x 512 to class scores, one image, operators that only view left 
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -31,11 +33,18 @@ MORE = {
 }
 
 
-def scores(reduction):
+@cache
+def plain():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        encoder = ViT('vit_small_patch16_384', img_size=512, out='tokens', reduction=reduction)
-        return Segmenter(encoder, MaskTransformer(150, encoder.embed_dim)).eval().scores
+        encoder = ViT('vit_small_patch16_384', img_size=512, out='tokens')
+        return Segmenter(encoder, MaskTransformer(150, encoder.embed_dim)).eval()
+
+
+def scores(reduction):
+    model = plain()
+    model.encoder.reduction = model.encoder.fitted(reduction)
+    return model.eval().scores
 
 
 @pytest.fixture(scope='module')

@@ -135,6 +135,17 @@ def test_a_network_with_a_policy_gives_way_to_a_method_without():
     assert vit.with_reduction(dict(type='ToMe', r=2)).reduction.r == 2
 
 
+def test_the_method_of_a_network_may_be_changed_at_any_time():
+    """Also from one with weights of its own to one without, and back."""
+    vit, keys = tiny_vit(), set(tiny_vit().state_dict())
+    policy = dict(type='CTS', share=0.3)
+    for settings in (policy, 'tome', policy, None, 'evit', policy, dict(type='CTS', policy='none')):
+        vit.reduction = vit.fitted(settings)
+        assert vit.reduction is None or vit.with_reduction('act').with_reduction(settings).reduction is not None
+        more = set(vit.state_dict()) - keys
+        assert all(key.startswith('reduction.') for key in more) and bool(more) == (settings == policy)
+
+
 # ---------------------------------------------------------------- Tokens.keep
 
 
