@@ -286,8 +286,8 @@ def trial(case: Case, fault: Fault, earlier: Path, usual: dict[str, int]) -> lis
         shutil.rmtree(out, ignore_errors=True)
 
 
-def sweep(here: Room, tools: list[str], count: int) -> Iterator[tuple[str, Fault, list[str]]]:
-    """Every trial of the tools: tool, fault, and what was wrong."""
+def sweep(here: Room, tools: list[str], count: int, every: int = 1) -> Iterator[tuple[str, Fault, list[str]]]:
+    """One in `every` trials of the tools: tool, fault, and what was wrong."""
     for tool in tools:
         earlier = here.folder / f'earlier_{tool}'.replace(' ', '_')
         usual: dict[str, int] = {'mine.txt': 1}
@@ -301,7 +301,7 @@ def sweep(here: Room, tools: list[str], count: int) -> Iterator[tuple[str, Fault
             usual |= lines_of(out, 'over ' if over else '')
             if not over:
                 shutil.copytree(out, earlier)
-            for fault in faults(steps, seconds, kept(out), count):
+            for fault in faults(steps, seconds, kept(out), count)[over % every :: every]:
                 yield f'{tool}{" over earlier results" * over}', fault, trial(case, fault, earlier, usual)
 
 
@@ -322,7 +322,11 @@ def main(part: str = '', seconds: str = 'inf', count: str = '4') -> int:
         add_video(here)
         with quiet():
             Case(here, 'infer', False).run(here.folder / 'warm')
+        last = ''
         for name, fault, wrong in sweep(here, [tool for tool in TOOLS if part in tool], int(count)):
+            if name != last:
+                last = name
+                print(f'{time.perf_counter() - start:.0f} s, {counts.total()} trials: {name}', flush=True)
             counts[f'{fault.kind}, {"faults" if wrong else "whole"}'] += 1
             if wrong:
                 print(f'{name}, {fault.kind} {fault.at:.6g} -> {"; ".join(wrong)}', flush=True)

@@ -1,6 +1,6 @@
 """Mistakes swept through the options objects and the verbs of mmseg_tr.apis, as tests.faults does for networks.
 
-python -m tests.faults_of_verbs [PART [SECONDS]] prints a line for every fault and the counts.
+python -m tests.faults_of_verbs [PART,... [SECONDS]] prints a line for every fault and the counts.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def of_verbs(here: Room, part: str = '') -> Iterator[tuple[str, Callable[[Any], 
     for name, (function, kind, usual) in verbs(here).items():
         keys = [*usual, *(field.name for field in fields(kind) if field.name not in usual)] if kind else list(usual)
         for key in keys:
-            if part in f'{name}.{key}':
+            if any(wanted in f'{name}.{key}' for wanted in part.split(',')):
                 yield f'{name}.{key}', partial(_built, function, usual, key)
 
 

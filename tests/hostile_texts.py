@@ -265,7 +265,7 @@ def main(part: str = '', every: str = '1') -> int:
             told = found if found in ('loads', 'refused') else 'faults'
             counts.setdefault(name, Counter())[told] += 1
             if told == 'faults':
-                print(f'{name}, {what} -> {found}', flush=True)
+                print(f'{name}, {what} -> {ascii(found)}', flush=True)
     for name, count in counts.items():
         print(f'{name}: {dict(count)}')
     total = sum(counts.values(), Counter())

@@ -22,7 +22,7 @@ from mmseg_tr.analysis.photographs import photograph_batch
 from mmseg_tr.nn import MixVisionTransformer, ViT
 from mmseg_tr.reduction import REDUCTIONS, Tokens
 from mmseg_tr.reduction.segformerpp.settings import PRESETS
-from tests.reduction.methods import METHODS, PATCH, PREFIXES, patch_sizes, pictures, places, tiny_vit
+from tests.reduction.methods import DEPTH, METHODS, PATCH, PREFIXES, patch_sizes, pictures
 
 KINDS = ('constant', 'flat', 'noise', 'photograph')
 CLOSE = 1e-4  # of the largest feature: the last digit of the plain network is 1e-6 of it
@@ -67,20 +67,27 @@ def drawn(number: int, name: str = '') -> Iterator[Trial]:
     torch.manual_seed(number)
     kind, batch = chance.choice(KINDS), chance.randint(2, 8)
     grid = chance.randint(4, 14), chance.randint(4, 14)
-    prefix = chance.choice(list(PREFIXES))
+    prefix, width = chance.choice(list(PREFIXES)), chance.choice((16, 64, 128))
     images = images_of(kind, batch, grid, number)
     for precision in ('float32', 'float64'):
         for method in METHODS:
             settings = settings_in(method.settings, precision)
             if name in method.name and method.takes(prefix) and settings is not None:
-                vit = tiny_vit(settings, prefix, grid)
-                torch.manual_seed(number)
-                for weight in vit.parameters():
-                    weight.data.add_(torch.randn_like(weight), alpha=0.1)
+                vit = vit_of(width, prefix, grid, number)
+                vit.reduction = vit.fitted(settings)
                 yield Trial(method.name, vit, images, kind, precision, method.conserves)
         preset = chance.choice([preset for preset in PRESETS if preset != 'original'])
         if name in 'SegFormerPP':
             yield Trial('SegFormerPP', mit(preset, precision, number), images, kind, precision, None)
+
+
+def vit_of(width: int, prefix: int, grid: tuple[int, int], seed: int) -> ViT:
+    torch.manual_seed(seed)
+    arch = dict(embed_dim=width, depth=DEPTH, num_heads=2, patch_size=PATCH, **PREFIXES[prefix])
+    vit = ViT(arch, img_size=(grid[0] * PATCH, grid[1] * PATCH)).eval()
+    for weight in vit.parameters():
+        weight.data.add_(torch.randn_like(weight), alpha=0.1)
+    return vit
 
 
 def mit(preset: str, precision: str, seed: int) -> MixVisionTransformer:
@@ -97,7 +104,7 @@ def same(one: Tensor, other: Tensor) -> bool:
 def wrong_tokens(trial: Trial, tokens: Tokens) -> Iterator[str]:
     """What is wrong with the tokens that leave a network."""
     patches = tokens.grid[0] * tokens.grid[1]
-    counts, index = [count - tokens.num_prefix for count in tokens.counts], places(tokens)
+    counts, index = [count - tokens.num_prefix for count in tokens.counts], tokens.places()
     if index.min() < (-1 if tokens.gaps else 0) or any(index[b].max() >= counts[b] for b in range(len(counts))):
         yield 'places out of range'
     if trial.conserves and any(abs(float(size.sum()) - patches) > 1e-3 for size in patch_sizes(tokens)):
@@ -129,7 +136,7 @@ def near_ties(trial: Trial) -> int:
 
 
 def main(trials: str = '20', name: str = '') -> int:
-    """Draw so many images sets; returns the number of faults."""
+    """Draw so many batches; returns the number of faults."""
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
     start, count, found = time.perf_counter(), 0, 0

@@ -14,6 +14,7 @@ import yaml
 
 from mmseg_tr.errors import ConfigError, require_extra
 from mmseg_tr.files import write_atomically
+from mmseg_tr.options import check_type
 
 X_KEYS = ('epoch', 'step', 'iter')
 # default keys: the first of these sets of which a log has a key
@@ -47,6 +48,7 @@ def find_logs(inputs: Sequence[str]) -> LogList:
 
     Raises ConfigError for a list that cannot be read or is not given alone, and for a name given twice.
     """
+    check_type('inputs', inputs, Sequence[str])
     lists = [text for text in inputs if Path(text).suffix in ('.yml', '.yaml')]
     if lists:
         if len(inputs) > 1:

@@ -26,6 +26,7 @@ from mmseg_tr.checkpoints.official_cts import load_official
 from mmseg_tr.checkpoints.official_segmenter import build_segmenter, official_to_segmenter
 from mmseg_tr.errors import CheckpointError, WriteError
 from mmseg_tr.files import write_together
+from mmseg_tr.options import check_type
 from mmseg_tr.version import __version__
 from mmseg_tr.weights import formats
 from mmseg_tr.weights.fit import load_into
@@ -65,6 +66,7 @@ def convert(src: str | os.PathLike, *, variant: str | os.PathLike | None = None,
     Raises CheckpointError for a file that is unknown, damaged, unsafe or contradicts its description.
     """
     path = checkpoint_path(src)
+    check_type('variant', variant, str | os.PathLike | None)
     payload = read_file(path, trust=trust)
     form = formats.format_of(payload)
     if form is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -106,16 +106,30 @@ def _check_section(name: str, value: Any) -> None:
         raise ConfigError(f'{name} must be a dict, got {value!r}.')
 
 
-def _check_loss_weights(name: str, node: Any) -> None:
-    """Check the loss weights everywhere in the model, which are otherwise first read in the first update."""
+def _check_loss_weights(name: str, node: Any, lengths: Sequence[int] = ()) -> None:
+    """Check the loss weights everywhere in the model, which are otherwise first read in the first update.
+
+    lengths: of class weights, as the head around them has classes or channels; empty where that is not known.
+    """
     if isinstance(node, Mapping):
+        if 'num_classes' in node:
+            lengths = [node[key] for key in ('num_classes', 'out_channels') if is_integer(node.get(key))]
         for key, value in node.items():
             if key == 'loss_weight' and not isinstance(value, list | tuple):
                 check_number(f'{name}.{key}', value)
-            _check_loss_weights(f'{name}.{key}', value)
+            if key == 'class_weight' and not isinstance(value, str | None):
+                _check_class_weights(f'{name}.{key}', value, lengths)
+            _check_loss_weights(f'{name}.{key}', value, lengths)
     elif isinstance(node, list | tuple):
         for number, value in enumerate(node):
-            _check_loss_weights(f'{name}[{number}]', value)
+            _check_loss_weights(f'{name}[{number}]', value, lengths)
+
+
+def _check_class_weights(name: str, value: Any, lengths: Sequence[int]) -> None:
+    if not isinstance(value, list | tuple) or not all(map(is_number, value)):
+        raise ConfigError(f'{name} must be a list of numbers or a file, got {value!r}.')
+    if lengths and len(value) not in lengths:
+        raise ConfigError(f'{name} must have {lengths[0]} numbers, one per class, got {len(value)}.')
 
 
 def _check_typed(name: str, value: Any) -> None:

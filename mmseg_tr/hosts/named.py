@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mmseg_tr.compat import ensure_torchvision
 from mmseg_tr.errors import CheckpointError, ConfigError, require_extra
 from mmseg_tr.hosts.pictures import processor_transform, transform_from, transform_of
 from mmseg_tr.nn.image_transform import ImageTransform
+from mmseg_tr.options import check_type
 
 ensure_torchvision()  # timm imports torchvision
 
@@ -20,6 +22,7 @@ import timm  # noqa: E402
 
 LIBRARIES = ('timm', 'transformers')
 RANDOM = 'none'  # the value of `weights` for random ones
+LARGEST = 2**24  # width, side or count in a config
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ def open_model(name: str, weights: str | None = None) -> NamedModel:
     weights: 'none' for random ones. Raises ConfigError for a name that does not exist or without a normalisation,
     CheckpointError for weights that cannot be loaded, MissingExtraError without the library.
     """
+    check_type('model', name, str)
     library, colon, rest = name.partition(':')
     if library not in LIBRARIES or not colon or not rest:
         raise ConfigError(
@@ -80,6 +84,7 @@ def from_transformers(name: str, rest: str, random: bool) -> NamedModel:
         )
     try:
         config = transformers.AutoConfig.from_pretrained(rest)
+        check_numbers(config.to_dict())
         kind = getattr(transformers, (config.architectures or ['AutoModel'])[0], transformers.AutoModel)
         model: Any
         if random:
@@ -91,6 +96,18 @@ def from_transformers(name: str, rest: str, random: bool) -> NamedModel:
         raise unavailable(name, error) from error
     transform = processor_transform(folder) if settings is None else transform_from(settings, name)
     return NamedModel(name, model.eval(), transform, trained_size(config, name))
+
+
+def check_numbers(settings: Any, key: str = '') -> None:
+    """Raise ConfigError for an integer in a config that no network has: it would be asked for as memory."""
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            check_numbers(value, str(name))
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            check_numbers(value, key)
+    elif isinstance(settings, int) and abs(settings) > LARGEST and key != 'seed':
+        raise ConfigError(f'{key} in its config.json must be at most {LARGEST}')
 
 
 def trained_size(config: Any, name: str) -> tuple[int, int]:

@@ -34,7 +34,9 @@ class ImageTransform:
         if size is not None and (len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size)):
             raise ConfigError(f'resolution must be (height, width) in pixels or None, got {resolution!r}.')
         if len(mean) != len(std) or any(deviation <= 0 for deviation in std):
-            raise ConfigError(f'mean and std must have one number per channel each, std above 0, got {mean} and {std}.')
+            raise ConfigError(
+                f'mean and std must have one number per channel each, std above 0, got {mean!r} and {std!r}.'
+            )
         self.resolution, self.given = size, (mean, std)
         self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
 

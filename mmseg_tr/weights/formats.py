@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmseg_tr.options import check_type
 from mmseg_tr.weights.io import few
 from mmseg_tr.weights.segformer_keys import HUGGING_FACE, NVIDIA
 
@@ -45,6 +46,7 @@ def config_inside(payload: Any) -> str:
 
 def checkpoint_path(release: str | os.PathLike) -> Path:
     """Return the checkpoint of an official release given as its folder or as the file itself."""
+    check_type('checkpoint', release, str | os.PathLike)
     path = Path(release)
     return path / 'checkpoint.pth' if path.is_dir() else path
 

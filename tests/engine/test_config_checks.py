@@ -30,6 +30,7 @@ BUILT = {
     'optim_wrapper.optimizer': [dict(type='SGD', lr=0.1, momentom=0.9), dict(type='Adagrat', lr=1)],
     'param_scheduler': [[dict(type='PolyLR', powr=1)], [dict(type='Nope')]],
     'model.decode_head.loss_decode.loss_weight': ['a'],
+    'model.decode_head.loss_decode.class_weight': [[1.0, 2.0], 5, ['a', 'b', 'c']],
     'default_hooks': [5],
     'log_level': ['LOUD'],
     'visualizer': [5],

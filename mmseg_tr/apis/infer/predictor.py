@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from mmseg_tr.apis.meta import classes_of
 from mmseg_tr.engine.pose_checks import is_pose_config
 from mmseg_tr.engine.preprocess import Picturelike, PictureReader
 from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.options import check_type
+from mmseg_tr.reduction.checks import check_integer
 from mmseg_tr.weights.folder import CONFIG, OPENMMLAB, WEIGHTS, find_folder, read_settings
 
 
@@ -72,6 +75,7 @@ class Predictor:
         source: a folder, or a name on the hub, 'user/model', whose config.py is a program: trust=True runs it.
         Raises CheckpointError for a folder or name that is not such a model, ConfigError without trust.
         """
+        check_type('source', source, str | os.PathLike)
         if not trust and not Path(source).is_dir():
             raise ConfigError(
                 f'the config of {str(source)!r} is a Python program from the hub: read it, then set trust=True.',
@@ -91,6 +95,7 @@ class Predictor:
         People are dicts of box and keypoints, (x, y, score) in pixels, one for the whole picture.
         Raises DatasetError for a picture that cannot be read or that the network does not take.
         """
+        check_integer('batch_size', batch_size, 1)
         if not isinstance(pictures, list | tuple):
             return self.predict([pictures])[0]
         results: list[Any] = [None] * len(pictures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from mmseg_tr.apis.show.layers import MergedLayer, merged_layers
 from mmseg_tr.apis.show.view import View
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.files import write_atomically
-from mmseg_tr.options import Options
+from mmseg_tr.options import Options, check_type
 from mmseg_tr.visualization.attention import picture_png
 from mmseg_tr.visualization.merging import STYLES, show_groups
 from mmseg_tr.visualization.merging_sheet import captioned, contact_sheet, small
@@ -64,6 +65,8 @@ def show_merging(
     Raises ConfigError or DatasetError when nothing can be done at all, or `out` holds results already.
     """
     options = replace(options or ShowMergingOptions(), **settings)
+    check_type('view', view, View)
+    check_type('out', out, str | os.PathLike)
     check_choices(view, options)
     pictures, failures = find_pictures(inputs, videos=True)
     folders = {picture: Path(out) / picture.name.with_suffix('') for picture in pictures}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from mmseg_tr.engine.windows import Windows, by, windows_of
 from mmseg_tr.errors import CheckpointError, ConfigError, DatasetError
 from mmseg_tr.nn.backbone import Backbone
 from mmseg_tr.nn.inference import whole_steps
+from mmseg_tr.options import check_type
 
 RANDOM = 'none'  # the value that replaces a checkpoint
 LARGEST = 1 << 24  # most pixels at which a picture may enter
@@ -128,6 +130,7 @@ def open_view(
     Raises ConfigError, CheckpointError or DeviceError.
     """
     place = prepare_device(device)
+    check_type('checkpoint', checkpoint, str | os.PathLike)
     config = configured(config, reduction, cfg_options)
     if checkpoint != RANDOM and not Path(checkpoint).is_file():
         raise CheckpointError(

@@ -24,6 +24,7 @@ from mmseg_tr.apis.tune.written import check_out, config_text, default_name, nes
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.files import write_atomically
 from mmseg_tr.nn.backbone import Backbone
+from mmseg_tr.options import check_type
 from mmseg_tr.reduction import find_method, method_names
 
 __all__ = ['TuneOptions', 'Tuned', 'tune']
@@ -78,6 +79,7 @@ def tune(
     Raises ConfigError, CheckpointError, DatasetError or DeviceError for input that cannot be used.
     """
     options = replace(options or TuneOptions(), **settings)
+    check_type('budget', budget, Budget)
     task = Task.of(config, checkpoint, options)
     ladders = space(task.own, *task.network.extent)
     path = task.path_of(options.out, default_name(task.base, task.method, budget, task.measure))
