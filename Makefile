@@ -91,23 +91,23 @@ test: lint
 # newest supported torch, timm and transformers; each in an environment of its own.
 SEG_TESTS := tests/models tests/engine tests/evaluation tests/apis tests/checkpoints tests/test_compat.py tests/test_registry.py
 PLAIN_TESTS := tests/reduction tests/nn tests/hosts tests/test_zoo.py
-TESTING := pytest pytest-xdist hypothesis
+TESTING := pytest pytest-xdist hypothesis scipy scikit-image scikit-learn
 
 test-onedl:
 	$(PYTHON) -m venv .venv-onedl
 	.venv-onedl/bin/pip install -c $(CONSTRAINTS) 'setuptools<82' wheel torch torchvision
 	MMCV_WITH_OPS=0 .venv-onedl/bin/pip install -c $(CONSTRAINTS) --no-build-isolation -e '.[onedl]' \
-		scikit-image scikit-learn scipy tensorboard onnx onnxscript onnxruntime huggingface_hub $(TESTING)
+		tensorboard onnx onnxscript onnxruntime huggingface_hub $(TESTING)
 	OMP_NUM_THREADS=1 .venv-onedl/bin/python -m pytest -n $(WORKERS) $(or $(ARGS),$(SEG_TESTS))
 
 test-oldest:
 	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/pip install -e . torch==2.4.0 torchvision==0.19.0 timm==1.0.22 transformers==4.57.0 pillow scipy $(TESTING)
+	.venv-oldest/bin/pip install -e . torch==2.4.0 torchvision==0.19.0 timm==1.0.22 transformers==4.57.0 $(TESTING)
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(WORKERS) $(or $(ARGS),$(PLAIN_TESTS))
 
 test-newest:
 	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/pip install -U -e . torch torchvision timm 'transformers<6' pillow scipy $(TESTING)
+	.venv-newest/bin/pip install -U -e . torch torchvision timm 'transformers<6' $(TESTING)
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n $(WORKERS) $(or $(ARGS),$(PLAIN_TESTS))
 
 docs: $(STAMP)

@@ -33,13 +33,18 @@ class Pace:
     def __init__(self, done: int = 0) -> None:
         self.start, self.first = time.perf_counter(), done
 
-    def rate(self, done: int) -> float:
+    def per_second(self, done: int) -> float:
         """Return how much is done per second."""
         return (done - self.first) / max(time.perf_counter() - self.start, 1e-9)
 
+    def rate(self, done: int) -> str:
+        """Return the same with three digits, '2.35'."""
+        rate = self.per_second(done)
+        return f'{rate:.0f}' if rate >= 1000 else f'{rate:.3g}'
+
     def left(self, done: int, total: int) -> str:
         """Return the time that the rest takes at this rate, '0:01:20'; a dash before anything is done."""
-        rate = self.rate(done)
+        rate = self.per_second(done)
         if rate <= 0:
             return '-'
         seconds = int(max(total - done, 0) / rate)
@@ -50,20 +55,21 @@ class Counted:
     """Adds rate and time left to texts that count, such as 'testing 3 of 24 images'."""
 
     def __init__(self) -> None:
-        self.what: tuple[str, str] | None = None
-        self.pace = Pace()
+        self.what: tuple[str, int] | None = None
+        self.last, self.pace = 0, Pace()
 
     def __call__(self, text: str) -> str:
         """Return the text, with rate and time left from the second of a kind on."""
         found = COUNTED.search(text)
         if found is None:
             return text
-        what, done, total = found.groups()
-        if self.what != (what, total):
-            self.what, self.pace = (what, total), Pace(int(done))
-        if int(done) <= self.pace.first:
+        what, done, total = found[1], int(found[2]), int(found[3])
+        if self.what != (what, total) or done < self.last:  # other work, or the same from the start
+            self.what, self.pace = (what, total), Pace(done)
+        self.last = done
+        if done <= self.pace.first:
             return text
-        return f'{text}, {self.pace.rate(int(done)):.3g}/s, {self.pace.left(int(done), int(total))} left'
+        return f'{text}, {self.pace.rate(done)}/s, {self.pace.left(done, total)} left'
 
 
 class Line:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmseg_tr import signals
+from mmseg_tr.console import LINE
 from mmseg_tr.errors import ConfigError, InputError, Interrupted, WriteError, require_extra
 from mmseg_tr.values import read_value
 
@@ -85,6 +86,7 @@ def _status_of(
 
 
 def _say(text: str) -> None:
+    LINE.close()
     print(f'{Path(sys.argv[0]).name}: {text}', file=sys.stderr, flush=True)
 
 

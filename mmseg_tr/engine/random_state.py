@@ -50,3 +50,8 @@ class RestoredIterator:
             set_random_state(self.state)
         self.left -= 1
         return next(self.batches)
+
+    def skip_iter(self, number: int) -> None:
+        """Pass over the trained batches, for onedl-mmengine, whose own way would leave worker processes behind."""
+        for _ in range(number):
+            next(self)

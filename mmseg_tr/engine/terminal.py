@@ -21,7 +21,10 @@ from mmseg_tr.console import LINE, Pace, verbose
 TOOL = 'MMSEG_TR_TOOL'  # set while a tool runs
 SHOWN = dict(shown=True)  # `extra` of a log entry that a person needs
 # warnings of mmengine about itself, which a user cannot act on
-NOISE = ('The prefix is not set in metric class', '"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+NOISE = (
+    'The prefix is not set in metric class', '"FileClient" will be deprecated', '"HardDiskBackend" is the alias',
+    '`save_param_scheduler` is True but',
+)  # fmt: skip
 PACKAGES = r'mm(cv|det|engine|pose|seg)(\.|$)'
 
 
@@ -107,9 +110,10 @@ class ProgressLine(Hook):
     def after_test_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
         LINE.close()
         if metrics:
-            table = Table(*metrics, title=os.path.basename(str(runner.cfg.get('filename') or '')) or None)
-            table.add_row(*(f'{float(value):.2f}' for value in metrics.values()))
-            Console().print(table)
+            console = Console()
+            table = score_table(metrics, console.width)
+            table.title = os.path.basename(str(runner.cfg.get('filename') or '')) or None
+            console.print(table)
 
     def after_train(self, runner: Any) -> None:
         LINE.close()
@@ -124,8 +128,26 @@ class ProgressLine(Hook):
         """Show the state, if the last one is old enough."""
         if LINE.due():
             left = f', {self.pace.left(done, total)} left'
-            LINE.show(f'{what} {done} of {total}, {self.pace.rate(done):.3g} {units.format(left)}')
+            LINE.show(f'{what} {done} of {total}, {self.pace.rate(done)} {units.format(left)}')
+
+
+def score_table(metrics: Mapping[str, float], width: int) -> Table:
+    """Return scores as a table, a column for each; a row for each where a terminal of this width has no room."""
+    values = {name: _rounded(value) for name, value in metrics.items()}
+    if sum(max(len(name), len(value)) + 3 for name, value in values.items()) < width:
+        table = Table(*values)
+        table.add_row(*values.values())
+        return table
+    table = Table('score', 'value')
+    for row in values.items():
+        table.add_row(*row)
+    return table
 
 
 def _written(metrics: Mapping[str, float]) -> list[str]:
-    return [f'{name} {float(value):.2f}' for name, value in metrics.items()]
+    return [f'{name} {_rounded(value)}' for name, value in metrics.items()]
+
+
+def _rounded(value: float) -> str:
+    """Percent with two decimals, shares with four."""
+    return f'{float(value):.{4 if abs(float(value)) <= 1 else 2}f}'

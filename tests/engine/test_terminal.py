@@ -5,9 +5,11 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+import rich.console
 
 from mmseg_tr import console
 from mmseg_tr.console import VERBOSE
+from mmseg_tr.engine import terminal
 from mmseg_tr.engine.terminal import SHOWN, ProgressLine, quieten
 
 
@@ -64,7 +66,19 @@ def test_texts_that_count_get_rate_and_time_left_and_others_stay(monkeypatch):
     assert counted('testing 4 of 24 images') == 'testing 4 of 24 images'
     clock[0] = 5
     assert counted('testing 14 of 24 images') == 'testing 14 of 24 images, 2/s, 0:00:05 left'
+    assert counted('testing 2 of 24 images') == 'testing 2 of 24 images'  # the same from the start
+    clock[0] = 10
+    assert counted('testing 3 of 24 images') == 'testing 3 of 24 images, 0.2/s, 0:01:45 left'
     assert counted('full set: testing 14 of 24 images') == 'full set: testing 14 of 24 images'  # other work
+
+
+def test_many_scores_are_rows_and_no_name_is_cut(capsys):
+    scores = {f'coco/AP @{number}': number / 10 for number in range(12)}
+    for width in (40, 80, 500):
+        rich.console.Console(width=width).print(terminal.score_table(scores, width))
+        said = capsys.readouterr().out
+        assert all(name in said for name in scores) and '0.3000' in said and '…' not in said
+        assert len(said.splitlines()) == (5 if width == 500 else 16)
 
 
 def test_a_line_fits_the_terminal_and_leaves_it_clean_and_a_file_gets_no_control_characters(monkeypatch):
@@ -79,3 +93,19 @@ def test_a_line_fits_the_terminal_and_leaves_it_clean_and_a_file_gets_no_control
         line.close()
         text = stream.getvalue()
         assert text == (f'\r{long[:19]}\x1b[K\r\x1b[K' if live else f'{long}\n')
+
+
+def test_an_error_stands_alone_where_a_line_of_progress_was(monkeypatch):
+    from mmseg_tr.cli.options import run_tool
+    from mmseg_tr.errors import ConfigError
+
+    def main(argv):
+        console.LINE.show('train 80 of 200')
+        raise ConfigError('no such key.')
+
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setattr(console.sys, 'stderr', stream)
+    assert run_tool(main) == 2
+    screen = stream.getvalue().rpartition('\x1b[K')
+    assert screen[0].endswith('\r') and screen[2].strip().endswith(': no such key.') and not console.LINE.open

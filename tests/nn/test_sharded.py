@@ -9,9 +9,9 @@ import traceback
 
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
+from torch.distributed import fsdp
 
-from tests.nn.test_wrappers import blocks_of, network
+from tests.nn.test_wrappers import blocks_of, needs_fsdp2, network
 from tests.reduction.methods import pictures
 
 # one of each kind: fewer tokens by merging, by dropping, inside attention, by clustering, by a network; and MiT's
@@ -23,8 +23,8 @@ def check(rank: int, name: str, mesh: dist.DeviceMesh) -> None:
     model, images = network(name).train(), pictures(4, (8, 8))
     sharded, halves = copy.deepcopy(model), images.chunk(2)
     for block in blocks_of(sharded):
-        fully_shard(block, mesh=mesh)
-    fully_shard(sharded, mesh=mesh)
+        fsdp.fully_shard(block, mesh=mesh)
+    fsdp.fully_shard(sharded, mesh=mesh)
     for half in halves:
         (model(half)[-1].square().mean() / 2).backward()
     sharded(halves[rank])[-1].square().mean().backward()
@@ -53,6 +53,7 @@ def forked(rank: int, store: str, log: str) -> int:
         os._exit(status)
 
 
+@needs_fsdp2
 def test_two_processes_train_as_one_under_every_kind_of_method(tmp_path):
     log = tmp_path / 'log'
     children = [forked(rank, str(tmp_path / 'store'), str(log)) for rank in range(2)]

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
+from torch.distributed import fsdp
 from torch.func import functional_call, grad
 
 from mmseg_tr import apply, remove
@@ -102,13 +102,17 @@ def mesh(tmp_path_factory):
     dist.destroy_process_group()
 
 
+needs_fsdp2 = pytest.mark.skipif(not hasattr(fsdp, 'fully_shard'), reason='FSDP2 is in torch 2.6 and newer')
+
+
+@needs_fsdp2
 @pytest.mark.parametrize('name', NETWORKS)
 def test_sharding_block_by_block_trains_as_without(name, mesh):
     model, x = network(name).train(), pictures(2, (8, 8))
     sharded = copy.deepcopy(model)
     for block in blocks_of(sharded):
-        fully_shard(block, mesh=mesh)
-    fully_shard(sharded, mesh=mesh)
+        fsdp.fully_shard(block, mesh=mesh)
+    fsdp.fully_shard(sharded, mesh=mesh)
     outputs = []
     for net in (model, sharded):
         out = net(x)[-1]
