@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,11 @@ class Options:
         """Raise ConfigError for a value that is not of its field's type."""
         kinds = get_type_hints(type(self))
         for field in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
-            check_type(field.name, getattr(self, field.name), kinds[field.name])
+            value = getattr(self, field.name)
+            check_type(field.name, value, kinds[field.name])
+            if isinstance(value, Real) and not isinstance(value, int | float):  # numpy's, which JSON does not take
+                plain = int(value) if isinstance(value, Integral) else float(value)
+                object.__setattr__(self, field.name, plain)
 
 
 def check_type(name: str, value: Any, kind: Any) -> None:
@@ -50,7 +55,7 @@ def fits(value: Any, kind: Any) -> bool:
         )
     if kind in (int, float):
         number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
-        return number and abs(value) <= sys.float_info.max
+        return number and (abs(value) <= sys.float_info.max if isinstance(value, int) else math.isfinite(value))
     return isinstance(value, whole or kind)
 
 

@@ -1,7 +1,7 @@
 """Tools that are cut short: a full disk, SIGKILL and Ctrl-C at many steps of writing. What has its final name is whole.
 
-python -m tests.cut_short [TOOL [SECONDS]] prints a line for every fault and the counts. Every trial is a fork of one
-process that has everything imported; it writes into a new folder, or over the results of an earlier run.
+python -m tests.cut_short [TOOL,... [SECONDS]] prints a line for every fault and the counts. Every trial is a fork
+of one process that has everything imported; it writes into a new folder, or over the results of an earlier run.
 """
 
 from __future__ import annotations
@@ -323,7 +323,9 @@ def main(part: str = '', seconds: str = 'inf', count: str = '4') -> int:
         with quiet():
             Case(here, 'infer', False).run(here.folder / 'warm')
         last = ''
-        for name, fault, wrong in sweep(here, [tool for tool in TOOLS if part in tool], int(count)):
+        for name, fault, wrong in sweep(
+            here, [tool for tool in TOOLS if any(p in tool for p in part.split(','))], int(count)
+        ):
             if name != last:
                 last = name
                 print(f'{time.perf_counter() - start:.0f} s, {counts.total()} trials: {name}', flush=True)

@@ -67,6 +67,7 @@ def convert(src: str | os.PathLike, *, variant: str | os.PathLike | None = None,
     """
     path = checkpoint_path(src)
     check_type('variant', variant, str | os.PathLike | None)
+    check_type('trust', trust, bool)
     payload = read_file(path, trust=trust)
     form = formats.format_of(payload)
     if form is None:

@@ -94,6 +94,7 @@ def build_report(
     if options.scenes < 1:
         raise ConfigError(f'scenes must be 1 or more, got {options.scenes}.', parameters=['scenes'])
     check_type('checkpoint', checkpoint, str | os.PathLike)
+    check_type('inputs', inputs, Sequence[str | os.PathLike])
     rows, about = read_comparison(options.comparison) if options.comparison else ((), {})
     named = named_configs(configs, options)
     views = build_views(named, checkpoint, options)
