@@ -54,7 +54,7 @@ which-wins: compare
 SHARED := type=ToMe,form=dense,r=0.3 type=ACT,q_hashes=16
 
 fixed: $(STAMP) work_dirs/demo/report.json
-	$(VENV)/bin/python tools/compare.py local_configs/segmenter/segmenter_$(MOSAIC).py --methods algm act mpm --work 0.9 0.8 0.7 --fixed \
+	$(VENV)/bin/python tools/compare.py local_configs/segmenter/segmenter_$(MOSAIC).py --methods algm act mpm --work 0.8 0.7 0.6 --fixed \
 		--images 16 --batch-size 16 --checkpoint $(TRAINED) --out work_dirs/fixed --force $(ARGS)
 	$(VENV)/bin/python tools/compare.py local_configs/segmenter/segmenter_$(MOSAIC).py \
 		$(foreach method,$(SHARED),$(foreach every,1 2 4 8,--reduction $(method),match_every=$(every))) \

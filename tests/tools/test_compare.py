@@ -168,9 +168,11 @@ def test_mistakes_are_told_in_one_sentence(checkpoint, tmp_path, capsys, argumen
 
 
 def test_adaptive_methods_are_compared_with_their_fixed_form_at_the_same_work(checkpoint, tmp_path):
-    found = compared(tmp_path, checkpoint, PLAIN, ALGM, TOME, '--work', 0.8, '--fixed')
-    names = [row['name'] for row in found['rows']]
-    assert [name.rpartition(' ')[2] for name in names] == [names[0], '80%', 'fixed', '80%']  # ToMe's is fixed already
+    found = compared(tmp_path, checkpoint, PLAIN, ALGM, TOME, '--work', 0.8, 0.97, '--fixed')
+    plain, *names = (row['name'] for row in found['rows'])
+    # ToMe's is fixed already; random weights are so even that ALGM merges more than 3 % at every threshold
+    assert names == ['algm 80%', 'algm 80% fixed', 'algm 97% fixed', 'tome 80%', 'tome 97%']
+    assert found['about']['left_out'].keys() == {'algm 97%'}
     adaptive, fixed = found['rows'][1:3]
     assert fixed['name'] == f'{adaptive["name"]} fixed' and fixed['settings']['counts']
     assert fixed['gmacs'] / found['rows'][0]['gmacs'] == pytest.approx(0.8, abs=2 * NEAR)

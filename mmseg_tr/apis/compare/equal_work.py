@@ -43,6 +43,10 @@ class Worker:
         """Multiply-adds under a method, everything counted, as a share of the plain network's."""
         return self._work(settings) / self._work(None)
 
+    def adaptive(self, settings: Settings) -> bool:
+        """Whether images decide how much the settings save."""
+        return find_backbone(self.model).fitted(dict(settings)).adaptive
+
     @torch.inference_mode()
     def _work(self, settings: Settings | None) -> float:
         key = json.dumps(settings, sort_keys=True)
@@ -53,7 +57,6 @@ class Worker:
             if isinstance(method, nn.Module):  # of its own weights, which the plain network does not have
                 method.init_weights()
                 method = method.to(self.windows.device)
-            del backbone.reduction
             backbone.reduction = method
             self.known[key] = count_work(model.eval(), [self.windows]).total()
         return self.known[key]
@@ -95,7 +98,7 @@ def fixed_like(own: Mapping[str, Any], work: float, worker: Worker) -> Settings 
     None where the settings have fixed shapes already, or no fixed form does so little work.
     """
     backbone = find_backbone(worker.model)
-    if not backbone.fitted(dict(own)).adaptive:
+    if not worker.adaptive(own):
         return None
     size = tuple(worker.windows.shape[-2:]) if len(backbone.depths) > 1 else None
     target, plain = OwnTarget(backbone, size, weights=True, whole=worker.model).plain()
@@ -116,7 +119,8 @@ def at_equal_work(
     """Return the plain config and every method's at every share, and what is left out, with the reason.
 
     configs: the plain one first; of the others the method and the settings that its first ladder keeps are taken. The
-    first ladder with a setting within NEAR of the share decides. fixed: also the fixed form of adaptive settings.
+    first ladder with a setting within NEAR of the share decides. fixed: also the fixed form of adaptive settings; where
+    only that reaches the share, the adaptive one is left out by name.
     """
     (plain, base), *others = configs.items()
     found, left_out = {plain: base}, {}
@@ -134,6 +138,12 @@ def at_equal_work(
             if best is None or abs(best[0] - share) > NEAR:
                 left_out[entry] = 'no setting to change' if best is None else f'the nearest setting does {best[0]:.0%}'
                 continue
+            adaptive = [ladder for ladder in ladders if worker.adaptive(ladder.rungs[0])] if fixed else []
+            if adaptive and not worker.adaptive(best[1]):
+                reached = [nearest(ladder, share, worker.share)[0] for ladder in adaptive]
+                closest = min(reached, key=lambda work: abs(work - share))
+                left_out[entry] = f'the nearest adaptive setting does {closest:.0%}'
+                entry = f'{entry} fixed'
             found[entry] = copy.deepcopy(config)
             found[entry].model.backbone.reduction = copy.deepcopy(best[1])
             like = fixed_like(best[1], best[0], worker) if fixed else None
