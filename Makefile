@@ -51,14 +51,19 @@ which-wins: compare
 	cp work_dirs/equal_work_compiled/compare.json docs/which_wins_compiled.json
 
 # What a fixed budget loses against the adaptive form at the same work, and what sharing a matching between layers costs and saves.
+POSE := segformerpp_mit-tiny_photo-figures-192x144
+POSE_WORK := work_dirs/$(POSE)_original
 SHARED := type=ToMe,form=dense,r=0.3 type=ACT,q_hashes=16
 
-fixed: $(STAMP) work_dirs/demo/report.json
+fixed: $(STAMP) work_dirs/demo/report.json $(POSE_WORK)/iter_600.pth
 	$(VENV)/bin/python tools/compare.py local_configs/segmenter/segmenter_$(MOSAIC).py --methods algm act mpm --work 0.8 0.7 0.6 --fixed \
 		--images 16 --batch-size 16 --checkpoint $(TRAINED) --out work_dirs/fixed --force $(ARGS)
 	$(VENV)/bin/python tools/compare.py local_configs/segmenter/segmenter_$(MOSAIC).py \
 		$(foreach method,$(SHARED),$(foreach every,1 2 4 8,--reduction $(method),match_every=$(every))) \
 		--checkpoint $(TRAINED) --out work_dirs/match_every --force $(ARGS)
+	$(VENV)/bin/python tools/compare.py local_configs/segformerpp_pose/$(POSE)_original.py \
+		$(foreach preset,bsm_hq bsm_fast,$(foreach every,1 2,--reduction type=SegFormerPP,preset=$(preset),match_every=$(every))) \
+		--checkpoint $(POSE_WORK)/iter_600.pth --out work_dirs/match_every_pose --force $(ARGS)
 
 work_dirs/demo/report.json: | $(STAMP)
 	$(VENV)/bin/python tools/demo.py
@@ -72,9 +77,6 @@ app: $(STAMP) work_dirs/demo/report.json
 		$(TRAINED) $(ARGS)
 
 # A small SegFormer for human pose on the embedded figures: trained, then tested plain and with HQ merging, not retrained.
-POSE := segformerpp_mit-tiny_photo-figures-192x144
-POSE_WORK := work_dirs/$(POSE)_original
-
 pose: $(STAMP) $(POSE_WORK)/iter_600.pth
 	for setting in original bsm-hq; do \
 		$(VENV)/bin/python tools/test.py local_configs/segformerpp_pose/$(POSE)_$$setting.py $(POSE_WORK)/iter_600.pth || exit; \
