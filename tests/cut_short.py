@@ -104,7 +104,7 @@ TOOLS: dict[str, tuple[tuple, tuple]] = {  # arguments, and what is added to wri
         ('--images', '{data}/images', '--labels', '{data}/labels', '--classes', 'a', 'b', 'c', '--out', '{out}/c.py'),
         ('--force',),
     ),
-    'check_dataset': (('{config}', '--out', '{out}/drawn', '--json', '{out}/a.json'), ()),
+    'check_dataset': (('{config}', '--out', '{out}/drawn{n}', '--json', '{out}/a{n}.json'), ()),
     'save_pretrained': (('{file}', '{out}/model'), ('force',)),
 }
 

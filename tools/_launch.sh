@@ -29,7 +29,9 @@ launch() {
     python=$(find_python)
     [[ $devices =~ ^[1-9][0-9]*$ ]] || fail "the number of devices must be 1 or more, not '$devices'"
     # No CUDA device at all: processes on the CPU, as many as requested.
-    present=$("$python" -c 'import torch; print(torch.cuda.device_count())') ||
+    # SIG_DFL: Ctrl-C while torch is imported ends without a traceback
+    present=$("$python" -c 'import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); import torch
+print(torch.cuda.device_count())') ||
         fail "$python cannot import torch: activate the environment it is in, or name its Python in PYTHON"
     if [ "$present" -gt 0 ] && [ "$devices" -gt "$present" ]; then
         fail "$devices GPUs asked for, $present there: ask for at most $present, or see CUDA_VISIBLE_DEVICES"
