@@ -6,7 +6,6 @@ pytest.importorskip('mmseg')
 
 from tests import cut_short
 from tests.hostile import quiet, room
-from tests.tiny import unformatted_config_text  # noqa: F401
 
 TOOLS = ('convert_checkpoint to safetensors', 'test', 'infer to avi')
 
