@@ -29,7 +29,8 @@ def main(argv: Sequence[str]) -> int:
     When a signal ended a process the status is 1; when one ended this program it is 128 plus its number, and the
     processes have ended too.
     """
-    logging.getLogger('torch.distributed.elastic').setLevel(logging.ERROR)  # it warns about each stopped process
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith('torch.distributed.elastic')]:
+        logging.getLogger(name).setLevel(logging.ERROR)  # each has a level of its own, and warns about signals
     threading.Thread(target=report_stopped, args=(STOPPED_FOR,), daemon=True).start()
     try:
         run(parse_args(list(argv)))

@@ -1,11 +1,13 @@
 """The shell launchers pass on what they are given and refuse what cannot work, in one sentence."""
 
+import logging
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from mmseg_tr.cli import launch
 from tests.clean import ROOT
 
 TOOLS = ROOT / 'tools'
@@ -133,3 +135,12 @@ def test_a_launcher_of_slurm_works_through_a_link(call, tmp_path):
     link.parent.mkdir()
     link.symlink_to(TOOLS / 'slurm_train.sh')
     assert f'{TOOLS}/train.py config.py' in call(link, 'gpus', 'name', 'config.py').stdout
+
+
+def test_torchs_warnings_about_signals_are_left_out(monkeypatch):
+    logger = logging.getLogger('torch.distributed.elastic.agent.server.api')
+    monkeypatch.setattr(launch, 'run', lambda arguments: levels.append(logger.getEffectiveLevel()))
+    before, levels = logger.level, []
+    assert launch.main(['train.py']) == 0
+    logger.setLevel(before)
+    assert levels == [logging.ERROR]
