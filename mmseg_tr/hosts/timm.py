@@ -31,7 +31,8 @@ class EvaHeads(SelfAttention):
             parts = [layer(y) for layer in (module.q_proj, module.k_proj, module.v_proj)]
         else:
             parts = self._joint(y).chunk(3, -1)
-        q, k, v = (part.unflatten(-1, (-1, module.head_dim)) for part in parts)
+        head_dim = parts[0].shape[-1] // module.num_heads  # timm 1.0.22 keeps none
+        q, k, v = (part.unflatten(-1, (-1, head_dim)) for part in parts)
         q, k = module.q_norm(q), module.k_norm(k)
         fewer = q.shape[-2] // k.shape[-2]
         if fewer > 1:

@@ -1,6 +1,9 @@
 """Three stand-in rows from a local file server, in the published layouts: the page, a kill, what is missing."""
 
 import json
+import re
+import socket
+import threading
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ import yaml
 
 from mmseg_tr.apis import reproduce as verb
 from mmseg_tr.apis.reproduce import page, steps
+from mmseg_tr.errors import CheckpointError
 from tests.releases import net_kwargs, variant, write_release
 from tests.tiny import CLASSES, CONFIG, write_dataset
 from tests.tools.command import call, mistake
@@ -108,3 +112,31 @@ def test_all_published_rows_are_read_and_unknown_ones_refused(capsys):
     assert any(row.weights and row.weights.startswith('https://drive.google.com/uc?') for row in rows)
     assert 'segmenter_vit-s16' in mistake(capsys, 'reproduce', 'segmenter_vit-s16_ade20k')
     assert '--frac-dataset' in mistake(capsys, 'reproduce', '--frac-dataset', 0)
+
+
+def test_an_answer_that_ends_early_and_an_address_that_is_none_are_one_sentence():
+    with socket.create_server(('127.0.0.1', 0)) as listening:
+
+        def answer() -> None:
+            with listening.accept()[0] as caller:
+                caller.recv(4096)
+                caller.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\nbackbone: ')
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        for url in (f'http://127.0.0.1:{listening.getsockname()[1]}/variant.yml', 'http://a b/variant.yml', 'x'):
+            with pytest.raises(CheckpointError, match=re.escape(f'{url} could not be fetched')):
+                steps._text(url)
+        thread.join()
+
+
+def test_a_page_in_place_of_weights_is_named_and_the_next_row_follows(table, tmp_path):
+    place = tmp_path / 'mirror' / 'plain'
+    place.mkdir(parents=True)
+    (place / 'checkpoint.pth').write_text('<html>Sign in</html>')
+    (place / 'variant.yml').write_text('net_kwargs: {}')
+    options = dict(mirror=(tmp_path / 'mirror').as_uri(), metafile=str(table), out=str(tmp_path / 'out'), device='cpu')
+    found = verb.reproduce(('plain', 'merged'), verb.ReproduceOptions(**options))
+    assert found['plain']['error'].startswith('weights: ') and 'checkpoint.pth' in found['plain']['error']
+    assert 'could not be fetched' in found['merged']['error'] or 'merged' in found['merged']['error']
+    assert (tmp_path / 'out' / verb.PAGE).is_file()

@@ -6,6 +6,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,13 @@ def bring_weights(work: Work) -> dict[str, Any]:
 def _text(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:
-            return answer.read(MOST_TEXT)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f'{plain_address(url)} could not be fetched ({error}).') from error
+            text = answer.read(MOST_TEXT)
+            missing = getattr(answer, 'length', 0)  # what the server announced and this did not read
+            if missing:
+                raise ValueError(f'{missing} bytes are missing, or it is longer than {MOST_TEXT} bytes')
+            return text
+    except (OSError, ValueError, HTTPException) as error:
+        raise CheckpointError(f'{plain_address(url)} could not be fetched ({error!r}).') from error
 
 
 def score_plain(work: Work) -> dict[str, Any]:
