@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f'{curve.name}:\n   {curve.y_key}: {curve.y[-1]:.4f}')
     if args.plot:
         draw_curves(curves, out, args.size, found.vmin, found.vmax)
-        print(f'{len(curves)} curves: {out}')
+        print(f'{len(curves)} curves: {out}', file=sys.stderr)  # what the published tool prints stays alone
 
 
 if __name__ == '__main__':
