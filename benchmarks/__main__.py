@@ -33,8 +33,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, write, print."""
-    require_openmmlab('to build the networks of configs')
     args = parse_args(argv)
+    require_openmmlab('to build the networks of configs')
     from rich.console import Console
 
     from benchmarks.report import summary, write_report

@@ -46,8 +46,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Export, and print the difference to the network."""
-    require_openmmlab('to export a network')
     args = parse_args(argv)
+    require_openmmlab('to export a network')
     from mmseg_tr.apis.export import ExportOptions, export
 
     options = ExportOptions(

@@ -62,8 +62,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    require_openmmlab('to build the network of a config')
     args = parse_args(argv)
+    require_openmmlab('to build the network of a config')
     check_source(args.config, args.model)
     check_file(args)
     shapes = [shape for sizes in args.shape or [] for shape in parse_shapes(sizes)]

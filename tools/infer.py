@@ -48,8 +48,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Segment, write, report what was skipped. Exits with 1 if any was."""
-    require_openmmlab('to segment pictures')
     args = parse_args(argv)
+    require_openmmlab('to segment pictures')
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

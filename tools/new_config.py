@@ -41,8 +41,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write and check. Exits with 1 when the data has a fault."""
-    require_openmmlab('to write a config for your data')
     args = parse_args(argv)
+    require_openmmlab('to write a config for your data')
     from mmseg_tr.apis.check_dataset import check_dataset, format_check
     from mmseg_tr.apis.new_config import NewConfigOptions, new_config
     from mmseg_tr.cli.progress import working

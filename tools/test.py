@@ -43,8 +43,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Test."""
-    require_openmmlab('to test')
     args = parse_args(argv)
+    require_openmmlab('to test')
     export_local_rank(args)
     from mmseg_tr.apis.test import evaluate
 

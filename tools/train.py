@@ -52,8 +52,8 @@ def resume_command() -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train."""
-    require_openmmlab('to train')
     args = parse_args(argv)
+    require_openmmlab('to train')
     export_local_rank(args)
     from mmseg_tr.apis.train import train
 

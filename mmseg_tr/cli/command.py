@@ -27,8 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status, 2 for a command that does not exist."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ('-h', '--help'):
-        print(usage())
-        return 0
+        return show(usage())
     if arguments[0] in ('-V', '--version'):
         print(f'mmseg_tr {__version__}')
         return 0
@@ -97,5 +96,13 @@ def list_configs(patterns: Sequence[str]) -> int:
     found = [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in wanted)]
     if not found:
         raise ConfigError(f'no config of {CONFIGS} matches {" ".join(patterns)!r}: run it without a pattern for all.')
-    print('\n'.join(found))
+    return show('\n'.join(found))
+
+
+def show(text: str) -> int:
+    """Print a long text; a reader such as head may leave before its end."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its exit
     return 0
