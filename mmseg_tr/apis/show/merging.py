@@ -65,7 +65,8 @@ def show_merging(
     Raises ConfigError or DatasetError when nothing can be done at all, or `out` holds results already.
     """
     options = replace(options or ShowMergingOptions(), **settings)
-    check_type('view', view, View)
+    if not callable(getattr(view, 'enter', None)):
+        raise ConfigError(f'view must be what open_view() returns, got {view!r}.', parameters=['view'])
     check_type('out', out, str | os.PathLike)
     check_choices(view, options)
     pictures, failures = find_pictures(inputs, videos=True)
