@@ -131,7 +131,7 @@ def test_mistakes_are_one_sentence(checkpoint, pictures, tmp_path, capsys):
         ((PLAIN, checkpoint, a, pictures), 'would both be written to a.png'),
         ((PLAIN, checkpoint, a, '--reduction', 'type=Nothing'), "got 'Nothing'"),
         ((PLAIN, checkpoint, a, '--reduction', '(ToMe'), '(ToMe'),
-        ((PLAIN, checkpoint, a, '--batch-size', 0), '--batch-size must be 1 or more, got 0'),
+        ((PLAIN, checkpoint, a, '--batch-size', 0), '--batch-size must be from 1 to 65536, got 0'),
         ((PLAIN, checkpoint, a, '--device', 'tpu'), '--device must be cpu, cuda or cuda:1, got tpu'),
         ((PLAIN, checkpoint, a, '--amp', 'fp8'), '--amp must be bf16 or fp16, got fp8'),
     ):
