@@ -20,7 +20,7 @@ import yaml
 
 from mmseg_tr import create_model, from_pretrained
 from mmseg_tr.apis.infer.pose import read_boxes
-from mmseg_tr.apis.logs import draw_curves, find_logs
+from mmseg_tr.apis.logs import draw_curves, find_logs, read_curve, read_log
 from mmseg_tr.apis.report import Report, read_comparison
 from mmseg_tr.apis.report.page import explain, render
 from mmseg_tr.apis.reproduce import merged, read_state
@@ -95,7 +95,11 @@ def reproduced(path: Path) -> None:
 
 
 def plotted(path: Path) -> None:
-    draw_curves(find_logs([str(path)]), str(path.with_suffix('.png')))
+    found = find_logs([str(path)])
+    logs = {name: read_log(log) for name, log in found.paths.items()}
+    curves = [read_curve(name, rows, epochs=found.epochs) for name, rows in logs.items() if rows is not None]
+    if curves:
+        draw_curves(curves, path.with_suffix('.png'), vmin=found.vmin, vmax=found.vmax)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from mmseg_tr.options import check_type
 X_KEYS = ('epoch', 'step', 'iter')
 # default keys: the first of these sets of which a log has a key
 Y_KEYS = (('val_mean_iou', 'mIoU', 'coco/AP', 'AP', 'PCK@0.1', 'PCK'), ('train_loss', 'loss'))
+LARGEST = 1e100  # differences and squares of what is drawn must be floats
 SIZES = {'large': (9.6, 5.4), 'tight': (4.8, 3.2)}  # inches
 
 
@@ -96,6 +97,7 @@ def read_list(path: Path) -> LogList:
             raise ConfigError(
                 f'{key} in {path} must be {"an integer" if key == "epochs" else "a number"}, got {value!r}.'
             )
+        limits[key] = value if key == 'epochs' else float(value)
     root = path.parent / str(content.get('root') or '')
     return LogList({str(name): root / value for name, value in logs.items()}, **limits)
 
@@ -174,11 +176,11 @@ def value_of(row: Mapping[str, Any], key: str) -> float | None:
 
 
 def _is_number(value: Any, finite: bool = True) -> bool:
-    """Return whether a value is a number (not a bool) that a float can hold. finite: excludes NaN and infinity."""
+    """Return whether a value is a number (not a bool) that can be drawn. finite: excludes NaN and infinity."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
-        return math.isfinite(value) or not finite
+        return abs(value) <= LARGEST if math.isfinite(value) else not finite
     except OverflowError:
         return False
 

@@ -39,13 +39,18 @@ def _annotations(path: str) -> str:
         return f'the list {path} names no image'
     except (OSError, RecursionError):
         return f'{path} cannot be read'
-    entries = content.get('annotations') if isinstance(content, dict) else None
-    images = len(content.get('images') or ()) if isinstance(content, dict) else 0
+    images, entries = (_listed(content, key) for key in ('images', 'annotations'))
     if not entries:
-        return f'{path} holds {images} images and no annotations'
+        return f'{path} holds {len(images)} images and no annotations'
     reasons = Counter(_reason(entry) for entry in entries)
     shown = ', '.join(f'{count} {reason}' for reason, count in reasons.most_common())
     return f'none of the {len(entries)} annotations of {path} can be used ({shown})'
+
+
+def _listed(content: Any, key: str) -> list[Any]:
+    """Return a list of an annotation file; an empty one where it has none."""
+    found = content.get(key) if isinstance(content, dict) else None
+    return found if isinstance(found, list) else []
 
 
 def _reason(entry: Any) -> str:

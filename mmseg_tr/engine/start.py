@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ def last_checkpoint(work_dir: str) -> str | None:
     if record.is_file():
         last = Path(record.read_text(errors='replace').strip())
         for path in (folder / last.name, last):
-            if path.is_file():
+            if os.path.isfile(path):  # False for what can be no path, of which Path.is_file() complains
                 return str(path)
     numbered = [(int(match[1]), path) for path in folder.glob('*.pth') if (match := NUMBERED.fullmatch(path.name))]
     return str(max(numbered)[1]) if numbered else None
@@ -99,6 +101,7 @@ def check_start(model: nn.Module, path: str) -> list[str]:
     """
     content = read(str(local_file(path)))
     state = content.get('state_dict', content) if isinstance(content, dict) else {}
+    state = dict(state) if isinstance(state, Mapping) else {}
     state = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     check_tensors(state, path)
     remarks = [f'{words}, from {path}.' for words in resize_positions(model, state)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ def verdict(row: Row, found: Mapping[str, Any], fraction: float) -> str:
         return f'measured; no {row.metrics[0]} is published'
     if fraction < 1:
         return f'measured on {fraction:.0%} of the images: not comparable'
-    work = row.gmacs is None or abs(found['gmacs'] / row.gmacs - 1) <= WORK
+    work = row.gmacs is None or abs(found.get('gmacs', math.inf) / row.gmacs - 1) <= WORK
     difference = max(map(abs, differences))
     if difference <= EQUAL:
         return 'reproduced' if work else 'reproduced; GMACs differ'
