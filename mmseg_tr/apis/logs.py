@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +109,8 @@ def read_log(path: Path) -> list[dict[str, Any]] | None:
     A training that was resumed has written several logs in its work folder: each takes over where it starts.
     Raises ConfigError for a file that is not a log.
     """
-    if not path.is_dir():
-        return _read_rows(path) if path.is_file() else None
+    if not os.path.isdir(path):  # False for a name that is too long, of which Path.is_dir() complains
+        return _read_rows(path) if os.path.isfile(path) else None
     rows: list[dict[str, Any]] = []
     files = _log_files(path)
     for file in files:
