@@ -177,7 +177,7 @@ class MacCounter(TorchDispatchMode):
     ) -> tuple[Any, Mapping[str, float], frozenset[str]]:
         """Return what an operator gives, its units by kind, and what of it is unknown."""
         if namespace == 'aten' and name not in OPERATORS:
-            inside = MacCounter(PartTracker('other'))
+            inside = MacCounter()
             with inside:  # an operator made of others is counted by them
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:

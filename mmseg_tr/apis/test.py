@@ -91,7 +91,7 @@ def evaluate(
     scores = options.scores or str(Path(config.work_dir) / f'scores_{"ms" if options.tta else "ss"}.yml')
     check_scores_path(scores)
     require_checkpoint(checkpoint)
-    config.load_from, config.resume = checkpoint, False
+    config.load_from, config.resume = os.fspath(checkpoint), False
     apply_options(config, options)
     with process_group(options.launcher):
         return _run(config, checkpoint, scores)
@@ -103,14 +103,16 @@ def apply_options(config: Config, options: EvaluateOptions) -> None:
         raise ConfigError(f'fraction must be above 0 and at most 1, got {options.fraction}.', parameters=['fraction'])
     if options.fraction < 1:
         config.test_dataloader[FRACTION] = options.fraction
-    if options.out is not None and not os.fspath(options.out):
+    # the config that is kept holds text
+    out, show_dir = (None if path is None else os.fspath(path) for path in (options.out, options.show_dir))
+    if out == '':
         raise ConfigError("out must name a folder, got ''.", parameters=['out'])
-    if options.format_only and options.out is None:
+    if options.format_only and out is None:
         raise ConfigError('format_only needs out, the folder to write to.', parameters=['format_only', 'out'])
     if is_pose_config(config):
-        set_pose_metrics(config, options.metrics, options.out, options.format_only, options.fraction)
+        set_pose_metrics(config, options.metrics, out, options.format_only, options.fraction)
     else:
-        set_metric(config, options.metrics, options.out, options.format_only)
+        set_metric(config, options.metrics, out, options.format_only)
     if options.tta:
         use_tta(config)
     if options.format_only:
@@ -120,8 +122,8 @@ def apply_options(config: Config, options: EvaluateOptions) -> None:
     if options.amp:
         check_autocast()
         config.test_cfg.fp16 = True  # mmengine's name for autocast; a CPU takes bfloat16
-    if options.show or options.show_dir:
-        use_visualization(config, options.show, options.show_dir, options.wait_time)
+    if options.show or show_dir:
+        use_visualization(config, options.show, show_dir, options.wait_time)
 
 
 def _run(config: Config, checkpoint: str, path: str) -> dict[str, Any]:

@@ -68,7 +68,10 @@ def train(config: str | Config, options: TrainOptions | None = None, **settings:
     if options.amp:
         use_amp_for_training(config)
     use_safe_checkpoints(config)
-    resume, start = options.resume, options.load_from or config.get('load_from')
+    resume, start = (
+        value if isinstance(value, bool | None) else os.fspath(value)  # the config that is kept holds text
+        for value in (options.resume, options.load_from or config.get('load_from'))
+    )
     if not resume and config.get('resume'):
         resume = start or True  # mmengine reads the two together
     if not resume:

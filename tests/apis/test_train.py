@@ -90,6 +90,18 @@ def test_a_disk_that_is_full_while_saving_ends_a_training_in_one_sentence(tmp_pa
     assert [path.name for path in (tmp_path / 'work').glob('*.pth')] == ['iter_1.pth']
 
 
+def test_paths_are_as_good_as_text(tmp_path):
+    """The named file is resumed from, not the last one of the folder, and the kept config holds text."""
+    config, first, second = (
+        write_config(tmp_path, write_dataset(tmp_path / 'data', count=2)),
+        *map(tmp_path.joinpath, ('first', 'second')),
+    )
+    train(config, work_dir=first, cfg_options={'train_cfg.max_iters': 2})
+    runner = train(config, work_dir=second, resume=first / 'iter_2.pth', cfg_options={'train_cfg.max_iters': 3})
+    assert runner.iter == 3
+    assert Config.fromfile(second / 'tiny.py').load_from == str(first / 'iter_2.pth')
+
+
 def test_mmengines_own_checkpoints_are_replaced_by_safe_ones():
     for hooks in ({}, dict(checkpoint=dict(type='CheckpointHook', interval=7))):
         config = Config(dict(default_hooks=hooks))
