@@ -96,7 +96,10 @@ def signalled(work, number, times):
         sys.argv = ['tools/train.py', 'tiny.py', '--work-dir', str(work)]
         long = ['train_cfg.max_iters=100000', 'train_cfg.val_interval=100000', 'train_dataloader.num_workers=1']
         os._exit(call('train', work.parent / 'tiny.py', '--work-dir', work, '--cfg-options', *long))
-    while not list(work.glob('iter_[2-9].pth')):
+    # Any later one will do: a busy machine may look again only after many were written and removed.
+    while not any(int(path.stem[5:]) >= 2 for path in work.glob('iter_*.pth')):
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            raise RuntimeError(f'the training ended by itself: {work.with_suffix(".err").read_text()[-2000:]}')
         time.sleep(0.05)
     for _ in range(times):
         os.killpg(child, number)

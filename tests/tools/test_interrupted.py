@@ -18,7 +18,7 @@ def lines(tmp_path_factory):
     folder = tmp_path_factory.mktemp('interrupted')
     done = subprocess.run(
         [sys.executable, '-m', 'tests.tools.interrupted', str(folder)], cwd=ROOT, capture_output=True, text=True,
-        timeout=300, env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
+        timeout=900, env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
     )  # fmt: skip
     logs = ''.join(path.read_text()[-2000:] for path in folder.glob('*.log')) if done.returncode else ''
     assert done.returncode == 0, done.stderr + logs
