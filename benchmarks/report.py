@@ -179,8 +179,10 @@ TABLES: dict[str, tuple[str, str, Columns]] = {
     ),
     'path': (
         'The whole path of infer',
-        'Photographs read from JPEG files, predicted, blended and written: the share of the time inside the network.',
+        'Photographs read from JPEG files, predicted, blended and written: the share of the time inside the network. '
+        'Classes: how many of them can win anywhere.',
         (
+            ('classes', lambda result: f'{result.get("present", "all")}'),
             ('images', lambda result: f'{result["images"]}'),
             ('ms', _number('ms', 0)),
             ('ms, network', _number('ms_inside', 0)),

@@ -161,7 +161,7 @@ def cpu_small() -> Suite:
         *_fixed(compiled=False, batch=2),
         Row('joint', 'joint', dict(config=ADAPTIVE_TINY, batch=2, threads=1, ratio=1.4, more=dict(batch='joint'))),
         *_applied(ADAPTIVE_TINY, 'vit_tiny_patch16_384', (64, 64)),
-        Row('path', 'path', dict(config=TINY, images=2, size=(96, 160)), dict(inside=0.75)),
+        Row('path', 'path', dict(config=TINY, images=2, size=(96, 160), present=3), dict(inside=0.75)),
     ]
     return Suite('cpu-small', seconds=300, row_seconds=0.1, rows=tuple(rows), images=4)
 
@@ -231,7 +231,11 @@ def targets() -> Suite:
         for threads in (1, 2)
         for joint in (adaptive | dict(batch=4, threads=threads, more=dict(batch='joint')),)
     ]
-    rows += [Row('path vit-s16', 'path', dict(config=config, images=20, size=(1250, 1600)), dict(inside=0.75))]
+    photographs = dict(config=config, images=20, size=(1250, 1600))
+    rows += [
+        Row('path vit-s16', 'path', photographs | dict(present=16), dict(inside=0.75)),
+        Row('path vit-s16, every class', 'path', photographs, dict(inside=0.75)),
+    ]
     rows += [replace(row, targets=dict(throughput=0.95)) for row in _copies((adaptive['config'],), 32)]
     for presets, least in ((PRESETS[:2], 0.95), (SHARED, 1.0)):
         merged = _mit('merged', ('b5',), ((1024, 1024),), presets)

@@ -74,6 +74,21 @@ def average_windows(
     return total / count
 
 
+def cut_windows(
+    image: Tensor, window: tuple[int, int], stride: tuple[int, int]
+) -> tuple[list[Tensor], list[tuple[int, int]]]:
+    """Cut an image (B, C, H, W) into overlapping windows (B, C, wh, ww); returns them and their top-left corners.
+
+    A window larger than the image shrinks to it. Raises ConfigError for a stride that would leave pixels uncovered.
+    """
+    if any(not 1 <= step <= side for step, side in zip(stride, window, strict=True)):
+        raise ConfigError(f'stride={tuple(stride)} must be between 1 and the window, {tuple(window)}, on each axis.')
+    image_size = tuple(image.shape[-2:])
+    height, width = (min(side, length) for side, length in zip(window, image_size, strict=True))
+    anchors = window_anchors(image_size, (height, width), stride)
+    return [image[..., y : y + height, x : x + width] for y, x in anchors], anchors
+
+
 def slide(
     predict: Callable[[Tensor], Tensor],
     image: Tensor,
@@ -84,19 +99,13 @@ def slide(
     """Return logits of an image from overlapping windows (Segmenter, section 4): (B, C, H, W) -> (B, K, H, W).
 
     predict: crops (n, C, wh, ww) -> logits (n, K, wh, ww), called with up to window_batch windows of each image.
-    A window larger than the image shrinks to it. Raises ConfigError for a stride that would leave pixels uncovered.
+    window, stride: as in cut_windows(), which raises ConfigError.
     """
-    if any(not 1 <= step <= side for step, side in zip(stride, window, strict=True)):
-        raise ConfigError(f'stride={tuple(stride)} must be between 1 and the window, {tuple(window)}, on each axis.')
-    image_size = tuple(image.shape[-2:])
-    window = tuple(min(side, length) for side, length in zip(window, image_size, strict=True))
-    anchors = window_anchors(image_size, window, stride)
-    crops = [image[..., y : y + window[0], x : x + window[1]] for y, x in anchors]
-    windows = []
+    crops, anchors = cut_windows(image, window, stride)
+    windows: list[Tensor] = []
     for start in range(0, len(crops), window_batch):
-        chunk = crops[start : start + window_batch]
-        windows += predict(torch.cat(chunk)).split(len(image))
-    return average_windows(windows, anchors, image_size)
+        windows += predict(torch.cat(crops[start : start + window_batch])).split(len(image))
+    return average_windows(windows, anchors, tuple(image.shape[-2:]))
 
 
 def view_probabilities(logits: Tensor, size: tuple[int, int], flip: bool = False) -> Tensor:

@@ -49,8 +49,8 @@ def paint_patch(pixels: np.ndarray, x: int, y: int, patch: tuple[int, int]) -> n
     return painted
 
 
-def picture_png(pixels: np.ndarray) -> bytes:
-    """Return a PNG of (H, W, 3) uint8 pixels."""
+def picture_png(pixels: np.ndarray, level: int = 6) -> bytes:
+    """Return a PNG of (H, W, 3) uint8 pixels. level: of compression, from 0 to 9."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format='PNG')
+    Image.fromarray(pixels).save(file, format='PNG', compress_level=level)
     return file.getvalue()

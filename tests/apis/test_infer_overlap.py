@@ -15,7 +15,7 @@ from mmseg_tr.apis.config import load_config
 from mmseg_tr.apis.images import Picture
 from mmseg_tr.apis.infer.overlap import Writer, read_ahead
 from mmseg_tr.apis.infer.segment import Segmenting
-from mmseg_tr.apis.infer.write import StillResults, Writing
+from mmseg_tr.apis.infer.write import FAST, StillResults, Writing
 from mmseg_tr.engine.preprocess import PictureReader
 from mmseg_tr.visualization.attention import picture_png
 from tests.tiny import write_config
@@ -99,7 +99,7 @@ def test_files_are_those_of_one_step_after_the_other(parts, tmp_path, batch_size
     for start in range(0, 5, batch_size):
         requests = [task.read(file, file.name) for file in parts[2][start : start + batch_size]]
         for request, result in zip(requests, task.predict(requests)):
-            assert (tmp_path / 'blend' / request.name).read_bytes() == picture_png(task.draw(request, result))
+            assert (tmp_path / 'blend' / request.name).read_bytes() == picture_png(task.draw(request, result), FAST)
             assert (tmp_path / 'label' / request.name).read_bytes() == task.encode(result)
 
 

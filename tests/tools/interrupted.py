@@ -146,6 +146,7 @@ def state(work):
 def main(folder, kills=None):
     """kills: how many trainings to kill; by default fewer, and trainings that are ended by signals."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started without it
     mmengine.config.config.FormatCode = lambda text, **_: (text, True)  # the layout of a text, half of the time
     folder = Path(folder)
     write_dataset(folder / 'data', count=2)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.nn.contenders import ScoreMap
 from mmseg_tr.nn.labels import enlarged_labels
 from mmseg_tr.nn.segmenter import LinearDecoder, MaskTransformer, enlarge_scores
 from mmseg_tr.reduction.tokens import Tokens
@@ -46,10 +48,22 @@ class TokenHead(BaseDecodeHead):
 
     def predict(self, inputs, batch_img_metas: list[dict], test_cfg) -> Tensor:
         """Return logits at the size of the backbone's input, (B, K, H, W)."""
-        tokens, scores = self.tokens(inputs), self.forward(inputs)
+        return self.enlargement(self.tokens(inputs), batch_img_metas)(self.forward(inputs))
+
+    def enlargement(self, tokens: Tokens, batch_img_metas: list[dict]) -> Callable[[Tensor], Tensor]:
+        """Return what enlarges scores on the grid of `tokens` to the size of the backbone's input."""
         if tokens.image_size is None:
-            return self.predict_by_feat(scores, batch_img_metas)
-        return enlarge_scores(scores, tokens.image_size, tokens.patch_size if self.enlarge == 'padded' else None)
+            return partial(self.predict_by_feat, batch_img_metas=batch_img_metas)
+        patch_size = tokens.patch_size if self.enlarge == 'padded' else None
+        return partial(enlarge_scores, image_size=tokens.image_size, patch_size=patch_size)
+
+    def score_map(self, inputs, batch_img_metas: list[dict], size: tuple[int, int]) -> ScoreMap:
+        """Return scores on the patch grid and their enlargement to `size`, that of the backbone's input."""
+        tokens, scores = self.tokens(inputs), self.forward(inputs)
+        corners = self.align_corners and tokens.image_size is None
+        if tokens.image_size is not None and self.enlarge == 'padded':
+            size = tuple(side * patch for side, patch in zip(scores.shape[-2:], tokens.patch_size))
+        return ScoreMap(scores, size, self.enlargement(tokens, batch_img_metas), corners)
 
     def predict_labels(self, inputs) -> Tensor | None:
         """Return predict().argmax(1) without the logits, (B, H, W); None if the size of the image is unknown."""

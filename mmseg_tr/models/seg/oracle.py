@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.models.seg.segmentor import TokenSegmentor
-from mmseg_tr.nn.inference import enlarge_to_window
 from mmseg_tr.reduction.cts.sharing import IGNORE, oracle_logits
 from mmseg_tr.registry import MODELS
 
@@ -49,12 +48,10 @@ class OracleSegmentor(TokenSegmentor):
     def _forward(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> Tensor:
         return super()._forward(with_labels(inputs, data_samples), data_samples)
 
-    def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        if self.test_cfg.get('small_images', 'enlarge') == 'enlarge':  # here, since labels must not be interpolated
-            image = enlarge_to_window(inputs[:, :-1], max(self.test_cfg.crop_size))
-            labels = F.interpolate(inputs[:, -1:], size=image.shape[-2:], mode='nearest')
-            inputs = torch.cat([image, labels], 1)
-        return super().slide_inference(inputs, batch_img_metas)
+    def windowed(self, inputs: Tensor) -> Tensor:
+        image = super().windowed(inputs[:, :-1])
+        labels = F.interpolate(inputs[:, -1:], size=image.shape[-2:], mode='nearest')  # never interpolated
+        return torch.cat([image, labels], 1)
 
 
 def with_labels(inputs: Tensor, data_samples: list[SegDataSample] | None) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from mmseg.models import decode_heads
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
+from mmseg_tr.nn.contenders import ScoreMap
 from mmseg_tr.nn.fusion import early_fusion
 from mmseg_tr.registry import MODELS
 
@@ -31,6 +33,11 @@ class SegformerHead(decode_heads.SegformerHead):
         if self.fusion_conv.with_norm:
             fused = self.fusion_conv.norm(fused)
         return self.cls_seg(self.fusion_conv.activate(fused))
+
+    def score_map(self, inputs: Sequence[Tensor], batch_img_metas: list[dict], size: tuple[int, int]) -> ScoreMap:
+        """Return scores and their enlargement to `size`, that of the backbone's input; predict() does both at once."""
+        enlarge = partial(self.predict_by_feat, batch_img_metas=batch_img_metas)
+        return ScoreMap(self.forward(inputs), size, enlarge, self.align_corners)
 
     def enlarge(self, level: Tensor, size: tuple[int, int]) -> Tensor:
         return resize(level, size=size, mode=self.interpolate_mode, align_corners=self.align_corners)

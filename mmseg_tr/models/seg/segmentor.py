@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmseg.models.segmentors import EncoderDecoder
+from mmseg.models.utils import resize
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.nn.inference import enlarge_to_window, slide
+from mmseg_tr.nn.contenders import ScoreMap, Winner, contenders, in_parts
+from mmseg_tr.nn.inference import average_windows, cut_windows, enlarge_to_window, slide
 from mmseg_tr.registry import MODELS
 
 TEST_KEYS = ('mode', 'crop_size', 'stride', 'small_images', 'window_batch', 'seg_logits')
@@ -42,11 +46,13 @@ class TokenSegmentor(EncoderDecoder):
             size = tuple(inputs.shape[2:])
             data_samples = [SegDataSample(metainfo=dict(ori_shape=size, img_shape=size)) for _ in inputs]
         labels = self.predict_labels(inputs, data_samples)
-        if labels is None:
-            data_samples = super().predict(inputs, data_samples)
-        else:
+        if labels is not None:
             for sample, label in zip(data_samples, labels):
                 sample.pred_sem_seg = PixelData(data=label[None])
+        elif self.labels_alone and hasattr(self.decode_head, 'score_map'):
+            data_samples = self.predict_contenders(inputs, data_samples)
+        else:
+            data_samples = super().predict(inputs, data_samples)
         if not self.test_cfg.get('seg_logits', False):
             for sample in data_samples:
                 if 'seg_logits' in sample:
@@ -56,12 +62,53 @@ class TokenSegmentor(EncoderDecoder):
     def predict_labels(self, inputs: Tensor, data_samples: list[SegDataSample]) -> Tensor | None:
         """Return labels (B, H, W) without logits; None if logits are needed, averaged, resized, turned or cut."""
         size, head = tuple(inputs.shape[2:]), self.decode_head
-        direct = (
-            self.out_channels > 1 and hasattr(head, 'predict_labels') and not self.test_cfg.get('seg_logits', False)
-        )
-        if not (direct and self.one_window(size) and all(untouched(sample.metainfo, size) for sample in data_samples)):
+        direct = self.labels_alone and hasattr(head, 'predict_labels') and self.one_window(size)
+        if not (direct and all(untouched(sample.metainfo, size) for sample in data_samples)):
             return None
         return head.predict_labels(self.extract_feat(inputs))
+
+    def predict_contenders(self, inputs: Tensor, data_samples: list[SegDataSample]) -> list[SegDataSample]:
+        """Return the labels of super().predict(), from logits of the classes that can win somewhere alone."""
+        metas = [sample.metainfo for sample in data_samples]
+        if self.test_cfg.mode == 'slide':
+            inputs = self.windowed(inputs)
+            crops, anchors = cut_windows(inputs, tuple(self.test_cfg.crop_size), tuple(self.test_cfg.stride))
+        else:
+            crops, anchors = [inputs], [(0, 0)]
+        windows: list[ScoreMap] = []
+        step = self.test_cfg.get('window_batch', 1)
+        for start in range(0, len(crops), step):
+            crop = torch.cat(crops[start : start + step])
+            size = tuple(crop.shape[2:])
+            if self.test_cfg.mode == 'slide':
+                metas = [dict(img_shape=crop.shape[2:])] * len(crop)
+            windows += self.decode_head.score_map(self.extract_feat(crop), metas, size).of_images(len(inputs))
+        size = tuple(inputs.shape[2:])
+        sizes = [size, windows[0].covered, *(tuple(sample.ori_shape[:2]) for sample in data_samples)]
+        classes = contenders(windows, anchors, size, sizes)
+        winners = [Winner() for _ in data_samples]
+        pixels = max(math.prod(size) * len(inputs), *map(math.prod, sizes))
+        for part in in_parts(classes, pixels, sizes):
+            logits = [window.logits(part) for window in windows]
+            mean = logits[0] if len(logits) == 1 else average_windows(logits, anchors, size)
+            for winner, sample, image in zip(winners, data_samples, mean):
+                winner.add(self.to_original(image, sample.metainfo), part)
+        for winner, sample in zip(winners, data_samples):
+            sample.pred_sem_seg = PixelData(data=winner.label[None])
+        return data_samples
+
+    def to_original(self, logits: Tensor, meta: Mapping[str, Any]) -> Tensor:
+        """Return logits (k, H, W) without padding, turned back and at the original size, as postprocess_result()."""
+        left, right, top, bottom = meta.get('img_padding_size', meta.get('padding_size', (0, 0, 0, 0)))
+        logits = logits[:, top : logits.shape[1] - bottom, left : logits.shape[2] - right]
+        if meta.get('flip'):
+            logits = logits.flip(2 if meta.get('flip_direction') == 'horizontal' else 1)
+        return resize(logits[None], meta['ori_shape'][:2], None, 'bilinear', self.align_corners, warning=False)[0]
+
+    @property
+    def labels_alone(self) -> bool:
+        """Whether samples get labels of several classes and no logits."""
+        return self.out_channels > 1 and not self.test_cfg.get('seg_logits', False)
 
     def one_window(self, size: tuple[int, int]) -> bool:
         """Return whether an input of this size runs whole and unchanged."""
@@ -75,13 +122,18 @@ class TokenSegmentor(EncoderDecoder):
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         """Return mean logits of overlapping windows (Segmenter, section 4), at the size of the windowed input."""
         crop_size, stride = tuple(self.test_cfg.crop_size), tuple(self.test_cfg.stride)
-        if self.test_cfg.get('small_images', 'enlarge') == 'enlarge':
-            inputs = enlarge_to_window(inputs, max(crop_size))
+        inputs = self.windowed(inputs)
 
         def predict(crops: Tensor) -> Tensor:
             return self.encode_decode(crops, [dict(img_shape=crops.shape[2:])] * len(crops))
 
         return slide(predict, inputs, crop_size, stride, self.test_cfg.get('window_batch', 1))
+
+    def windowed(self, inputs: Tensor) -> Tensor:
+        """Return the images that are cut into windows: enlarged to the window if they are smaller."""
+        if self.test_cfg.get('small_images', 'enlarge') == 'enlarge':
+            inputs = enlarge_to_window(inputs, max(self.test_cfg.crop_size))
+        return inputs
 
 
 def untouched(meta: Mapping[str, Any], size: tuple[int, int]) -> bool:
