@@ -35,10 +35,6 @@ def _shape(result: dict[str, Any]) -> str:
     return 'x'.join(map(str, result['shape']))
 
 
-def _tokens_of_copy(result: dict[str, Any]) -> float:
-    return result['tokens_of_copy'] * len(result['tokens']) / sum(result['tokens'])
-
-
 RATIOS: Columns = (
     ('GMACs, plain', _number('gmacs_plain', 1)),
     ('GMACs', _number('gmacs', 1)),
@@ -132,15 +128,15 @@ TABLES: dict[str, tuple[str, str, Columns]] = {
     ),
     'copies': (
         'A batch of different images',
-        'Throughput relative to a batch of copies of the image whose number of tokens is nearest to the mean. '
-        'Work in attention grows with the square of the tokens, so different numbers of tokens cost more than '
-        'their mean.',
+        'Throughput relative to a batch of copies of the image whose work is nearest to the mean, as measured and at '
+        'equal work.',
         (
             ('batch', lambda result: f'{result["batch"]}'),
             ('ms, copies', _number('ms_copies', 0)),
             ('ms, different', _number('ms_different', 0)),
-            ('tokens of the copied image / mean', lambda result: f'{_tokens_of_copy(result):.2f}'),
+            ('work / that of copies', _number('work_of_copies')),
             ('throughput', _number('throughput')),
+            ('at equal work', _number('of_copies')),
         ),
     ),
     'fixed': (

@@ -14,7 +14,7 @@ WHAT = {
     'batch_efficiency': 'efficiency, in a batch',
     'efficiency': 'efficiency, one image',
     'of_ideal': 'of its ideal',
-    'throughput': 'throughput next to copies',
+    'of_copies': 'throughput next to copies, at equal work',
     'idle_ratio': 'time ratio with no active layer',
     'inside': 'share of the time of infer inside the network',
     'of_own': "time ratio next to our own ViT's",

@@ -263,17 +263,17 @@ def label_times(bench: Bench, network: Steps, image: Tensor) -> Numbers:
 
 
 def copies(bench: Bench, settings: Numbers) -> Numbers:
-    """Time a batch of different images against copies of its average image."""
+    """Time a batch of different images against copies of the image whose work is nearest to the mean."""
     config, method, shape = read(settings)
     plain, size = bench.plain(config), settings['batch']
     images = load_batch(config, plain, None, shape, size, size).to(bench.device)
     model = with_method(plain, method)
+    rule = count_rule_of(model)
     with mixed_precision(bench.device, bench.amp):
-        tokens = [
-            sum(sum(layer.mlp) for layer in token_counts(model, image).layers.values()) for image in images.split(1)
-        ]
-    middle = min(range(size), key=lambda number: abs(tokens[number] - statistics.fmean(tokens)))
+        macs = [to_scores(count_macs(model, image), rule) for image in images.split(1)]
+    middle = min(range(size), key=lambda number: abs(macs[number] - statistics.fmean(macs)))
     same = images[middle : middle + 1].repeat(size, 1, 1, 1)
+    work = statistics.fmean(macs) / macs[middle]
     runner = bench.contestant(model)
     contestants = dict(different=_fixed(runner, images), copies=_fixed(runner, same))
     times = bench.time(contestants, [images])
@@ -281,11 +281,12 @@ def copies(bench: Bench, settings: Numbers) -> Numbers:
         method=reduction_of(model).name,
         shape=list(shape),
         batch=size,
-        tokens=tokens,
-        tokens_of_copy=tokens[middle],
+        gmacs=[each / 1e9 for each in macs],
+        work_of_copies=work,
         ms_different=1e3 * times['different'].scores,
         ms_copies=1e3 * times['copies'].scores,
         throughput=times['copies'].scores / times['different'].scores,
+        of_copies=work * times['copies'].scores / times['different'].scores,
     )
 
 
