@@ -98,3 +98,11 @@ def require_extra(extra: str, module: str, purpose: str) -> None:
         raise MissingExtraError(
             f"{module} is needed {purpose} and is not installed: run pip install 'mmseg_tr[{extra}]'", name=module
         )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the innermost cause in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f'{type(error).__name__}: {lines[0] if lines else "no reason given"}'

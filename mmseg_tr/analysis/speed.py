@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from mmseg_tr.analysis.network import network_of, reduction_of
-from mmseg_tr.errors import DeviceError
+from mmseg_tr.errors import DeviceError, first_line
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,6 @@ def check_compiler(device: torch.device) -> None:
         torch.compile(lambda x: x + 1, fullgraph=True)(torch.zeros(2, device=device))
     except Exception as error:  # of a compiler that is missing or does not work; torch has many for it
         raise _not_compiled(error) from error
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error says, its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _not_compiled(error: Exception) -> DeviceError:

@@ -135,7 +135,7 @@ def test_a_compiler_that_is_missing_is_told_in_one_sentence():
     def scores(batch):
         raise torch._dynamo.exc.TorchDynamoException('InvalidCxxCompiler: No working C++ compiler found\nmore')
 
-    with pytest.raises(DeviceError, match=r'cannot be compiled on this machine \(InvalidCxxCompiler.*\): leave'):
+    with pytest.raises(DeviceError, match=r'cannot be compiled on this machine \(.*InvalidCxxCompiler.*\): leave'):
         time_in_turn(dict(a=Contestant(scores, lambda *_: None)), [pictures(1)])
 
 

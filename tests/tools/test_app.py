@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from mmseg_tr import create_model
-from mmseg_tr.errors import ConfigError, DatasetError
+from mmseg_tr.errors import ConfigError, DatasetError, installed
 from tests.tools.chromium import chromium
 from tests.tools.command import mistake
 
-gradio = pytest.importorskip('gradio', reason='gradio is not installed: it comes with the extra app')
+# not imported here: only the process that runs these tests needs the seconds
+pytestmark = pytest.mark.skipif(not installed('gradio'), reason='gradio is not installed: it comes with the extra app')
 
 ARCH = dict(embed_dim=32, depth=4, num_heads=2, patch_size=8)
 DEMO = 'segmenter/segmenter_vit-tiny-p8_photo-mosaic-128x128.py'

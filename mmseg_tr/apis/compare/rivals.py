@@ -12,14 +12,14 @@ from mmengine.config import Config
 from torch import nn
 
 from mmseg_tr.analysis.network import find_backbone, is_pose
-from mmseg_tr.analysis.speed import Contestant, first_line, mixed_precision
+from mmseg_tr.analysis.speed import Contestant, mixed_precision
 from mmseg_tr.apis.build import build_model, own_shape
 from mmseg_tr.apis.compare.models import check_alike, settings_of
 from mmseg_tr.apis.compare.options import CompareOptions
 from mmseg_tr.apis.config import load_config, require_sections
 from mmseg_tr.engine.preprocess import input_channels
 from mmseg_tr.engine.windows import by
-from mmseg_tr.errors import ConfigError
+from mmseg_tr.errors import ConfigError, first_line
 from mmseg_tr.nn.backbone import Backbone, same_weights
 from mmseg_tr.nn.rivals import SmallerInput, with_larger_patch
 from mmseg_tr.nn.vit import ViT

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from mmseg_tr.apis.export.program import Program, first_line
-from mmseg_tr.errors import ExportError, require_extra
+from mmseg_tr.apis.export.program import Program
+from mmseg_tr.errors import ExportError, first_line, require_extra
 
 OPSET = 18
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_tr.analysis.network import network_of
-from mmseg_tr.errors import ExportError
+from mmseg_tr.errors import ExportError, first_line
 from mmseg_tr.nn.labels import pixel_classes
 
 OUTPUTS = ('logits', 'labels')
@@ -62,11 +62,3 @@ def write_torch(
 def read_torch(path: Path) -> Program:
     """Load a file of write_torch()."""
     return torch.export.load(path).module()
-
-
-def first_line(error: BaseException) -> str:
-    """Return the innermost cause in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return f'{type(error).__name__}: {lines[0] if lines else "no reason given"}'
