@@ -54,6 +54,15 @@ def run_installed(unpacked, *arguments, cwd):
     return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=cwd, env=environment)
 
 
+def test_the_package_is_found_beside_a_checkout_of_its_name(tmp_path):
+    """A script in the folder that the repository was cloned into: Python looks there first."""
+    (tmp_path / 'mmseg_tr').mkdir()
+    (tmp_path / 'mine.py').write_text('from mmseg_tr import __version__\nprint(__version__)\n')
+    environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    done = subprocess.run([sys.executable, 'mine.py'], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.stdout.strip() == __version__, done.stderr
+
+
 @pytest.fixture(scope='module')
 def metadata(wheel):
     (name,) = [name for name in wheel.namelist() if name.endswith('.dist-info/METADATA')]
