@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmseg_tr.errors import ConfigError
-from mmseg_tr.reduction.checks import check_flag, check_integer, check_number
+from mmseg_tr.reduction.checks import check_integer, check_number
 
 MOST = 2**20  # of a width, a side or a count, so that sizes of tensors stay numbers that torch takes
 
@@ -31,12 +31,6 @@ def check_rates(**values: Any) -> None:
     """Raise ConfigError unless every value is a rate of dropout, from 0 to 1."""
     for name, value in values.items():
         check_number(name, value, 0, 1)
-
-
-def check_flags(**values: Any) -> None:
-    """Raise ConfigError unless every value is True or False."""
-    for name, value in values.items():
-        check_flag(name, value)
 
 
 def check_numbers(name: str, values: Any, least: int = 1) -> tuple[int, ...]:
