@@ -240,7 +240,7 @@ def targets() -> Suite:
     for presets, least in ((PRESETS[:2], 0.95), (SHARED, 1.0)):
         merged = _mit('merged', ('b5',), ((1024, 1024),), presets)
         rows += [Row(row.name, row.kind, row.settings | dict(images=1), dict(of_ideal=least)) for row in merged]
-    return Suite('targets', seconds=15 * 60, row_seconds=4, rows=(*_fixed(compiled=True), *rows), images=4)
+    return Suite('targets', seconds=30 * 60, row_seconds=12, rows=(*_fixed(compiled=True), *rows), images=4)
 
 
 @dataclass(frozen=True)
