@@ -15,6 +15,7 @@ from mmseg_tr.hosts.timm import VisionTransformer, VisionTransformerDistilled
 from mmseg_tr.nn import ViT
 from tests.hosts.checks import check_bare
 from tests.nn.networks import shaken
+from tests.torch_versions import ONE_GRAPH, SAVED, needs_newer_torch
 
 SIZE = (48, 64)
 COMMON = dict(img_size=SIZE, patch_size=8, embed_dim=32, depth=4, num_heads=2, num_classes=5)
@@ -172,6 +173,7 @@ def test_what_is_saved_of_a_forward_is_a_plain_tensor(tmp_path):
     model = apply(network(), 'ALGM')
     model.blocks[2].register_forward_hook(lambda *a: seen.append(a[2]))
     model(images())
+    needs_newer_torch(SAVED)
     torch.save(seen[0], tmp_path / 'features.pth')
     assert torch.equal(torch.load(tmp_path / 'features.pth', weights_only=True), seen[0])
     assert torch.equal(copy.deepcopy(seen[0]), seen[0])
@@ -204,6 +206,7 @@ def test_a_budget_is_kept_by_the_network_that_runs(name):
 
 @torch.no_grad()
 def test_a_fixed_budget_is_one_graph():
+    needs_newer_torch(ONE_GRAPH)
     model, x = mmseg_tr.apply(network(dtype=torch.float32), 'ALGM', budget=0.8), images(dtype=torch.float32)
     compiled = torch.compile(model, fullgraph=True, backend='eager')
     torch.testing.assert_close(compiled(x), model(x), atol=1e-5, rtol=0)

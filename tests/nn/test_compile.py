@@ -7,6 +7,7 @@ from torch._dynamo.utils import counters
 from mmseg_tr.nn.mit import MixVisionTransformer
 from mmseg_tr.reduction import build_reduction
 from tests.reduction.methods import METHODS, pictures, tiny_vit
+from tests.torch_versions import ONE_GRAPH, needs_newer_torch
 
 ADAPTIVE = [method for method in METHODS if build_reduction(method.settings).adaptive]
 FIXED = [method for method in METHODS if method not in ADAPTIVE]
@@ -30,6 +31,7 @@ def compiled(model, **kwargs):
 @pytest.mark.parametrize('method', FIXED, ids=str)
 @torch.inference_mode()
 def test_methods_of_fixed_counts_are_one_graph_that_serves_every_image_of_a_shape(method, counted):
+    needs_newer_torch(ONE_GRAPH)
     vit = tiny_vit(method.settings, depth=LAYERS.get(method.name, 2))
     run = compiled(vit, fullgraph=True)
     for seed in (0, 1):
@@ -55,6 +57,7 @@ def test_presets_of_mit_are_one_graph(reduction, counted):
 @pytest.mark.parametrize('method', ADAPTIVE, ids=str)
 @torch.inference_mode()
 def test_adaptive_methods_break_their_graph_where_they_decide_and_nowhere_else(method, counted):
+    needs_newer_torch(ONE_GRAPH)
     # ALGM decides in two ways; one layer shows what the others do
     layers = (1, 2) if method.name == 'ALGM' else (1,)
     settings = method.settings | (dict(layers=layers) if 'layers' in method.settings else {})

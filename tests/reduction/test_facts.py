@@ -14,6 +14,7 @@ from mmseg_tr.nn import ViT
 from mmseg_tr.reduction import REDUCTIONS, Reduction, Tokens, build_reduction, find_method, method_names
 from mmseg_tr.reduction.observe import Observer
 from tests.reduction.methods import METHODS, pictures, tiny_vit
+from tests.torch_versions import ANY_BATCH, needs_newer_torch
 
 FOR_VIT = [method for method in REDUCTIONS.values() if method.backbone == 'ViT']
 every_class = pytest.mark.parametrize('method', FOR_VIT, ids=lambda method: method.name)
@@ -192,6 +193,7 @@ def test_keeping_is_refused_where_images_differ_in_length():
 @torch.no_grad()
 def test_programs_for_any_batch_do_what_the_network_does(name):
     """Those methods that no test of the export tool has."""
+    needs_newer_torch(ANY_BATCH)
     method = next(method for method in METHODS if method.name == name)
     vit, images = tiny_vit(method.settings), pictures(3, (8, 8))
     assert vit.reduction.unexportable() is None
