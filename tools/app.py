@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import require_openmmlab, run_tool
+from mmseg_tr.cli.options import require_openmmlab, run_tool, verbose_argument
 from mmseg_tr.errors import require_extra
 
 
@@ -25,6 +25,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--megabytes', type=float, default=20, metavar='MB', help='largest upload (default: %(default)s)'
     )
     parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU if available)')
+    verbose_argument(parser)
     return parser.parse_args(argv)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool, verbose_argument
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -17,6 +17,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--out', metavar='DIR', help='write pictures of a few samples with their labels drawn over')
     parser.add_argument('--samples', type=int, default=8, metavar='N', help='of each dataset (default: %(default)s)')
     parser.add_argument('--json', metavar='FILE', help='write classes, sizes and all faults')
+    verbose_argument(parser)
     cfg_options_argument(parser)
     return parser.parse_args(argv)
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import cfg_options_argument, check_source, model_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import (
+    cfg_options_argument,
+    check_source,
+    model_argument,
+    require_openmmlab,
+    run_tool,
+    verbose_argument,
+)
 from mmseg_tr.errors import ConfigError
 
 
@@ -68,6 +75,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--force', action='store_true', help='replace the files of an earlier comparison in DIR')
     measuring_arguments(parser)
+    verbose_argument(parser)
     cfg_options_argument(parser)
     return parser.parse_args(argv)
 

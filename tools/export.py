@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import cfg_options_argument, reduction_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, reduction_argument, require_openmmlab, run_tool, verbose_argument
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -34,6 +34,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help='fix how much an adaptive method merges to its mean over N pictures of the test set',
     )
     parser.add_argument('--force', action='store_true', help='replace OUT where it exists')
+    verbose_argument(parser)
     cfg_options_argument(parser)
     args = parser.parse_args(argv)
     if args.shape is not None:

@@ -15,6 +15,7 @@ from mmseg_tr.cli.options import (
     reduction_argument,
     require_openmmlab,
     run_tool,
+    verbose_argument,
 )
 from mmseg_tr.errors import ConfigError
 
@@ -56,6 +57,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--json', metavar='FILE', help='write all numbers there')
     parser.add_argument('--force', action='store_true', help='replace FILE of --json if it exists')
     reduction_argument(parser)
+    verbose_argument(parser)
     cfg_options_argument(parser)
     return parser.parse_args(argv)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool, verbose_argument
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -42,6 +42,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--boxes', metavar='JSON', help='of pose configs: {"a.jpg": [[x1, y1, x2, y2], ...]} (default: whole pictures)'
     )
     parser.add_argument('--force', action='store_true', help='replace results that exist')
+    verbose_argument(parser)
     cfg_options_argument(parser)
     return parser.parse_args(argv)
 

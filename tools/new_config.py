@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import require_openmmlab, run_tool
+from mmseg_tr.cli.options import require_openmmlab, run_tool, verbose_argument
 
 ENCODERS = ('vit-ti', 'vit-s', 'vit-b', 'dinov2-s', 'dinov2-b')
 
@@ -36,6 +36,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--policy', action='store_true', help="write OUT_policy.py too, which trains CTS's policy")
     parser.add_argument('--out', default='my_config.py', metavar='FILE', help='the config (default: %(default)s)')
     parser.add_argument('--force', action='store_true', help='replace FILE if it exists')
+    verbose_argument(parser)
     return parser.parse_args(argv)
 
 

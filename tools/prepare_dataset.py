@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import require_openmmlab, run_tool
+from mmseg_tr.cli.options import require_openmmlab, run_tool, verbose_argument
 
 NAMES = ('ade20k', 'cityscapes', 'pascal_context', 'coco_stuff', 'coco', 'jbd')
 
@@ -24,6 +24,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--check', action='store_true', help='only list what is missing, and what to do')
     parser.add_argument('--part', nargs='+', metavar='PART', help='of coco_stuff: 10k, 164k (default: both)')
     parser.add_argument('--mirror', metavar='URL', help='take the archives from here, under their own names')
+    verbose_argument(parser)
     return parser.parse_args(argv)
 
 

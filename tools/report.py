@@ -10,7 +10,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import cfg_options_argument, check_source, model_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import (
+    cfg_options_argument,
+    check_source,
+    model_argument,
+    require_openmmlab,
+    run_tool,
+    verbose_argument,
+)
 from mmseg_tr.errors import ConfigError
 
 
@@ -44,6 +51,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--compare', metavar='FILE', help='compare.json of tools/compare.py')
     parser.add_argument('--force', action='store_true', help='replace the page')
     parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU if available)')
+    verbose_argument(parser)
     cfg_options_argument(parser)
     return parser.parse_args(argv)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import require_openmmlab, run_tool
+from mmseg_tr.cli.options import require_openmmlab, run_tool, verbose_argument
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -25,6 +25,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--metafile', metavar='FILE', help='a table of your own, in place of those of the package')
     parser.add_argument('--again', action='store_true', help='repeat finished steps')
     parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU if available)')
+    verbose_argument(parser)
     return parser.parse_args(argv)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool, verbose_argument
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -42,6 +42,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--reduction', metavar='METHOD', help="over the config's: a name such as tome, type=ToMe,r=8, or None"
     )
     parser.add_argument('--force', action='store_true', help='replace pictures that exist')
+    verbose_argument(parser)
     cfg_options_argument(parser)
     parser.set_defaults(decoder=False, classes=False)
     args = parser.parse_args(argv)

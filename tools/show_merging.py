@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import cfg_options_argument, model_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, model_argument, require_openmmlab, run_tool, verbose_argument
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -46,6 +46,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--device', help='cpu, cuda or cuda:1 (default: a GPU if available)')
     parser.add_argument('--force', action='store_true', help='write into folders that hold results')
+    verbose_argument(parser)
     cfg_options_argument(parser)
     return parser.parse_args(argv)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
-from mmseg_tr.cli.options import cfg_options_argument, reduction_argument, require_openmmlab, run_tool
+from mmseg_tr.cli.options import cfg_options_argument, reduction_argument, require_openmmlab, run_tool, verbose_argument
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -50,6 +50,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--amp', metavar='TYPE', help='mixed precision: bf16 or fp16')
     parser.add_argument('-o', '--out', metavar='FILE', help='config to write (default: in the work dir)')
     parser.add_argument('--work-dir', metavar='DIR', help='for journal and plot (default: below work_dirs/tune)')
+    verbose_argument(parser)
     cfg_options_argument(parser)
     return parser.parse_args(argv)
 

@@ -145,9 +145,9 @@ def cfg_options_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def verbose_argument(parser: argparse.ArgumentParser) -> None:
-    """Add -v, which brings mmengine's output to the terminal."""
+    """Add -v, which brings the output of OpenMMLab's packages to the terminal."""
     parser.add_argument(
-        '-v', '--verbose', action=Verbose, nargs=0, help='show everything that goes to the log file, as it comes'
+        '-v', '--verbose', action=Verbose, nargs=0, help='show everything that the packages below print, as it comes'
     )
 
 

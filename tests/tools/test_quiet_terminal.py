@@ -52,6 +52,13 @@ def test_every_tool_is_looked_at():
     assert tools == COMMANDS.keys() | ELSEWHERE
 
 
+def test_every_tool_that_runs_the_packages_below_can_show_what_they_print(capsys):
+    plain = {'benchmark', 'convert_checkpoint', 'convert_jbd', 'methods', 'plot_logs'}
+    for name in (COMMANDS.keys() | ELSEWHERE) - plain:
+        assert call(name, '--help') == 0
+        assert '--verbose' in capsys.readouterr().out, name
+
+
 @pytest.mark.slow  # all tools, one after the other
 def test_tools_print_no_talk_of_other_packages(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
