@@ -11,6 +11,8 @@ from types import FrameType
 
 ENDING = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name))
 QUIET = 5.0  # seconds in which a repeated signal is ignored, so that cleanup is not interrupted
+LATE = 0.5  # seconds by which a signal to a group of processes may reach one later than another
+WORKER = 'DataLoader worker'  # how the message of torch begins when one of its processes has ended
 
 _first: tuple[int, float] | None = None  # number and time of the signal that is being handled
 
@@ -50,11 +52,34 @@ def ignore() -> None:
 
 
 def stopped_by(error: BaseException | None) -> int | None:
-    """Return the signal that caused an exception, also where a library turned it into another one; None for others."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, KeyboardInterrupt):
-            return _first[0] if _first else signal.SIGINT
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
+    """Return the signal that caused an exception, also where a library turned it into another one; None for others.
+
+    A signal to all processes may end a data-loading process before it reaches this one, which is then waited for.
+    """
+    try:
+        if _ended_worker(error) and not _recent():
+            time.sleep(LATE)
+        interrupted = any(isinstance(one, KeyboardInterrupt) for one in _chain(error))
+    except KeyboardInterrupt:  # it came meanwhile
+        interrupted = True
+    if interrupted or (_ended_worker(error) and _recent()):
+        return _first[0] if _first else signal.SIGINT
     return None
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """Return an exception and those that it came from."""
+    found: list[BaseException] = []
+    while error is not None and all(error is not one for one in found):
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _ended_worker(error: BaseException | None) -> bool:
+    return any(str(one).startswith(WORKER) for one in _chain(error))
+
+
+def _recent() -> bool:
+    """Whether a signal is being handled."""
+    return _first is not None and time.monotonic() - _first[1] < QUIET

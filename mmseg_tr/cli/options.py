@@ -147,7 +147,12 @@ def cfg_options_argument(parser: argparse.ArgumentParser) -> None:
 def verbose_argument(parser: argparse.ArgumentParser) -> None:
     """Add -v, which brings the output of OpenMMLab's packages to the terminal."""
     parser.add_argument(
-        '-v', '--verbose', action=Verbose, nargs=0, help='show everything that the packages below print, as it comes'
+        '-v',
+        '--verbose',
+        action=Verbose,
+        nargs=0,
+        default=argparse.SUPPRESS,  # the other arguments may be the settings of a function
+        help='show everything that the packages below print, as it comes',
     )
 
 
