@@ -106,3 +106,12 @@ def first_line(error: BaseException) -> str:
         error = error.__cause__
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return f'{type(error).__name__}: {lines[0] if lines else "no reason given"}'
+
+
+def chain(error: BaseException | None) -> list[BaseException]:
+    """Return an exception and those that it came from, the innermost last."""
+    found: list[BaseException] = []
+    while error is not None and all(error is not one for one in found):
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from mmseg_tr.errors import chain
+
 ENDING = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name))
 QUIET = 5.0  # seconds in which a repeated signal is ignored, so that cleanup is not interrupted
 LATE = 0.5  # seconds by which a signal to a group of processes may reach one later than another
@@ -59,7 +61,7 @@ def stopped_by(error: BaseException | None) -> int | None:
     try:
         if _ended_worker(error) and not _recent():
             time.sleep(LATE)
-        interrupted = any(isinstance(one, KeyboardInterrupt) for one in _chain(error))
+        interrupted = any(isinstance(one, KeyboardInterrupt) for one in chain(error))
     except KeyboardInterrupt:  # it came meanwhile
         interrupted = True
     if interrupted or (_ended_worker(error) and _recent()):
@@ -67,17 +69,8 @@ def stopped_by(error: BaseException | None) -> int | None:
     return None
 
 
-def _chain(error: BaseException | None) -> list[BaseException]:
-    """Return an exception and those that it came from."""
-    found: list[BaseException] = []
-    while error is not None and all(error is not one for one in found):
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found
-
-
 def _ended_worker(error: BaseException | None) -> bool:
-    return any(str(one).startswith(WORKER) for one in _chain(error))
+    return any(str(one).startswith(WORKER) for one in chain(error))
 
 
 def _recent() -> bool:

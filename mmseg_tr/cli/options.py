@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmseg_tr import signals
 from mmseg_tr.console import LINE
-from mmseg_tr.errors import ConfigError, InputError, Interrupted, WriteError, require_extra
+from mmseg_tr.errors import ConfigError, InputError, Interrupted, WriteError, chain, require_extra
 from mmseg_tr.values import read_value
 
 # Options that are not the parameter's name with dashes; `option_name` derives the others.
@@ -92,9 +92,7 @@ def _say(text: str) -> None:
 
 def _stopped(error: BaseException, resume: Callable[[], str] | None) -> str:
     """Return the message after a signal: what was kept, and how to continue."""
-    kept: BaseException | None = error
-    while kept is not None and not isinstance(kept, Interrupted):
-        kept = kept.__cause__ or kept.__context__
+    kept = next((one for one in chain(error) if isinstance(one, Interrupted)), None)
     text = str(kept) if kept is not None else 'interrupted'
     return f'{text}; continue with {resume()}' if resume is not None and getattr(kept, 'resumable', False) else text
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -89,6 +89,12 @@ def cut_windows(
     return [image[..., y : y + height, x : x + width] for y, x in anchors], anchors
 
 
+def in_batches(crops: Sequence[Tensor], window_batch: int) -> Iterator[Tensor]:
+    """Yield up to window_batch windows at a time, each of all images: (n, C, wh, ww)."""
+    for start in range(0, len(crops), window_batch):
+        yield torch.cat(crops[start : start + window_batch])
+
+
 def slide(
     predict: Callable[[Tensor], Tensor],
     image: Tensor,
@@ -103,8 +109,8 @@ def slide(
     """
     crops, anchors = cut_windows(image, window, stride)
     windows: list[Tensor] = []
-    for start in range(0, len(crops), window_batch):
-        windows += predict(torch.cat(crops[start : start + window_batch])).split(len(image))
+    for batch in in_batches(crops, window_batch):
+        windows += predict(batch).split(len(image))
     return average_windows(windows, anchors, tuple(image.shape[-2:]))
 
 

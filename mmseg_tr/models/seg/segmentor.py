@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmseg.models.segmentors import EncoderDecoder
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn.contenders import ScoreMap, Winner, contenders, in_parts
-from mmseg_tr.nn.inference import average_windows, cut_windows, enlarge_to_window, slide
+from mmseg_tr.nn.inference import average_windows, cut_windows, enlarge_to_window, in_batches, slide
 from mmseg_tr.registry import MODELS
 
 TEST_KEYS = ('mode', 'crop_size', 'stride', 'small_images', 'window_batch', 'seg_logits')
@@ -76,9 +75,7 @@ class TokenSegmentor(EncoderDecoder):
         else:
             crops, anchors = [inputs], [(0, 0)]
         windows: list[ScoreMap] = []
-        step = self.test_cfg.get('window_batch', 1)
-        for start in range(0, len(crops), step):
-            crop = torch.cat(crops[start : start + step])
+        for crop in in_batches(crops, self.test_cfg.get('window_batch', 1)):
             size = tuple(crop.shape[2:])
             if self.test_cfg.mode == 'slide':
                 metas = [dict(img_shape=crop.shape[2:])] * len(crop)
