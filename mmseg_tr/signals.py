@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from mmseg_tr.errors import chain
+from mmseg_tr.errors import InputError, WriteError, chain
 
 ENDING = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name))
 QUIET = 5.0  # seconds in which a repeated signal is ignored, so that cleanup is not interrupted
 LATE = 0.5  # seconds by which a signal to a group of processes may reach one later than another
-WORKER = 'DataLoader worker'  # how the message of torch begins when one of its processes has ended
 
 _first: tuple[int, float] | None = None  # number and time of the signal that is being handled
 
@@ -23,7 +24,8 @@ _first: tuple[int, float] | None = None  # number and time of the signal that is
 def raised_once() -> Iterator[None]:
     """Turn the first of SIGINT, SIGTERM and SIGHUP into a KeyboardInterrupt and ignore repeated ones for a while.
 
-    Outside the main thread, where Python allows no handlers, nothing changes.
+    Python drops an exception that is raised inside a destructor; the signal is then sent again. Outside the main
+    thread, where Python allows no handlers, nothing changes.
     """
     global _first
     if threading.current_thread() is not threading.main_thread():
@@ -31,9 +33,12 @@ def raised_once() -> Iterator[None]:
         return
     _first = None
     before = {number: signal.signal(number, _handle) for number in ENDING if signal.getsignal(number) != signal.SIG_IGN}
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda dropped: None if _send_again(dropped) else hook(dropped)
     try:
         yield
     finally:
+        _first, sys.unraisablehook = None, hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -46,6 +51,17 @@ def _handle(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
+def _send_again(dropped: sys.UnraisableHookArgs) -> bool:
+    """Send the signal again that a destructor dropped; returns whether it was one."""
+    global _first
+    if _first is None or not issubclass(dropped.exc_type, KeyboardInterrupt):
+        return False
+    number, _first = _first[0], None
+    # A little later: raised at once, it would end in this hook and be dropped as well.
+    threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+    return True
+
+
 def ignore() -> None:
     """Ignore these signals: the program is ending."""
     if threading.current_thread() is threading.main_thread():
@@ -56,23 +72,16 @@ def ignore() -> None:
 def stopped_by(error: BaseException | None) -> int | None:
     """Return the signal that caused an exception, also where a library turned it into another one; None for others.
 
-    A signal to all processes may end a data-loading process before it reaches this one, which is then waited for.
+    A signal to a group may end another process before it reaches this one, and what fails then for want of that
+    process can be any exception. So the signal is waited for, unless the exception is one of this package, which
+    names its cause.
     """
     try:
-        if _ended_worker(error) and not _recent():
+        if _first is None and isinstance(error, Exception) and not isinstance(error, InputError | WriteError):
             time.sleep(LATE)
         interrupted = any(isinstance(one, KeyboardInterrupt) for one in chain(error))
     except KeyboardInterrupt:  # it came meanwhile
         interrupted = True
-    if interrupted or (_ended_worker(error) and _recent()):
-        return _first[0] if _first else signal.SIGINT
-    return None
-
-
-def _ended_worker(error: BaseException | None) -> bool:
-    return any(str(one).startswith(WORKER) for one in chain(error))
-
-
-def _recent() -> bool:
-    """Whether a signal is being handled."""
-    return _first is not None and time.monotonic() - _first[1] < QUIET
+    if error is None or not (interrupted or _first is not None):
+        return None
+    return _first[0] if _first else signal.SIGINT

@@ -4,12 +4,12 @@ import os
 import signal
 import threading
 import time
+from pickle import UnpicklingError
 
 import pytest
 
 from mmseg_tr import signals
-
-WORKER = 'DataLoader worker (pid 7) is killed by signal: Terminated. '
+from mmseg_tr.errors import ConfigError, DatasetError
 
 
 @pytest.fixture
@@ -32,11 +32,20 @@ def test_a_signal_is_found_behind_what_a_library_made_of_it(handled):
     assert signals.stopped_by(caught.value) == signal.SIGTERM
 
 
-@pytest.mark.parametrize('seconds', [0.05, 0.3])
-def test_a_worker_that_ends_first_does_not_hide_the_signal(handled, seconds):
-    """A signal to a group reaches its processes one after the other."""
+def of_torch() -> RuntimeError:
     error = RuntimeError('DataLoader worker (pid(s) 7) exited unexpectedly')
-    error.__cause__ = RuntimeError(WORKER)
+    error.__cause__ = RuntimeError('DataLoader worker (pid 7) is killed by signal: Terminated. ')
+    return error
+
+
+@pytest.mark.parametrize('seconds', [0.05, 0.3])
+@pytest.mark.parametrize(
+    'error',
+    [of_torch(), ConnectionResetError(104, 'reset'), EOFError(), FileNotFoundError(2, 'no socket'), UnpicklingError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_process_that_ends_first_does_not_hide_the_signal(handled, error, seconds):
+    """A signal to a group reaches its processes one after the other, and what fails for want of one can be anything."""
     later(seconds)
     assert signals.stopped_by(error) == signal.SIGTERM
 
@@ -45,11 +54,35 @@ def test_a_signal_that_was_lost_on_the_way_is_known(handled):
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
-    assert signals.stopped_by(RuntimeError(WORKER)) == signal.SIGTERM
+    assert signals.stopped_by(EOFError()) == signal.SIGTERM
+    assert signals.stopped_by(DatasetError('of a reader that lost its process')) == signal.SIGTERM
 
 
-def test_other_errors_are_none_and_wait_for_nothing(handled):
+class Destroyed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+
+
+def test_a_signal_during_a_destructor_is_not_dropped(handled):
+    with pytest.raises(KeyboardInterrupt):
+        one = Destroyed()
+        del one
+        time.sleep(1)
+        pytest.fail('the signal was dropped')
+    assert signals.stopped_by(KeyboardInterrupt()) == signal.SIGTERM
+
+
+def test_mistakes_wait_for_nothing_and_other_errors_not_long(handled):
     start = time.monotonic()
-    assert signals.stopped_by(ValueError('x')) is None
+    assert signals.stopped_by(ConfigError('x')) is None
+    assert signals.stopped_by(None) is None
     assert time.monotonic() - start < signals.LATE
-    assert signals.stopped_by(RuntimeError(WORKER)) is None  # a worker that ended by itself
+    assert signals.stopped_by(of_torch()) is None  # a process that ended by itself
+
+
+def test_nothing_is_remembered_after_the_run(handled):
+    with pytest.raises(KeyboardInterrupt), signals.raised_once():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    assert signals.stopped_by(ConfigError('x')) is None
