@@ -45,14 +45,21 @@ def group_lives(group: int) -> bool:
     return False
 
 
-def trial(command: list[str], out: Path, after: float, number: signal.Signals, times: int) -> tuple[str, list[str]]:
-    """Run a command, send a signal to all its processes; returns how it ended, and what is wrong."""
+def trial(
+    command: list[str], out: Path, after: float, number: signal.Signals, times: int, trained: bool
+) -> tuple[str, list[str]]:
+    """Run a command, send a signal to all its processes; returns how it ended, and what is wrong.
+
+    after: seconds, from the start or, where `trained`, from the first checkpoint on.
+    """
     env = {**os.environ, 'PYTHON': sys.executable, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
     out.mkdir()
     with (out / 'said').open('w') as said:
         process = subprocess.Popen(
             command, cwd=TOOLS, env=env, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
         )
+        while trained and process.poll() is None and not any(out.glob('*.pth')):
+            time.sleep(0.1)
         time.sleep(after)
         for _ in range(times):
             try:
@@ -97,11 +104,16 @@ def main(trials: str = '30', tool: str = '') -> int:
             out = here.folder / f'out{turn}'
             number = chance.choice([signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
             after, times = chance.uniform(0.3, 1) * seconds, chance.choice([1, 1, 2, 3])
-            ended, wrong = trial([part.format(out=out, **places) for part in command], out, after, number, times)
+            trained = name.endswith('train') and chance.random() < 0.6
+            if trained:
+                after = chance.uniform(0, 3)
+            filled = [part.format(out=out, **places) for part in command]
+            ended, wrong = trial(filled, out, after, number, times, trained)
             counts[f'{name}: {"fault" if wrong else ended}'] += 1
             if wrong:
-                print(f'{turn} {name}, {number.name} {times}x after {after:.1f} s -> {"; ".join(wrong)}',
-                      file=sys.__stdout__, flush=True)  # fmt: skip
+                moment = f'{after:.1f} s after the {"first checkpoint" if trained else "start"}'
+                print(f'{turn} {name}, {number.name} {times}x {moment} -> {"; ".join(wrong)}', file=sys.__stdout__,
+                      flush=True)  # fmt: skip
     print(f'{counts.total()} trials: {dict(sorted(counts.items()))}')
     return sum(count for name, count in counts.items() if name.endswith('fault'))
 
