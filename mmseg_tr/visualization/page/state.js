@@ -1,6 +1,6 @@
 'use strict';
 
-// The page's data (see apis/report_page.py) and what is chosen at the moment.
+// The page's data (see apis/report/page.py) and what is chosen at the moment.
 const data = JSON.parse(document.getElementById('data').textContent);
 const state = {picture: 0, method: Math.min(1, data.methods.length - 1), layer: 1, part: 0, paint: 'outline', against: 'plain', cursor: null, row: 0};
 const COLORS = ['#8b9096', '#4477aa', '#ee6677', '#228833', '#ccaa22', '#33aacc', '#aa3377', '#ee8866', '#44bb99', '#9b7fd4', '#7a5230', '#5fa8e8', '#b0b72f', '#d45fa8'];
