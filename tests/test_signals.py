@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from pickle import UnpicklingError
@@ -71,6 +72,57 @@ def test_a_signal_during_a_destructor_is_not_dropped(handled):
         time.sleep(1)
         pytest.fail('the signal was dropped')
     assert signals.stopped_by(KeyboardInterrupt()) == signal.SIGTERM
+
+
+class Failing:
+    def __del__(self):
+        later(0.1)
+        raise EOFError('of a process that ended first')
+
+
+def test_what_a_destructor_misses_of_an_ended_process_is_not_shown(handled, capfd):
+    with pytest.raises(KeyboardInterrupt):
+        one = Failing()
+        del one
+        time.sleep(1)
+        pytest.fail('the signal was dropped')
+    assert capfd.readouterr().err == ''
+
+
+def test_other_exceptions_of_destructors_are_shown(monkeypatch):
+    shown = []
+    monkeypatch.setattr('sys.unraisablehook', lambda dropped: shown.append(dropped.exc_type))
+    with signals.raised_once():
+        monkeypatch.setattr(f'{__name__}.later', lambda seconds: None)
+        one = Failing()
+        del one
+    assert shown == [EOFError]
+
+
+def raises(number, frame):
+    raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Terminated. ')
+
+
+@pytest.mark.parametrize('before', [0, 0.05])
+def test_processes_that_the_signal_ends_raise_nothing(before):
+    """torch raises from its handler of SIGCHLD, wherever the program is by then."""
+    known = signal.signal(signal.SIGCHLD, raises)
+    try:
+        with signals.raised_once():
+            child = subprocess.Popen(['sleep', '60'])
+            try:
+                child.terminate()
+                time.sleep(before)
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1)
+            except (KeyboardInterrupt, RuntimeError) as error:
+                later(0.1)
+                assert signals.stopped_by(error) == signal.SIGTERM
+            time.sleep(0.2)
+            child.wait()
+        assert signal.getsignal(signal.SIGCHLD) is raises
+    finally:
+        signal.signal(signal.SIGCHLD, known)
 
 
 def test_mistakes_wait_for_nothing_and_other_errors_not_long(handled):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,13 +13,14 @@ from mmengine.runner import Runner
 
 from mmseg_tr.apis.config import fit_to_run, load_config, require_sections, use_amp_for_training, use_reduction
 from mmseg_tr.engine.data_checks import check_run_data
-from mmseg_tr.engine.distributed import process_group
+from mmseg_tr.engine.distributed import process_group, read_place
 from mmseg_tr.engine.runner import bare_model, build_runner
 from mmseg_tr.engine.start import (
     check_resumable,
     check_start,
     find_checkpoint,
     last_checkpoint,
+    one_training,
     read_training,
     refuse_used_folder,
 )
@@ -82,7 +83,9 @@ def train(config: str | Config, options: TrainOptions | None = None, **settings:
         if options.seed is None and seed is not None:  # the data loaders' too
             config.randomness = {**config.get('randomness', {}), 'seed': seed}
     config.load_from, config.resume = start, bool(resume)
-    with process_group(options.launcher), kept_work(config.work_dir):
+    leads = options.launcher == 'none' or read_place(options.launcher).rank == 0
+    held = one_training(config.work_dir) if leads else nullcontext()
+    with process_group(options.launcher), held, kept_work(config.work_dir):
         runner = build_runner(config, 'train')
         if config.get('check_data', True) if options.check_data is None else options.check_data:
             check_run_data(runner, *(('train', 'val') if config.get('val_cfg') else ('train',)))

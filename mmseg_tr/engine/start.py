@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,32 @@ def refuse_used_folder(folder: str) -> None:
             'name another folder.',
             parameters=['work_dir', 'resume'],
         )
+
+
+@contextmanager
+def one_training(folder: str) -> Iterator[None]:
+    """Hold a folder for one training at a time; the file system forgets it with the process, however that ends.
+
+    Raises ConfigError while another process trains into the folder. Where files cannot be locked nothing is held.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        file = open(Path(folder) / '.training.lock', 'w')  # noqa: SIM115 (held open, and closed below)
+    except OSError:  # the run itself says what it cannot write
+        yield
+        return
+    with file:
+        try:
+            # Belongs to the process alone: data-loading processes that outlive a killed one hold nothing.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise ConfigError(
+                f'work_dir {folder} is in use by another training: wait for its end, or name another folder.',
+                parameters=['work_dir'],
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def read(path: str) -> Any:
