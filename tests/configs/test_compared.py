@@ -19,7 +19,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from mmseg_tr.nn import ViT
-from tests.configs.test_configs import COMPARED, ROOT, SIZES, find, load
+from tests.configs.test_configs import COMPARED, ROOT, SIZES, find, load, weightless
 
 WIDTH = 16
 SIDES = {'ade20k-640x640': 40, 'cityscapes-768x768': 48, 'pascal-context-480x480': 30}
@@ -69,8 +69,7 @@ def narrow_vit(path):
     """The narrow backbone, which counts tokens without computing their values."""
     backbone = dict(narrow(load(path).model).backbone)
     backbone.pop('type')
-    with torch.device('meta'):
-        return ViT(**backbone).eval()
+    return weightless(ViT, **backbone).eval()
 
 
 @cache
@@ -78,8 +77,7 @@ def whole_vit(dataset):
     """The plain backbone at full width, without memory for its weights."""
     backbone = dict(load(ROOT / f'segmenter/segmenter_vit-l16_{dataset}_expedite.py').model.backbone)
     backbone.pop('type')
-    with torch.device('meta'):
-        return ViT(**backbone)
+    return weightless(ViT, **backbone)
 
 
 def lengths(vit, side):

@@ -17,6 +17,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
+from torch.overrides import TorchFunctionMode
 
 from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.nn import ViT
@@ -85,11 +86,29 @@ def find(pipeline, kind):
     return next(step for step in pipeline if step['type'] == kind)
 
 
+class Undrawn(TorchFunctionMode):
+    """Leaves out what only fills a tensor with numbers: on the meta device it costs most of building a network."""
+
+    FILL = {
+        getattr(torch.Tensor, name) for name in ('uniform_', 'normal_', 'erfinv_', 'mul_', 'add_', 'clamp_', 'fill_')
+    }
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in self.FILL and args[0].is_meta:
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
+def weightless(build, *args, **kwargs):
+    """What `build` builds, without memory for weights."""
+    with torch.device('meta'), Undrawn():
+        return build(*args, **kwargs)
+
+
 def narrow(model, width=16):
     """The model's settings with an encoder and heads of few channels; depth, grid and reduction stay."""
     backbone = {key: value for key, value in model.backbone.items() if key != 'type'}
-    with torch.device('meta'):
-        vit = ViT(**backbone)
+    vit = weightless(ViT, **backbone)
     arch = dict(embed_dim=width, depth=len(vit.blocks), num_heads=1)
     arch |= dict(patch_size=vit.patch_size[0], distilled=vit.dist_token is not None)
     parts = ('neck', 'decode_head', 'auxiliary_head')
@@ -131,9 +150,9 @@ def test_whole_model_fits_together(path):
     """At full width and depth, without memory for weights; nothing merges, as there is nothing to compare."""
     settings = copy.deepcopy(load(path).model)
     settings.backbone.pop('reduction', None)
-    with torch.device('meta'):
-        model = MODELS.build(settings).eval()
-        patch = model.backbone.patch_size[0]
+    model = weightless(MODELS.build, settings).eval()
+    patch = model.backbone.patch_size[0]
+    with torch.device('meta'), torch.no_grad():
         scores = model(torch.empty(1, 3, 8 * patch, 6 * patch), mode='tensor')
     assert scores.shape[:2] == (1, settings.decode_head.num_classes)
 
@@ -241,8 +260,7 @@ def test_cts_config_is_segmenter_plus_sharing(path):
     policy = ROOT / 'cts' / f'{Path(reduction.policy_checkpoint).parent.name}.py'
     last = load(policy).train_cfg.max_iters
     assert reduction.policy_checkpoint == f'work_dirs/{policy.stem}/iter_{last}.pth'
-    with torch.device('meta'):
-        vit = ViT(**{key: value for key, value in model.backbone.items() if key != 'type'})
+    vit = weightless(ViT, **{key: value for key, value in model.backbone.items() if key != 'type'})
     patches, shared = vit.grid[0] * vit.grid[1], vit.reduction.count(vit.grid)
     if path in PUBLISHED:
         assert (shared, patches - 4 * shared, patches - 3 * shared) == CTS_SCHEDULES[model.backbone.img_size]

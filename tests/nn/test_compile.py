@@ -11,8 +11,21 @@ from tests.torch_versions import ONE_GRAPH, needs_newer_torch
 
 ADAPTIVE = [method for method in METHODS if build_reduction(method.settings).adaptive]
 FIXED = [method for method in METHODS if method not in ADAPTIVE]
-# a tracer's time grows with every layer: the fewest with which each method is at work and goes on
-LAYERS = {'Expedite': 3, 'Expedite-inside': 4, 'EViT': 3, 'ToMe-kth': 3, 'MPM-fixed': 3, 'SharedMatching-best': 4}
+# a tracer's time grows with every layer: as few as show each method at work and what follows it, and settings that fit
+SHORT = {
+    'ALGM': (2, dict(layers=(1, 2))),  # it decides in two ways
+    'ToMe-dense': (1, {}),  # its layers are alike
+    'ToMe-random': (1, {}),
+    'ToMe-kth': (2, dict(k=[3, 2])),
+    'Expedite': (2, dict(layer=1)),
+    'Expedite-inside': (3, dict(reconstruct=2)),
+    'EViT': (2, dict(layers=(1, 2))),
+    'MPM': (1, dict(layers=(1,))),
+    'MPM-tokens': (1, dict(layers=(1,))),
+    'MPM-fixed': (2, dict(layers=(1, 2))),
+    'SharedMatching-best': (2, dict(layers=(1, 2))),
+    'ACT': (1, {}),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +37,11 @@ def counted():
     torch._dynamo.reset()
 
 
+def short_vit(method):
+    depth, settings = SHORT.get(method.name, (2, {}))
+    return tiny_vit(method.settings | settings, depth=depth)
+
+
 def compiled(model, **kwargs):
     return torch.compile(lambda image: model(image)[-1], backend='eager', **kwargs)
 
@@ -32,7 +50,7 @@ def compiled(model, **kwargs):
 @torch.inference_mode()
 def test_methods_of_fixed_counts_are_one_graph_that_serves_every_image_of_a_shape(method, counted):
     needs_newer_torch(ONE_GRAPH)
-    vit = tiny_vit(method.settings, depth=LAYERS.get(method.name, 2))
+    vit = short_vit(method)
     run = compiled(vit, fullgraph=True)
     for seed in (0, 1):
         images = pictures(2, (8, 8), seed=seed)
@@ -44,7 +62,7 @@ def test_methods_of_fixed_counts_are_one_graph_that_serves_every_image_of_a_shap
 @pytest.mark.parametrize('reduction', [None, 'bsm_hq', 'bsm_fast', 'n2d_2x2', 'downsample'])
 @torch.inference_mode()
 def test_presets_of_mit_are_one_graph(reduction, counted):
-    arch = dict(embed_dims=8, num_layers=(1, 1, 1, 2), num_heads=(1, 2, 4, 8))
+    arch = dict(embed_dims=8, num_layers=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))
     mit = MixVisionTransformer(arch, reduction=reduction).eval()
     run = compiled(mit, fullgraph=True)
     for seed in (0, 1):
@@ -58,10 +76,7 @@ def test_presets_of_mit_are_one_graph(reduction, counted):
 @torch.inference_mode()
 def test_adaptive_methods_break_their_graph_where_they_decide_and_nowhere_else(method, counted):
     needs_newer_torch(ONE_GRAPH)
-    # ALGM decides in two ways; one layer shows what the others do
-    layers = (1, 2) if method.name == 'ALGM' else (1,)
-    settings = method.settings | (dict(layers=layers) if 'layers' in method.settings else {})
-    vit = tiny_vit(settings, depth=len(layers))
+    vit = short_vit(method)
     run = compiled(vit)
     for seed in (0, 1):
         images = pictures(1, (8, 8), seed=seed)
