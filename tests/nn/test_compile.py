@@ -6,26 +6,11 @@ from torch._dynamo.utils import counters
 
 from mmseg_tr.nn.mit import MixVisionTransformer
 from mmseg_tr.reduction import build_reduction
-from tests.reduction.methods import METHODS, pictures, tiny_vit
+from tests.reduction.methods import METHODS, pictures, short_vit, tiny_vit
 from tests.torch_versions import ONE_GRAPH, needs_newer_torch
 
 ADAPTIVE = [method for method in METHODS if build_reduction(method.settings).adaptive]
 FIXED = [method for method in METHODS if method not in ADAPTIVE]
-# a tracer's time grows with every layer: as few as show each method at work and what follows it, and settings that fit
-SHORT = {
-    'ALGM': (2, dict(layers=(1, 2))),  # it decides in two ways
-    'ToMe-dense': (1, {}),  # its layers are alike
-    'ToMe-random': (1, {}),
-    'ToMe-kth': (2, dict(k=[3, 2])),
-    'Expedite': (2, dict(layer=1)),
-    'Expedite-inside': (3, dict(reconstruct=2)),
-    'EViT': (2, dict(layers=(1, 2))),
-    'MPM': (1, dict(layers=(1,))),
-    'MPM-tokens': (1, dict(layers=(1,))),
-    'MPM-fixed': (2, dict(layers=(1, 2))),
-    'SharedMatching-best': (2, dict(layers=(1, 2))),
-    'ACT': (1, {}),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +20,6 @@ def counted():
     counters.clear()
     yield counters
     torch._dynamo.reset()
-
-
-def short_vit(method):
-    depth, settings = SHORT.get(method.name, (2, {}))
-    return tiny_vit(method.settings | settings, depth=depth)
 
 
 def compiled(model, **kwargs):

@@ -146,6 +146,23 @@ METHODS = [
 ]
 
 
+# a tracer's time grows with every layer: as few as show each method at work and what follows it, and settings that fit
+SHORT = {
+    'ALGM': (2, dict(layers=(1, 2))),  # it decides in two ways
+    'ToMe-dense': (1, {}),  # its layers are alike
+    'ToMe-random': (1, {}),
+    'ToMe-kth': (2, dict(k=[3, 2])),
+    'Expedite': (2, dict(layer=1)),
+    'Expedite-inside': (3, dict(reconstruct=2)),
+    'EViT': (2, dict(layers=(1, 2))),
+    'MPM': (1, dict(layers=(1,))),
+    'MPM-tokens': (1, dict(layers=(1,))),
+    'MPM-fixed': (2, dict(layers=(1, 2))),
+    'SharedMatching-best': (2, dict(layers=(1, 2))),
+    'ACT': (1, {}),
+}
+
+
 def tiny_vit(
     reduction: dict | None = None, prefix: int = 1, grid: tuple[int, int] = (8, 8), depth: int = DEPTH, **kwargs
 ) -> ViT:
@@ -158,6 +175,12 @@ def tiny_vit(
             for parameter in vit.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return vit.eval()
+
+
+def short_vit(method: Method) -> ViT:
+    """As tiny_vit(), for a tracer: with as few layers as SHORT says."""
+    depth, settings = SHORT.get(method.name, (2, {}))
+    return tiny_vit(method.settings | settings, depth=depth)
 
 
 @cache

@@ -13,7 +13,7 @@ from mmseg_tr.errors import ConfigError
 from mmseg_tr.nn import ViT
 from mmseg_tr.reduction import REDUCTIONS, Reduction, Tokens, build_reduction, find_method, method_names
 from mmseg_tr.reduction.observe import Observer
-from tests.reduction.methods import METHODS, pictures, tiny_vit
+from tests.reduction.methods import METHODS, pictures, short_vit, tiny_vit
 from tests.torch_versions import ANY_BATCH, needs_newer_torch
 
 FOR_VIT = [method for method in REDUCTIONS.values() if method.backbone == 'ViT']
@@ -195,7 +195,7 @@ def test_programs_for_any_batch_do_what_the_network_does(name):
     """Those methods that no test of the export tool has."""
     needs_newer_torch(ANY_BATCH)
     method = next(method for method in METHODS if method.name == name)
-    vit, images = tiny_vit(method.settings), pictures(3, (8, 8))
+    vit, images = short_vit(method), pictures(3, (8, 8))
     assert vit.reduction.unexportable() is None
     program = torch.export.export(vit, (images[:2],), dynamic_shapes=({0: torch.export.Dim('batch', min=1)},))
     torch.testing.assert_close(program.module()(images)[0], vit(images)[0])
