@@ -154,12 +154,12 @@ def main(folder, kills=None):
     with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere):
         call('train', folder / 'tiny.py', '--work-dir', folder / 'first')
     whole = folder / 'whole'
-    ended = forked(whole)
-    steps = int(whole.with_suffix('.steps').read_text())
-    print(json.dumps({'moment': 'never', 'ended': ended, 'steps': steps, 'end': state(whole)}))
     start = time.perf_counter()
-    forked(folder / 'timed')
+    ended = forked(whole)
     seconds = time.perf_counter() - start
+    steps = int(whole.with_suffix('.steps').read_text())
+    undisturbed = state(whole)
+    print(json.dumps({'moment': 'never', 'ended': ended, 'steps': steps, 'end': undisturbed}))
     chance = random.Random(0)
     at_steps = 11 if kills is None else kills - 3
     moments = [{'fatal': 3 + (steps - 3) * place // max(at_steps - 1, 1)} for place in range(at_steps)]
@@ -170,7 +170,7 @@ def main(folder, kills=None):
         ended = forked(work, **moment)
         left, resumed = state(work) if work.exists() else None, forked(work)
         end = state(work)
-        equal += resumed == 0 and end['weights'] == state(whole)['weights']
+        equal += resumed == 0 and end['weights'] == undisturbed['weights']
         print(json.dumps({'moment': moment, 'ended': ended, 'left': left, 'resumed': resumed, 'end': end}), flush=True)
     if kills is not None:
         print(f'{equal} of {len(moments)} killed trainings are bit-equal')
