@@ -1,8 +1,9 @@
-"""Values as people type them on a command line: numbers, words, lists, tuples and dicts of any depth."""
+"""Settings as people write them: values typed on a command line, code of a config, and what numbers they hold."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _CLOSING = {'(': ')', '[': ']', '{': '}'}
@@ -53,6 +54,30 @@ def read_settings(text: str) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError('it is nested too deeply') from error
     return found
+
+
+def as_code(value: Any) -> str:
+    """Return plain values in the style of configs: dict(a=1)."""
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) and key.isidentifier() for key in value):
+            return f'dict({", ".join(f"{key}={as_code(part)}" for key, part in value.items())})'
+        return f'{{{", ".join(f"{key!r}: {as_code(part)}" for key, part in value.items())}}}'
+    if isinstance(value, list):
+        return f'[{", ".join(map(as_code, value))}]'
+    return repr(value)
+
+
+def numbers_in(settings: Any, key: str = '') -> Iterator[tuple[str, float]]:
+    """Return the numbers in settings, each with the innermost key above it; a seed may be any number and is left
+    out."""
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            yield from numbers_in(value, str(name))
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from numbers_in(value, key)
+    elif isinstance(settings, int | float) and key != 'seed':
+        yield key, settings
 
 
 class _Reader:

@@ -33,7 +33,7 @@ from mmseg_tr.reduction.segformerpp.settings import as_reduction
 from mmseg_tr.weights import formats, keymap, mit
 from mmseg_tr.weights.fetch import fetch_if_published
 from mmseg_tr.weights.fit import check_tensors, completed
-from mmseg_tr.weights.folder import NETWORK, SETTINGS, WEIGHTS, check_numbers, find_folder, read_settings
+from mmseg_tr.weights.folder import NETWORK, SETTINGS, WEIGHTS, check_possible, find_folder, read_settings
 from mmseg_tr.weights.io import read_file
 from mmseg_tr.weights.variant import normalization, read_variant
 
@@ -115,7 +115,7 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = No
     state = read_file(folder / WEIGHTS)
     check_tensors(state, str(folder / WEIGHTS))
     try:
-        check_numbers(settings['options'], state)
+        check_possible(settings['options'], state)
         with torch.device('meta'):  # takes no memory, whatever the settings ask for
             shapes = {key: value.shape for key, value in _rebuilt(settings).state_dict().items()}
         if shapes == {key: value.shape for key, value in state.items()}:

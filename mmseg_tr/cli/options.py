@@ -21,6 +21,7 @@ OPTION_NAMES = {
     'average': '--average-counts',
     'batch_sizes': '--batch-size',
     'budget': '--fixed',
+    'comparison': '--compare',
     'compiled': '--compile',
     'file_name': '--name',
     'form': '--format',

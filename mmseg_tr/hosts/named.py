@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from mmseg_tr.errors import CheckpointError, ConfigError, require_extra
 from mmseg_tr.hosts.pictures import processor_transform, transform_from, transform_of
 from mmseg_tr.nn.image_transform import ImageTransform
 from mmseg_tr.options import check_type
+from mmseg_tr.values import numbers_in
 
 ensure_torchvision()  # timm imports torchvision
 
@@ -84,7 +84,9 @@ def from_transformers(name: str, rest: str, random: bool) -> NamedModel:
         )
     try:
         config = transformers.AutoConfig.from_pretrained(rest)
-        check_numbers(config.to_dict())
+        for key, number in numbers_in(config.to_dict()):
+            if isinstance(number, int) and abs(number) > LARGEST:  # it would be asked for as memory
+                raise ConfigError(f'{key} in its config.json must be at most {LARGEST}')
         kind = getattr(transformers, (config.architectures or ['AutoModel'])[0], transformers.AutoModel)
         model: Any
         if random:
@@ -96,18 +98,6 @@ def from_transformers(name: str, rest: str, random: bool) -> NamedModel:
         raise unavailable(name, error) from error
     transform = processor_transform(folder) if settings is None else transform_from(settings, name)
     return NamedModel(name, model.eval(), transform, trained_size(config, name))
-
-
-def check_numbers(settings: Any, key: str = '') -> None:
-    """Raise ConfigError for an integer in a config that no network has: it would be asked for as memory."""
-    if isinstance(settings, Mapping):
-        for name, value in settings.items():
-            check_numbers(value, str(name))
-    elif isinstance(settings, list | tuple):
-        for value in settings:
-            check_numbers(value, key)
-    elif isinstance(settings, int) and abs(settings) > LARGEST and key != 'seed':
-        raise ConfigError(f'{key} in its config.json must be at most {LARGEST}')
 
 
 def trained_size(config: Any, name: str) -> tuple[int, int]:

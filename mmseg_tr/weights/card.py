@@ -47,7 +47,9 @@ def read_comparison(path: str | os.PathLike[str]) -> dict[str, Any]:
         for row in rows:
             _cells(row)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-        raise ConfigError(f'comparison must be a compare.json of `mmseg-tr compare`, got {str(path)!r}.') from error
+        raise ConfigError(
+            f'comparison must be a compare.json of `mmseg-tr compare`, got {str(path)!r}.', parameters=['comparison']
+        ) from error
     return dict(rows=rows, about=about)
 
 

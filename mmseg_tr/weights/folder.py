@@ -11,6 +11,7 @@ from typing import Any
 from mmseg_tr.errors import CheckpointError, ConfigError, installed
 from mmseg_tr.files import Content, write_together
 from mmseg_tr.options import check_type
+from mmseg_tr.values import numbers_in
 from mmseg_tr.version import __version__
 
 WEIGHTS, SETTINGS, CARD, CONFIG = 'model.safetensors', 'mmseg_tr.json', 'README.md', 'config.py'
@@ -89,17 +90,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def check_numbers(settings: Any, state: Mapping[str, Any], key: str = 'options') -> None:
+def check_possible(settings: Any, state: Mapping[str, Any]) -> None:
     """Raise ConfigError for numbers of layers, or sizes, that no network with these weights has."""
-    if isinstance(settings, Mapping):
-        for name, value in settings.items():
-            check_numbers(value, state, str(name))
-    elif isinstance(settings, list):
-        for value in settings:
-            check_numbers(value, state, key)
-    elif isinstance(settings, int | float) and key != 'seed':
-        elements = max(sum(value.numel() for value in state.values()), 2**16)
-        if settings > (len(state) if key in _LAYERS else elements):
+    elements = max(sum(value.numel() for value in state.values()), 2**16)
+    for key, number in numbers_in(settings, 'options'):
+        if number > (len(state) if key in _LAYERS else elements):
             raise ConfigError(f'{key} is larger than its {len(state)} weights with {elements} elements allow')
 
 

@@ -13,10 +13,11 @@ pytest.importorskip('mmseg')
 
 from mmseg_tr.apis.tune.search import Budget, Point, find, search
 from mmseg_tr.apis.tune.spaces import identity, space
-from mmseg_tr.apis.tune.written import as_code, nested_options
+from mmseg_tr.apis.tune.written import nested_options
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction import build_reduction, method_names
 from mmseg_tr.reduction.ladder import Ladder
+from mmseg_tr.values import as_code
 
 OWN = dict(
     ALGM=dict(type='ALGM', layers=[1, 4]),

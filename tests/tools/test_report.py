@@ -295,8 +295,11 @@ def test_mistakes_are_one_sentence(checkpoint, page, comparison, tmp_path, capsy
         ((ALGM, *given, '--images', tmp_path / 'gone.png'), 'there is no file or folder'),
         ((ALGM, *given, '--images', empty), 'holds no image'),
         ((ALGM, *given, '--scenes', 0), '--scenes must be 1 or more, got 0'),
-        ((ALGM, *given, '--compare', 'gone.json'), 'there is no comparison gone.json'),
-        ((ALGM, *given, '--compare', broken), 'is not a valid comparison'),
+        (
+            (ALGM, *given, '--compare', 'gone.json'),
+            "--compare must be a compare.json of `mmseg-tr compare`, got 'gone.json'",
+        ),
+        ((ALGM, *given, '--compare', broken), 'broken.json'),
         ((ALGM, ALGM, *given), 'photo-mosaic-128x128 twice'),
     ):
         assert part in mistake(capsys, 'report', *arguments, '--out', out)

@@ -5,8 +5,6 @@ report/page.py writes the page.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +33,8 @@ from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.engine.pose_checks import is_pose_config
 from mmseg_tr.errors import ConfigError, DatasetError
 from mmseg_tr.options import Options, check_type
+from mmseg_tr.reduction.checks import is_number
+from mmseg_tr.weights import card
 
 __all__ = ['Report', 'ReportOptions', 'Seen', 'Shown', 'build_report', 'labels_of']
 
@@ -164,19 +164,16 @@ def look_at_all(views: Mapping[str, View], inputs: Sequence[str], options: Repor
 
 
 def read_comparison(path: str) -> tuple[list[dict], dict]:
-    """Read rows and setup from a compare.json. Raises ConfigError."""
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f'there is no comparison {path}: give the compare.json that tools/compare.py wrote.')
-    try:
-        content = json.loads(file.read_text())
-        rows, about = list(content['rows']), dict(content['about'])
-        usable = bool(rows) and all(usable_row(row) for row in rows)
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):  # also integers above 1e308
-        usable = False
-    if not usable:
-        raise ConfigError(f'{path} is not a valid comparison: give the compare.json that tools/compare.py wrote.')
-    return rows, about
+    """Read rows and setup from the compare.json of a segmentation. Raises ConfigError."""
+    content = card.read_comparison(path)
+    for row in content['rows']:
+        if not usable_row(row):
+            raise ConfigError(
+                f'comparison must hold segmentation models with their numbers, {row["name"]} of {path} is none: take '
+                'the compare.json of another comparison.',
+                parameters=['comparison'],
+            )
+    return content['rows'], content['about']
 
 
 def usable_row(row: Any) -> bool:
@@ -197,11 +194,6 @@ def usable_row(row: Any) -> bool:
         and (settings is None or isinstance(settings, dict))
         and (tokens is None or (isinstance(tokens, list) and all(map(is_number, tokens))))
     )
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def labels_of(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from mmseg_tr.apis.build import build_model, machine, pick_precision, precision_
 from mmseg_tr.apis.compare.models import settings_of
 from mmseg_tr.apis.compare.options import BATCH, MeasuringOptions
 from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections, use_reduction
-from mmseg_tr.apis.tune.measure import JOURNAL, Journal, Measurer, digest, digest_of
+from mmseg_tr.apis.tune.measure import JOURNAL, Journal, Measurer, digest
 from mmseg_tr.apis.tune.search import Budget, Point, find
 from mmseg_tr.apis.tune.spaces import space
 from mmseg_tr.apis.tune.written import check_out, config_text, default_name, nested_options
@@ -26,6 +26,7 @@ from mmseg_tr.files import write_atomically
 from mmseg_tr.nn.backbone import Backbone
 from mmseg_tr.options import check_type
 from mmseg_tr.reduction import find_method, method_names
+from mmseg_tr.weights.download import digest_of
 
 __all__ = ['TuneOptions', 'Tuned', 'tune']
 
@@ -133,7 +134,7 @@ class Task:
         plain.model.backbone.reduction = None
         setup = dict(
             config=digest(plain.model.to_dict(), plain.test_dataloader.to_dict()),
-            checkpoint=digest_of(checkpoint),
+            checkpoint=digest_of(Path(checkpoint), 'sha256')[:16],
             method=method,
             images=[options.images, options.batch_size or BATCH, options.repeats],
             machine=[machine(place), torch.get_num_threads()],

@@ -19,12 +19,13 @@ from mmseg_tr.apis.fixed import config_target
 from mmseg_tr.apis.tune import Task, TuneOptions
 from mmseg_tr.apis.tune.search import Point
 from mmseg_tr.apis.tune.table import describe
-from mmseg_tr.apis.tune.written import as_code, config_text
+from mmseg_tr.apis.tune.written import config_text
 from mmseg_tr.engine.datasets import build_dataset
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.files import write_atomically
 from mmseg_tr.hosts.fixed import Candidate, calibrated, within_budget
 from mmseg_tr.reduction import find_method
+from mmseg_tr.values import as_code
 
 SPLITS = ('train', 'test')
 

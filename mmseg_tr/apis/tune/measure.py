@@ -183,15 +183,6 @@ class PlainModel:
     numbers: dict[str, Any]
 
 
-def digest_of(path: str) -> str:
-    """Return a short fingerprint of a file's content."""
-    found = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(1 << 22):
-            found.update(chunk)
-    return found.hexdigest()[:16]
-
-
 def digest(*parts: Any) -> str:
     """Return a short fingerprint of plain values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

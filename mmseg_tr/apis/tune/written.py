@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmseg_tr.apis.tune.search import Budget
 from mmseg_tr.apis.tune.spaces import Settings
 from mmseg_tr.errors import ConfigError
+from mmseg_tr.values import as_code
 
 
 def check_out(path: Path) -> None:
@@ -64,14 +65,3 @@ def config_text(path: Path, base: Config, settings: Settings, options: Mapping[s
     comment = '\n'.join(f'# {line}' for line in about.splitlines())
     body = '\n'.join(f'{name} = {as_code(value)}' for name, value in changes.items())
     return f'{comment}\n_base_ = {relative!r}\n\n{body}\n'
-
-
-def as_code(value: Any) -> str:
-    """Return plain values in the style of configs: dict(a=1)."""
-    if isinstance(value, Mapping):
-        if all(isinstance(key, str) and key.isidentifier() for key in value):
-            return f'dict({", ".join(f"{key}={as_code(part)}" for key, part in value.items())})'
-        return f'{{{", ".join(f"{key!r}: {as_code(part)}" for key, part in value.items())}}}'
-    if isinstance(value, list):
-        return f'[{", ".join(map(as_code, value))}]'
-    return repr(value)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.reduction.segformerpp.settings import as_reduction
+from mmseg_tr.values import as_code
 
 
 def reduction_from_merging(
@@ -36,12 +37,3 @@ def replace_merging(backbone: MutableMapping[str, Any]) -> None:
     """Rename `merging` to `reduction` in the settings of a MiT, in place, with one DeprecationWarning."""
     if 'merging' in backbone and str(backbone.get('type', '')).rpartition('.')[2] in ('MiT', 'MixVisionTransformer'):
         backbone['reduction'] = reduction_from_merging(backbone.pop('merging'), stacklevel=3)
-
-
-def as_code(value: Any) -> str:
-    """Return plain values as configs write them: dict(a=1)."""
-    if isinstance(value, dict):
-        return f'dict({", ".join(f"{key}={as_code(part)}" for key, part in value.items())})'
-    if isinstance(value, list):
-        return f'[{", ".join(map(as_code, value))}]'
-    return repr(value)
