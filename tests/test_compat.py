@@ -9,7 +9,7 @@ import pytest
 from mmseg_tr import compat
 from mmseg_tr.compat import ensure_mmcv, ensure_torchvision, ensure_xtcocotools
 from mmseg_tr.errors import MissingExtraError, installed, require_extra
-from tests.clean import run_clean
+from tests.fresh import run_fresh
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ torch.library.register_fake('torchvision::nms')(lambda dets, scores, iou_thresho
 def test_torchvision_without_its_operators_imports(packages):
     folder = packages({'torchvision/__init__.py': BROKEN_TORCHVISION})
     code = 'from mmseg_tr.compat import ensure_torchvision as mend; print(mend(), mend()); import torchvision'
-    assert run_clean(code, packages=folder) == 'True False'
+    assert run_fresh(code, packages=folder) == 'True False'
 
 
 def test_a_working_torchvision_is_left_alone(packages):
@@ -46,7 +46,7 @@ import torch
 from mmseg_tr.compat import ensure_torchvision
 print(ensure_torchvision(), hasattr(torch.ops.torchvision, 'nms'))
 """
-    assert run_clean(code, packages=folder) == 'False False'
+    assert run_fresh(code, packages=folder) == 'False False'
 
 
 def test_another_failure_of_torchvision_is_not_hidden(packages):
@@ -58,7 +58,7 @@ try:
 except RuntimeError as error:
     print(error)
 """
-    assert run_clean(code, packages=folder) == 'out of cheese'
+    assert run_fresh(code, packages=folder) == 'out of cheese'
 
 
 def test_nothing_is_mended_twice():
@@ -69,7 +69,7 @@ def test_nothing_is_mended_twice():
 def test_mmcv_with_its_operators_is_left_alone(packages):
     folder = packages({'mmcv/__init__.py': '', 'mmcv/_ext.py': "built = 'yes'"})
     code = 'from mmseg_tr.compat import ensure_mmcv; print(ensure_mmcv()); import mmcv._ext; print(mmcv._ext.built)'
-    assert run_clean(code, packages=folder).split() == ['False', 'yes']
+    assert run_fresh(code, packages=folder).split() == ['False', 'yes']
 
 
 def test_an_operator_of_mmcv_lite_says_what_to_install(packages):
@@ -85,7 +85,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    mended, present, sentence = run_clean(code, packages=folder).splitlines()
+    mended, present, sentence = run_fresh(code, packages=folder).splitlines()
     assert mended == 'True'
     assert present == 'True False not available (mmcv-lite)'
     assert "'nms' needs full mmcv" in sentence
@@ -98,7 +98,7 @@ def test_openmmlab_imports_after_this_package_alone():
     code = 'import mmseg_tr; from mmseg.apis import init_model; from mmseg_tr import Predictor; print(1)'
     if installed('mmpose'):
         code += '\nimport mmpose.models, mmpose.evaluation, mmpose.datasets; print(2)'
-    assert run_clean(code).split()[-1] == ('2' if installed('mmpose') else '1')
+    assert run_fresh(code).split()[-1] == ('2' if installed('mmpose') else '1')
 
 
 @pytest.mark.skipif(not installed('mmengine'), reason='needs the extra [seg]')
@@ -110,7 +110,7 @@ def test_mmengine_imports_whatever_another_process_left_of_yapfs_grammar(left, t
     if left is not None:
         grammar.parent.mkdir(parents=True)
         grammar.write_bytes(left)
-    run_clean('import mmseg_tr, mmengine')
+    run_fresh('import mmseg_tr, mmengine')
     assert pickle.loads(grammar.read_bytes())
 
 
@@ -136,10 +136,10 @@ importlib.import_module = load
 compat._yapf_cache = lambda: __import__('pathlib').Path({str(cache)!r})
 print(compat.ensure_yapf())
 """
-    assert run_clean(code).split() == ['taken', 'True']
+    assert run_fresh(code).split() == ['taken', 'True']
     (tmp_path / 'file').touch()
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
-    run_clean('import mmseg_tr, mmengine')
+    run_fresh('import mmseg_tr, mmengine')
 
 
 def test_an_xtcocotools_that_imports_is_left_alone(packages):
@@ -150,7 +150,7 @@ print(ensure_xtcocotools())
 from xtcocotools.cocoeval import COCOeval
 print(COCOeval)
 """
-    assert run_clean(code, packages=folder).split() == ['False', 'theirs']
+    assert run_fresh(code, packages=folder).split() == ['False', 'theirs']
 
 
 @pytest.mark.skipif(not installed('pycocotools'), reason='needs the extra [pose]')
@@ -164,7 +164,7 @@ import xtcocotools.mask
 from xtcocotools.coco import COCO
 print(COCO.__module__, xtcocotools.mask.encode.__name__)
 """
-    assert run_clean(code, packages=folder).split() == ['True', 'False', 'mmseg_tr.compat', 'encode']
+    assert run_fresh(code, packages=folder).split() == ['True', 'False', 'mmseg_tr.compat', 'encode']
 
 
 @pytest.fixture

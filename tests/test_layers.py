@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
 from tests.clean import OPENMMLAB, run_clean
+from tests.fresh import run_fresh
 from tests.sources import PACKAGE, Import, imports, modules
 
 # From the bottom up. A room is a folder or a file of mmseg_tr; it imports its own row and the rows below.
@@ -143,7 +144,7 @@ print(sorted(loaded & {{'mmengine', 'mmcv', 'mmseg', 'mmpose', 'mmdet'}}))
 
 def test_the_plain_layer_runs_a_reduced_segmenter_without_openmmlab():
     rooms = [room for row in PLAIN for room in row if f'{PACKAGE}.{room}' in modules()]
-    shape, loaded = run_clean(FORWARD.format(rooms=rooms), blocked=OPENMMLAB).splitlines()
+    shape, loaded = run_fresh(FORWARD.format(rooms=rooms), blocked=OPENMMLAB).splitlines()
     assert shape == '(2, 5, 64, 64) True'
     assert loaded == '[]'
 
@@ -159,4 +160,4 @@ try:
 except ImportError as error:
     print(error)
 """
-    assert "pip install 'mmseg_tr[seg]'" in run_clean(code, blocked=OPENMMLAB)
+    assert "pip install 'mmseg_tr[seg]'" in run_fresh(code, blocked=OPENMMLAB)

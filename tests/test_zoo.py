@@ -15,7 +15,8 @@ from mmseg_tr.nn import LinearDecoder
 from mmseg_tr.nn.image_transform import ImageTransform
 from mmseg_tr.reduction import default_settings, method_names
 from mmseg_tr.weights.published import SEGMENTER
-from tests.clean import OPENMMLAB, ROOT, run_clean
+from tests.clean import OPENMMLAB, ROOT
+from tests.fresh import run_fresh
 from tests.nn.networks import image
 from tests.releases import WIDTH, net_kwargs, write_release
 from tests.segformers import ARCH, CHANNELS, nvidia, segformer
@@ -52,7 +53,7 @@ except ValueError as error:
 
 def test_create_model_and_torch_hub_work_where_only_torch_and_timm_are_installed():
     code = HUB.format(root=str(ROOT), openmmlab=OPENMMLAB)
-    lines = run_clean(code, blocked=OPENMMLAB).splitlines()
+    lines = run_fresh(code, blocked=OPENMMLAB).splitlines()
     assert lines[-5:] == [
         '(1, 19, 128, 192)',
         '(1, 3, 128, 160) (1, 4, 32, 40) False False',  # fast merges, which the published hub entry did not
