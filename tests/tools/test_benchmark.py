@@ -1,7 +1,7 @@
 """`python -m benchmarks`, also as tools/benchmark.py: suites, their files, continuing after a stop, mistakes."""
 
 import json
-import subprocess
+import runpy
 import sys
 
 import pytest
@@ -9,7 +9,6 @@ import pytest
 from benchmarks.mit import exponent
 from benchmarks.suites import SUITES, chosen_rows, suite_of
 from mmseg_tr.paths import config_path
-from tests.clean import ROOT
 from tests.tools.command import call, mistake
 
 pytest.importorskip('mmseg')
@@ -135,9 +134,13 @@ def test_mistakes_are_told_in_one_sentence(tmp_path, capsys):
     assert 'none.json' in mistake(capsys, 'benchmark', '--report', tmp_path / 'none.json')
 
 
-def test_the_module_and_the_tool_are_one_command(capsys):
-    command = [sys.executable, '-m', 'benchmarks', '--suite', 'cpu-small', '--list']
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+def test_the_module_and_the_tool_are_one_command(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, 'benchmarks.__main__', raising=False)
+    monkeypatch.setattr(sys, 'argv', ['benchmarks', '--suite', 'cpu-small', '--list'])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module('benchmarks', run_name='__main__', alter_sys=True)  # `python -m benchmarks`
+    assert not ended.value.code
+    listed = capsys.readouterr().out
     assert call('benchmark', '--suite', 'cpu-small', '--list') == 0
     assert capsys.readouterr().out.split() == listed.split() != []
 
