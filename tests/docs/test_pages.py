@@ -31,8 +31,8 @@ BLOCK = re.compile(r'^```(python|bash run|bash)\n(.*?)^```', re.DOTALL | re.MULT
 # what makes a command that runs for minutes end in seconds: the same code, fewer updates and pictures
 QUICK = {
     'train': [
-        *('--cfg-options', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2'),
-        'val_dataloader.dataset.indices=2',
+        *('--cfg-options', 'train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=2'),
+        'val_dataloader.dataset.indices=1',
     ],
     'test': ['--frac-dataset', '0.02'],
     'compare': ['--images', '2', '--repeats', '1', '--batch-size', '2'],
@@ -92,7 +92,7 @@ def test_examples_of_the_page_run_in_its_order(page, tmp_path, monkeypatch):
     forget_methods_afterwards(monkeypatch)
     space: dict = {}
     for kind, text in blocks(page):
-        text = text.replace('iter_2400', 'iter_2')
+        text = text.replace('iter_2400', 'iter_1')
         if kind == 'python':
             exec(compile(text, page.name, 'exec'), space)
         elif kind == 'bash run':
