@@ -19,7 +19,8 @@ PLAIN, ALGM = (str(config_path(f'{name}/{name}_{NAME}.py')) for name in ('segmen
 POSE = str(config_path('segformerpp_pose/segformerpp_mit-tiny_photo-figures-192x144_original.py'))
 SMALL = ('--images', 2, '--batch-size', 2, '--repeats', 1, '--frac-dataset', 0.5, '--device', 'cpu')
 SET = ('test_dataloader.dataset.length=6', 'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False')
-OPTIONS = ('--cfg-options', *SET)
+NARROW = {'model.backbone.arch.embed_dim': 32, 'model.decode_head.in_channels': 32}
+OPTIONS = ('--cfg-options', *SET, *(f'{key}={value}' for key, value in NARROW.items()))
 
 
 @pytest.fixture(scope='module')
@@ -30,7 +31,7 @@ def weights(tmp_path_factory):
     smaller.write_text(f'_base_ = [{PLAIN!r}]\nmodel = dict(backbone=dict(arch=dict(depth=3)))\n')
     for name, config in (('plain', PLAIN), ('shallow', str(smaller))):
         torch.manual_seed(0)
-        state = build_model(load_config(config), None).state_dict()
+        state = build_model(load_config(config, NARROW), None).state_dict()
         state = {key: value + 0.05 * torch.randn_like(value) for key, value in state.items()}
         torch.save(dict(meta={}, state_dict=state), folder / f'{name}.pth')
     return folder
