@@ -59,7 +59,7 @@ def test_pose_model_gives_heatmaps_and_no_labels(tmp_path, capsys):
     pytest.importorskip('mmpose')
     from tests.tiny_pose import write_config
 
-    config, out = write_config(tmp_path, 'bsm_hq'), tmp_path / 'pose.pt2'
+    config, out = write_config(tmp_path, 'n2d_2x2'), tmp_path / 'pose.pt2'
     path = weights(config, tmp_path / 'pose.pth')
     assert call('export', config, path, out) == 0
     assert 'images 64x48' in capsys.readouterr().out

@@ -30,9 +30,10 @@ FEW = CompareOptions(images=4, batch_size=2, repeats=1, device='cpu')
 SMALL = ('--images', 4, '--batch-size', 2, '--repeats', 1, '--device', 'cpu', '--frac-dataset', 0.5)
 
 
-def weights(config, path):
+def weights(config, path, options=None):
     """A checkpoint of random weights that are not as even as they are drawn."""
-    model = build_model(load_config(config, {'model.backbone.reduction': None} if 'mit' not in path.stem else {}), None)
+    plain = {'model.backbone.reduction': None} if 'mit' not in path.stem else {}
+    model = build_model(load_config(config, plain | (options or {})), None)
     torch.manual_seed(1)
     state = {k: v + 0.2 * torch.randn_like(v) if v.is_floating_point() else v for k, v in model.state_dict().items()}
     torch.save(dict(state_dict=state), path)
@@ -229,8 +230,14 @@ def test_commands_of_the_page_run_as_written(arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(clone(tmp_path))
     checkpoint = tmp_path / arguments[1]
     checkpoint.parent.mkdir(parents=True)
-    weights(config_path('segmenter/segmenter_vit-tiny-p8_photo-mosaic-128x128.py'), checkpoint)
+    narrow = {
+        'model.backbone.arch.embed_dim': 32,
+        'model.backbone.arch.depth': 4,
+        'model.decode_head.in_channels': 32,
+    }
+    weights(config_path('segmenter/segmenter_vit-tiny-p8_photo-mosaic-128x128.py'), checkpoint, narrow)
     few = (
+        *(f'{key}={value}' for key, value in narrow.items()),
         'test_dataloader.dataset.length=2',
         'test_dataloader.num_workers=0',
         'test_dataloader.persistent_workers=False',
