@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve the page until Ctrl-C."""
     args = parse_args(argv)
-    require_openmmlab('for the app')
+    require_openmmlab('for the app', args.config)
     require_extra('app', 'gradio', 'for the app')
     from mmseg_tr.apis.app import AppOptions, serving
 

@@ -25,7 +25,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Check and print. Exits with 1 when there is a fault."""
     args = parse_args(argv)
-    require_openmmlab('to check a dataset')
+    require_openmmlab('to check a dataset', args.config)
     from mmseg_tr.apis.check_dataset import check_dataset, check_outputs, draw_samples, format_check, write_json
     from mmseg_tr.cli.progress import working
 

@@ -98,8 +98,8 @@ def measuring_arguments(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare, print, write."""
     args = parse_args(argv)
-    require_openmmlab('to compare the networks of configs')
     check_source(args.configs, args.model)
+    require_openmmlab('to compare the networks of configs', *args.configs)
     if args.configs and not args.checkpoint:
         raise ConfigError('--checkpoint must be given with a config: weights of the plain model.')
     from rich.console import Console

@@ -48,7 +48,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Export, and print the difference to the network."""
     args = parse_args(argv)
-    require_openmmlab('to export a network')
+    require_openmmlab('to export a network', args.config)
     from mmseg_tr.apis.export import ExportOptions, export
 
     options = ExportOptions(

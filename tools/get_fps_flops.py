@@ -65,8 +65,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     args = parse_args(argv)
-    require_openmmlab('to build the network of a config')
     check_source(args.config, args.model)
+    require_openmmlab('to build the network of a config', args.config)
     check_file(args)
     shapes = [shape for sizes in args.shape or [] for shape in parse_shapes(sizes)]
     from rich.console import Console

@@ -50,7 +50,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Segment, write, report what was skipped. Exits with 1 if any was."""
     args = parse_args(argv)
-    require_openmmlab('to segment pictures')
+    require_openmmlab('to segment pictures', args.config)
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -59,8 +59,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run and write. Exits with 1 if a picture was skipped."""
     args = parse_args(argv)
-    require_openmmlab('to make a report')
     check_source(args.configs, args.model)
+    require_openmmlab('to make a report', *args.configs)
     if args.configs and not args.checkpoint:
         raise ConfigError("--checkpoint must be given with a config: weights, or 'none' for random ones.")
     from rich.console import Console

@@ -54,7 +54,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Compute, then write."""
     args = parse_args(argv)
-    require_openmmlab('to draw attention maps')
+    require_openmmlab('to draw attention maps', *(args.model[:1] if len(args.model) == 2 else ()))
     import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)
     from mmseg_tr.apis.show.attention import (
         AttentionOptions,

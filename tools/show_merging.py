@@ -54,7 +54,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw and report. Exits with 1 if an input was skipped."""
     args = parse_args(argv)
-    require_openmmlab('to draw what merges')
+    require_openmmlab('to draw what merges', getattr(args, 'config', None))
     from rich.console import Console
 
     import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import together)

@@ -44,7 +44,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Test."""
     args = parse_args(argv)
-    require_openmmlab('to test')
+    require_openmmlab('to test', args.config)
     export_local_rank(args)
     from mmseg_tr.apis.test import evaluate
 

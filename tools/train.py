@@ -53,7 +53,7 @@ def resume_command() -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train."""
     args = parse_args(argv)
-    require_openmmlab('to train')
+    require_openmmlab('to train', args.config)
     export_local_rank(args)
     from mmseg_tr.apis.train import train
 

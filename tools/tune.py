@@ -58,7 +58,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Search or calibrate, print, draw. Exits with 1 when no setting meets the budget."""
     args = parse_args(argv)
-    require_openmmlab('to tune a method')
+    require_openmmlab('to tune a method', args.config)
     from rich.console import Console
 
     from mmseg_tr.apis.tune import TuneOptions

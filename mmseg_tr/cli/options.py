@@ -14,6 +14,7 @@ from pathlib import Path
 from mmseg_tr import signals
 from mmseg_tr.console import LINE
 from mmseg_tr.errors import ConfigError, InputError, Interrupted, WriteError, chain, require_extra
+from mmseg_tr.paths import find_config
 from mmseg_tr.values import read_value
 
 # Options that are not the parameter's name with dashes; `option_name` derives the others.
@@ -114,10 +115,16 @@ def option_name(parameter: str) -> str:
     return OPTION_NAMES.get(parameter, f'--{parameter.replace("_", "-")}')
 
 
-def require_openmmlab(purpose: str) -> None:
-    """Raise MissingExtraError, naming the extra, unless the packages that run configs are installed."""
+def require_openmmlab(purpose: str, *configs: str | None) -> None:
+    """Raise MissingExtraError, naming the extra, unless the packages that run configs are installed.
+
+    configs: those that were named. Raises ConfigError for one that does not exist, seconds before what runs it is
+    imported.
+    """
     for module in ('mmengine', 'mmcv', 'mmseg'):
         require_extra('seg', module, purpose)
+    for config in filter(None, configs):
+        find_config(Path(config))
 
 
 def common_arguments(parser: argparse.ArgumentParser) -> None:
