@@ -87,7 +87,7 @@ $(POSE_WORK)/iter_600.pth: | $(STAMP)
 		$(if $(wildcard $(POSE_WORK)/last_checkpoint),--resume)
 
 test: lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The segmentation half of the tests on the maintained distributions of OpenMMLab, and the plain layer on the oldest and
 # newest supported torch, timm and transformers; each in an environment of its own.

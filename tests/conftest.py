@@ -55,6 +55,8 @@ def formatted_config_text(monkeypatch):
 
 
 def pytest_collection_modifyitems(items):
+    # What takes longest begins first, so that at the end one process does not wait long for the other.
+    items.sort(key=lambda item: item.path.parent.name not in ('notebooks', 'tools', 'docs'))
     for item in items:
         marker = item.get_closest_marker('golden')
         if marker:

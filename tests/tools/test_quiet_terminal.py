@@ -3,8 +3,6 @@
 import re
 import warnings
 
-import pytest
-
 from tests.clean import ROOT
 from tests.tiny import write_config, write_dataset
 from tests.tools.command import call
@@ -59,7 +57,6 @@ def test_every_tool_that_runs_the_packages_below_can_show_what_they_print(capsys
         assert '--verbose' in capsys.readouterr().out, name
 
 
-@pytest.mark.slow  # all tools, one after the other
 def test_tools_print_no_talk_of_other_packages(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('MMSEG_TR_VERBOSE', '')
