@@ -19,7 +19,8 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from mmseg_tr.nn import ViT
-from tests.configs.test_configs import COMPARED, ROOT, SIZES, find, load, weightless
+from tests.configs.test_configs import COMPARED, ROOT, SIZES, find, load
+from tests.configs.weightless import weightless
 
 WIDTH = 16
 SIDES = {'ade20k-640x640': 40, 'cityscapes-768x768': 48, 'pascal-context-480x480': 30}

@@ -17,10 +17,10 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
-from torch.overrides import TorchFunctionMode
 
 from mmseg_tr.analysis.macs import count_macs
 from mmseg_tr.nn import ViT
+from tests.configs.weightless import weightless
 
 ROOT = Path(__file__).parents[2] / 'local_configs'
 EVERY = sorted(path for path in ROOT.glob('*/*.py') if path.parent.name != '_base_')
@@ -84,25 +84,6 @@ def mmseg_scope():
 
 def find(pipeline, kind):
     return next(step for step in pipeline if step['type'] == kind)
-
-
-class Undrawn(TorchFunctionMode):
-    """Leaves out what only fills a tensor with numbers: on the meta device it costs most of building a network."""
-
-    FILL = {
-        getattr(torch.Tensor, name) for name in ('uniform_', 'normal_', 'erfinv_', 'mul_', 'add_', 'clamp_', 'fill_')
-    }
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function in self.FILL and args[0].is_meta:
-            return args[0]
-        return function(*args, **(kwargs or {}))
-
-
-def weightless(build, *args, **kwargs):
-    """What `build` builds, without memory for weights."""
-    with torch.device('meta'), Undrawn():
-        return build(*args, **kwargs)
 
 
 def narrow(model, width=16):
