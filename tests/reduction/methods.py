@@ -149,16 +149,14 @@ METHODS = [
 # a tracer's time grows with every layer: as few as show each method at work and what follows it, and settings that fit
 SHORT = {
     'ALGM': (2, dict(layers=(1, 2))),  # it decides in two ways
-    'ToMe-dense': (1, {}),  # its layers are alike
-    'ToMe-random': (1, {}),
-    'ToMe-kth': (2, dict(k=[3, 2])),
+    'ToMe-kth': (3, {}),
     'Expedite': (2, dict(layer=1)),
     'Expedite-inside': (3, dict(reconstruct=2)),
     'EViT': (2, dict(layers=(1, 2))),
     'MPM': (1, dict(layers=(1,))),
     'MPM-tokens': (1, dict(layers=(1,))),
     'MPM-fixed': (2, dict(layers=(1, 2))),
-    'SharedMatching-best': (2, dict(layers=(1, 2))),
+    'SharedMatching-best': (4, {}),
     'ACT': (1, {}),
 }
 
