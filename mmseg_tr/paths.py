@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from mmseg_tr.errors import ConfigError
+from mmseg_tr.errors import CheckpointError, ConfigError
+from mmseg_tr.options import check_type
 
 PACKAGE = Path(__file__).resolve().parent
 # mim, OpenMMLab's installer, looks for a package's configs in this folder
@@ -39,3 +41,10 @@ def find_config(path: Path) -> Path:
         if found and found[0].is_file():
             return found[0]
     raise ConfigError(f'config file {path} does not exist: check the path, or name one that `mmseg-tr configs` lists.')
+
+
+def require_checkpoint(path: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError unless there is such a file."""
+    check_type('checkpoint', path, str | os.PathLike)
+    if not os.path.isfile(path):
+        raise CheckpointError(f'there is no checkpoint file {path}: check the path.')

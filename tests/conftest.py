@@ -7,6 +7,7 @@ taken from the tests' reports, so that it also holds when several processes shar
 import gc
 import json
 import os
+import signal
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -29,6 +30,20 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol():
+    """Put back what a tool that was interrupted in this process leaves: its own process would have ended."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+    handlers, hook = {number: signal.getsignal(number) for number in numbers}, sys.unraisablehook
+    try:
+        return (yield)
+    finally:
+        sys.unraisablehook = hook
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def pytest_runtest_setup():

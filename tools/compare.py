@@ -99,9 +99,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compare, print, write."""
     args = parse_args(argv)
     check_source(args.configs, args.model)
-    require_openmmlab('to compare the networks of configs', *args.configs)
     if args.configs and not args.checkpoint:
         raise ConfigError('--checkpoint must be given with a config: weights of the plain model.')
+    require_openmmlab('to compare the networks of configs', *args.configs)
     from rich.console import Console
 
     from mmseg_tr.apis.compare import CompareOptions, compare

@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
 from mmseg_tr.cli.options import cfg_options_argument, reduction_argument, require_openmmlab, run_tool, verbose_argument
+from mmseg_tr.paths import require_checkpoint
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Export, and print the difference to the network."""
     args = parse_args(argv)
     require_openmmlab('to export a network', args.config)
+    require_checkpoint(args.checkpoint)
     from mmseg_tr.apis.export import ExportOptions, export
 
     options = ExportOptions(

@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
 from mmseg_tr.cli.options import cfg_options_argument, require_openmmlab, run_tool, verbose_argument
+from mmseg_tr.paths import require_checkpoint
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Segment, write, report what was skipped. Exits with 1 if any was."""
     args = parse_args(argv)
     require_openmmlab('to segment pictures', args.config)
+    require_checkpoint(args.checkpoint)
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

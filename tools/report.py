@@ -60,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run and write. Exits with 1 if a picture was skipped."""
     args = parse_args(argv)
     check_source(args.configs, args.model)
-    require_openmmlab('to make a report', *args.configs)
     if args.configs and not args.checkpoint:
         raise ConfigError("--checkpoint must be given with a config: weights, or 'none' for random ones.")
+    require_openmmlab('to make a report', *args.configs)
     from rich.console import Console
 
     from mmseg_tr.apis.report import ReportOptions, build_report

@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
 from mmseg_tr.cli.options import common_arguments, export_local_rank, reduction_argument, require_openmmlab, run_tool
+from mmseg_tr.paths import require_checkpoint
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Test."""
     args = parse_args(argv)
     require_openmmlab('to test', args.config)
+    require_checkpoint(args.checkpoint)
     export_local_rank(args)
     from mmseg_tr.apis.test import evaluate
 

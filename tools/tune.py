@@ -9,6 +9,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any folder, installed or not
 
 from mmseg_tr.cli.options import cfg_options_argument, reduction_argument, require_openmmlab, run_tool, verbose_argument
+from mmseg_tr.paths import require_checkpoint
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Search or calibrate, print, draw. Exits with 1 when no setting meets the budget."""
     args = parse_args(argv)
     require_openmmlab('to tune a method', args.config)
+    require_checkpoint(args.checkpoint)
     from rich.console import Console
 
     from mmseg_tr.apis.tune import TuneOptions

@@ -18,7 +18,7 @@ import mmseg_tr.registry  # noqa: F401 (makes the OpenMMLab packages import toge
 from mmseg_tr.apis.fixed import settle_budget
 from mmseg_tr.engine.config_checks import SEEDS, check_settings
 from mmseg_tr.engine.terminal import quieten_packages
-from mmseg_tr.errors import CheckpointError, ConfigError, MissingExtraError
+from mmseg_tr.errors import ConfigError, MissingExtraError
 from mmseg_tr.options import check_type
 from mmseg_tr.paths import find_config
 from mmseg_tr.reduction import PLAIN_NAMES, find_method
@@ -101,13 +101,6 @@ def require_sections(config: Config, *names: str) -> None:
     missing = [name for name in names if config.get(name) is None]
     if missing:
         raise ConfigError(f'the config {config.filename} does not set {", ".join(missing)}: add what is missing')
-
-
-def require_checkpoint(path: str | Path) -> None:
-    """Raise CheckpointError unless there is such a file."""
-    check_type('checkpoint', path, str | os.PathLike)
-    if not Path(path).is_file():
-        raise CheckpointError(f'there is no checkpoint file {path}: check the path.')
 
 
 def reduction_settings(backbone: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from mmseg_tr.apis.config import (
     check_autocast,
     fit_to_run,
     load_config,
-    require_checkpoint,
     require_sections,
     use_reduction,
 )
@@ -35,6 +34,7 @@ from mmseg_tr.evaluation.metrics import check_names
 from mmseg_tr.evaluation.pose_metrics import draw_poses, set_pose_metrics
 from mmseg_tr.evaluation.scores import check_scores_path, collect_scores, write_scores
 from mmseg_tr.options import Options
+from mmseg_tr.paths import require_checkpoint
 
 OUR_METRIC = 'mmseg_tr.SegmenterIoUMetric'
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
+from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import BaseLoop, Runner
@@ -95,6 +97,14 @@ class ToolRunner(Runner):
         if isinstance(model, dict):
             take_any_channels(model)
         return super().build_model(model)
+
+    def build_evaluator(self, evaluator: Any) -> Any:
+        """As mmengine's; several processes exchange results in the work dir, not in the folder they were started in."""
+        built = super().build_evaluator(evaluator)
+        for number, metric in enumerate(getattr(built, 'metrics', ())):
+            if isinstance(metric, BaseMetric) and metric.collect_device == 'cpu' and metric.collect_dir is None:
+                metric.collect_dir = os.path.join(self.work_dir, f'.results{number}')
+        return built
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer; mmpose's or mmseg's layer decay becomes ours on our networks. Raises ConfigError."""

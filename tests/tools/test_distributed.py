@@ -89,6 +89,7 @@ def test_a_process_leaves_its_interpreter_in_one_piece(place):
 def test_scores_are_those_of_one_process(place, tmp_path, monkeypatch):
     config, checkpoint = write_config(tmp_path, place / 'data'), place / 'work' / 'iter_4.pth'
     arguments = ['--eval', 'mIoU', 'mDice', '--out', tmp_path / 'out', '--frac-dataset', '0.72']
+    monkeypatch.chdir(tmp_path)
     log = tmp_path / 'log.txt'
     monkeypatch.setattr('mmengine.device.utils.DEVICE', 'cpu')  # as the two, which are forked with all of it imported
     assert call('test', config, checkpoint, *arguments, '--work-dir', tmp_path / 'one') == 0
@@ -97,6 +98,8 @@ def test_scores_are_those_of_one_process(place, tmp_path, monkeypatch):
     one, two = (yaml.safe_load((tmp_path / name / 'scores_ss.yml').read_text()) for name in ('one', 'two'))
     assert two == one
     assert one['inference']['images'] == 5  # an odd number: one process is given a picture twice
+    for folder in ('.', 'two'):  # where results were exchanged nothing is left
+        assert [path.name for path in (tmp_path / folder).iterdir() if path.name[0] == '.'] == []
 
 
 def test_a_mistake_ends_without_a_traceback(tmp_path, capsys):

@@ -20,7 +20,6 @@ from mmseg_tr.apis.build import build_model, load_batch, own_shape
 from mmseg_tr.apis.config import (
     load_config,
     reduction_settings,
-    require_checkpoint,
     require_sections,
     use_reduction,
 )
@@ -31,6 +30,7 @@ from mmseg_tr.apis.export.onnx import require_onnx
 from mmseg_tr.apis.export.program import OUTPUTS, Whole
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.options import Options, check_type
+from mmseg_tr.paths import require_checkpoint
 from mmseg_tr.reduction import Reduction
 
 FORMATS = {'.onnx': 'onnx', '.pt2': 'torch'}

@@ -12,7 +12,6 @@ import torch
 from mmengine.config import Config
 
 from mmseg_tr.apis.build import MOST_IMAGES, build_model, pick_precision, prepare_device
-from mmseg_tr.apis.config import require_checkpoint
 from mmseg_tr.apis.images import Failure, Picture, find_pictures
 from mmseg_tr.apis.infer.pose import Posing, posing, read_boxes
 from mmseg_tr.apis.infer.predictor import Predictor, configured
@@ -24,6 +23,7 @@ from mmseg_tr.engine.pose_checks import is_pose_config
 from mmseg_tr.engine.preprocess import PictureReader
 from mmseg_tr.errors import ConfigError
 from mmseg_tr.options import Options, check_type
+from mmseg_tr.paths import require_checkpoint
 
 __all__ = ['InferOptions', 'Predictor', 'infer']
 

@@ -11,7 +11,7 @@ import numpy as np
 from mmengine.config import Config
 
 from mmseg_tr.apis.build import build_model, pick_precision, prepare_device
-from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections, use_reduction
+from mmseg_tr.apis.config import load_config, require_sections, use_reduction
 from mmseg_tr.apis.infer.pose import people_of, posing
 from mmseg_tr.apis.infer.segment import Segmenting
 from mmseg_tr.apis.infer.task import Task, same_size
@@ -20,6 +20,7 @@ from mmseg_tr.engine.pose_checks import is_pose_config
 from mmseg_tr.engine.preprocess import Picturelike, PictureReader
 from mmseg_tr.errors import CheckpointError, ConfigError
 from mmseg_tr.options import check_type
+from mmseg_tr.paths import require_checkpoint
 from mmseg_tr.reduction.checks import check_integer
 from mmseg_tr.weights.folder import CONFIG, OPENMMLAB, WEIGHTS, find_folder, read_settings
 

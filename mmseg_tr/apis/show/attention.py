@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmseg_tr.apis.build import own_shape
-from mmseg_tr.apis.config import require_checkpoint
 from mmseg_tr.apis.show.view import View, open_view, scaled
 from mmseg_tr.checkpoints import load_official
 from mmseg_tr.engine.preprocess import preprocess, shown
@@ -22,6 +21,7 @@ from mmseg_tr.nn import MaskTransformer, ViT
 from mmseg_tr.nn.attention import SelfAttention, attention_probabilities, softmax_scores
 from mmseg_tr.nn.blocks import PLAIN
 from mmseg_tr.options import Options
+from mmseg_tr.paths import require_checkpoint
 from mmseg_tr.reduction.observe import AttentionInput
 from mmseg_tr.reduction.tokens import Tokens
 from mmseg_tr.visualization.pixels import read_rgb

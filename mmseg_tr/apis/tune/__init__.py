@@ -16,7 +16,7 @@ from mmseg_tr.analysis.network import find_backbone
 from mmseg_tr.apis.build import build_model, machine, pick_precision, precision_name, prepare_device
 from mmseg_tr.apis.compare.models import settings_of
 from mmseg_tr.apis.compare.options import BATCH, MeasuringOptions
-from mmseg_tr.apis.config import load_config, require_checkpoint, require_sections, use_reduction
+from mmseg_tr.apis.config import load_config, require_sections, use_reduction
 from mmseg_tr.apis.tune.measure import JOURNAL, Journal, Measurer, digest
 from mmseg_tr.apis.tune.search import Budget, Point, find
 from mmseg_tr.apis.tune.spaces import space
@@ -25,6 +25,7 @@ from mmseg_tr.errors import ConfigError
 from mmseg_tr.files import write_atomically
 from mmseg_tr.nn.backbone import Backbone
 from mmseg_tr.options import check_type
+from mmseg_tr.paths import require_checkpoint
 from mmseg_tr.reduction import find_method, method_names
 from mmseg_tr.weights.download import digest_of
 
