@@ -86,8 +86,9 @@ $(POSE_WORK)/iter_600.pth: | $(STAMP)
 	$(VENV)/bin/python tools/train.py local_configs/segformerpp_pose/$(POSE)_original.py \
 		$(if $(wildcard $(POSE_WORK)/last_checkpoint),--resume)
 
+# Bytecode is kept even where the environment says not to: the tests start many interpreters.
 test: lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The segmentation half of the tests on the maintained distributions of OpenMMLab, and the plain layer on the oldest and
 # newest supported torch, timm and transformers; each in an environment of its own.
