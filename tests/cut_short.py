@@ -243,9 +243,8 @@ def faults_of(out: Path, before: list[Path], usual: dict[str, int], killed: bool
 
 def told(status: int, said: str, allowed: tuple[int, ...]) -> Iterator[str]:
     """What is wrong with how a tool ended."""
-    lines = [
-        line for line in said.splitlines() if line.strip() and line[0] != ' ' and 'arn' not in line
-    ]  # nor a warning's code
+    # without warnings, and the line of code that each shows
+    lines = [line for line in said.splitlines() if line.strip() and line[0] != ' ' and 'arn' not in line]
     if 'Traceback' in said or status not in allowed:
         yield f'ENDED {status}: {" / ".join(lines[-3:])[-300:]}'
     elif status > 0 and len(lines) != 1:
