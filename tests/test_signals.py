@@ -19,6 +19,12 @@ def handled():
         yield
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """For tests in which a signal comes: a busy machine may bring it late."""
+    monkeypatch.setattr(signals, 'LATE', 20)
+
+
 def later(seconds: float) -> None:
     threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
@@ -27,7 +33,7 @@ def test_a_signal_is_found_behind_what_a_library_made_of_it(handled):
     with pytest.raises(RuntimeError) as caught:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(1)
+            time.sleep(20)
         except KeyboardInterrupt as error:
             raise RuntimeError('of a library') from error
     assert signals.stopped_by(caught.value) == signal.SIGTERM
@@ -45,7 +51,7 @@ def of_torch() -> RuntimeError:
     [of_torch(), ConnectionResetError(104, 'reset'), EOFError(), FileNotFoundError(2, 'no socket'), UnpicklingError()],
     ids=lambda error: type(error).__name__,
 )
-def test_a_process_that_ends_first_does_not_hide_the_signal(handled, error, seconds):
+def test_a_process_that_ends_first_does_not_hide_the_signal(handled, patient, error, seconds):
     """A signal to a group reaches its processes one after the other, and what fails for want of one can be anything."""
     later(seconds)
     assert signals.stopped_by(error) == signal.SIGTERM
@@ -54,7 +60,7 @@ def test_a_process_that_ends_first_does_not_hide_the_signal(handled, error, seco
 def test_a_signal_that_was_lost_on_the_way_is_known(handled):
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(1)
+        time.sleep(20)
     assert signals.stopped_by(EOFError()) == signal.SIGTERM
     assert signals.stopped_by(DatasetError('of a reader that lost its process')) == signal.SIGTERM
 
@@ -69,7 +75,7 @@ def test_a_signal_during_a_destructor_is_not_dropped(handled):
     with pytest.raises(KeyboardInterrupt):
         one = Destroyed()
         del one
-        time.sleep(1)
+        time.sleep(20)
         pytest.fail('the signal was dropped')
     assert signals.stopped_by(KeyboardInterrupt()) == signal.SIGTERM
 
@@ -80,11 +86,11 @@ class Failing:
         raise EOFError('of a process that ended first')
 
 
-def test_what_a_destructor_misses_of_an_ended_process_is_not_shown(handled, capfd):
+def test_what_a_destructor_misses_of_an_ended_process_is_not_shown(handled, patient, capfd):
     with pytest.raises(KeyboardInterrupt):
         one = Failing()
         del one
-        time.sleep(1)
+        time.sleep(20)
         pytest.fail('the signal was dropped')
     assert capfd.readouterr().err == ''
 
@@ -104,7 +110,7 @@ def raises(number, frame):
 
 
 @pytest.mark.parametrize('before', [0, 0.05])
-def test_processes_that_the_signal_ends_raise_nothing(before):
+def test_processes_that_the_signal_ends_raise_nothing(patient, before):
     """torch raises from its handler of SIGCHLD, wherever the program is by then."""
     known = signal.signal(signal.SIGCHLD, raises)
     try:
@@ -114,9 +120,10 @@ def test_processes_that_the_signal_ends_raise_nothing(before):
                 child.terminate()
                 time.sleep(before)
                 os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(1)
+                time.sleep(20)
             except (KeyboardInterrupt, RuntimeError) as error:
-                later(0.1)
+                if isinstance(error, RuntimeError):  # raised before this process sent itself the signal
+                    later(0.1)
                 assert signals.stopped_by(error) == signal.SIGTERM
             time.sleep(0.2)
             child.wait()
@@ -136,5 +143,5 @@ def test_mistakes_wait_for_nothing_and_other_errors_not_long(handled):
 def test_nothing_is_remembered_after_the_run(handled):
     with pytest.raises(KeyboardInterrupt), signals.raised_once():
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(1)
+        time.sleep(20)
     assert signals.stopped_by(ConfigError('x')) is None
