@@ -103,7 +103,7 @@ class ToolRunner(Runner):
         built = super().build_evaluator(evaluator)
         for number, metric in enumerate(getattr(built, 'metrics', ())):
             if isinstance(metric, BaseMetric) and metric.collect_device == 'cpu' and metric.collect_dir is None:
-                metric.collect_dir = os.path.join(self.work_dir, f'.results{number}')
+                metric.collect_dir = os.path.join(self.work_dir, f'.results_{self.timestamp}_{number}')
         return built
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:

@@ -73,7 +73,8 @@ def one_training(folder: str) -> Iterator[None]:
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        file = open(Path(folder) / '.training.lock', 'w')  # noqa: SIM115 (held open, and closed below)
+        # 'a': a file to which a link of that name leads keeps its content
+        file = open(Path(folder) / '.training.lock', 'a')  # noqa: SIM115 (held open, and closed below)
     except OSError:  # the run itself says what it cannot write
         yield
         return

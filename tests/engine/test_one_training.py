@@ -54,6 +54,14 @@ def test_one_after_the_other_and_a_mistake_between_is_no_matter(tmp_path):
             pass
 
 
+def test_a_link_in_place_of_the_lock_overwrites_nothing(tmp_path):
+    (tmp_path / 'thesis').write_text('x')
+    (tmp_path / '.training.lock').symlink_to('thesis')
+    with one_training(str(tmp_path)):
+        pass
+    assert (tmp_path / 'thesis').read_text() == 'x'
+
+
 def test_a_file_in_place_of_the_folder_is_left_to_the_run_to_tell(tmp_path):
     (tmp_path / 'file').write_text('x')
     with one_training(str(tmp_path / 'file')):
