@@ -299,7 +299,10 @@ def test_mistakes_are_one_sentence(checkpoint, page, comparison, tmp_path, capsy
             (ALGM, *given, '--compare', 'gone.json'),
             "--compare must be a compare.json of `mmseg-tr compare`, got 'gone.json'",
         ),
-        ((ALGM, *given, '--compare', broken), 'broken.json'),
+        (
+            (ALGM, *given, '--compare', broken),
+            f'--compare must be a compare.json of `mmseg-tr compare`, got {str(broken)!r}',
+        ),
         ((ALGM, ALGM, *given), 'photo-mosaic-128x128 twice'),
     ):
         assert part in mistake(capsys, 'report', *arguments, '--out', out)
