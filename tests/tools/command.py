@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
@@ -58,27 +60,45 @@ def launch_forked(count: int, log: Path, name: str, *arguments: object) -> list[
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         shared = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free.getsockname()[1]), WORLD_SIZE=str(count))
-    children = [_fork(rank, shared | dict(LOCAL_WORLD_SIZE=str(count)), log, name, arguments) for rank in range(count)]
+    places = [shared | dict(RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(count)) for rank in range(count)]
+
+    def run(place: dict[str, str]) -> int:
+        atexit._clear()
+        os.environ.update(place)
+        use_cpu()
+        return call(name, *arguments, '--launcher', 'pytorch')
+
+    children = [fork(log, lambda place=place: run(place)) for place in places]
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def _fork(rank: int, shared: dict[str, str], log: Path, name: str, arguments: tuple) -> int:
+def fork(said: Path, work: Callable[[], int], seconds: int = 300) -> int:
+    """Run `work` in a fork of this process, which ends with the status that it returns; returns the fork's id.
+
+    said: the file to which it adds what it prints. seconds: ends a process that waits in vain.
+    """
     child = os.fork()
     if child:
         return child
     status = 1
     try:
-        signal.alarm(300)  # ends a process that waits for another one in vain
-        atexit._clear()
-        os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank))
-        sys.stdout = sys.stderr = open(log, 'a', buffering=1)  # noqa: SIM115
+        signal.alarm(seconds)
+        file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for number in (1, 2):
-            os.dup2(sys.stdout.fileno(), number)
-        import mmengine.device.utils
-        import torch
-
-        mmengine.device.utils.DEVICE = 'cpu'
-        torch.cuda.is_available, torch.cuda.device_count = lambda: False, lambda: 0
-        status = call(name, *arguments, '--launcher', 'pytorch')
+            os.dup2(file, number)
+        # by number: forks of this one may put files of their own in their place
+        sys.stdout, sys.stderr = (open(number, 'w', buffering=1) for number in (1, 2))  # noqa: SIM115
+        status = work()
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def use_cpu() -> None:
+    """Hide every GPU from this process."""
+    import mmengine.device.utils
+    import torch
+
+    mmengine.device.utils.DEVICE = 'cpu'
+    torch.cuda.is_available, torch.cuda.device_count = lambda: False, lambda: 0

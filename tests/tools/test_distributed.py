@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from mmseg_tr.engine.distributed import Place, check_devices, read_place
 from mmseg_tr.errors import ConfigError, DeviceError
 from tests.clean import ROOT
 from tests.tiny import write_config, write_dataset
-from tests.tools.command import call, launch_forked, mistake
+from tests.tools.command import call, fork, launch_forked, mistake
 from tests.tools.command import launch as launch_script
 
 # What each process has after each update, and how it ends, written by itself.
@@ -137,21 +136,14 @@ def fork_launcher(folder, script, processes):
 
     It runs in `folder`, and what it and its processes say is in the file `said`.
     """
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        said = os.open(folder / 'said', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        sys.stdout = sys.stderr = open(said, 'w', buffering=1)  # noqa: SIM115
-        for number in (1, 2):
-            os.dup2(said, number)
+
+    def work() -> int:
         os.chdir(folder)
         os.environ.update(CUDA_VISIBLE_DEVICES='', PYTHONPATH=str(ROOT))
         launch.STOPPED_FOR = 0.3
-        status = launch.main(['--standalone', '--nproc-per-node', str(processes), script])
-    finally:
-        os._exit(status)
+        return launch.main(['--standalone', '--nproc-per-node', str(processes), script])
+
+    return fork(folder / 'said', work)
 
 
 @pytest.mark.skipif(not Path('/proc').is_dir(), reason='states of processes are read from /proc')

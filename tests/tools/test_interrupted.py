@@ -3,16 +3,13 @@
 import json
 import os
 import signal
-import sys
-import traceback
 from pathlib import Path
 
-import mmengine.device.utils
 import pytest
-import torch
 
 import mmseg_tr.apis.train  # noqa: F401  which the forks then need not import
 from tests.tools import interrupted
+from tests.tools.command import fork, use_cpu
 
 
 @pytest.fixture(scope='module')
@@ -20,9 +17,7 @@ def lines(tmp_path_factory):
     """What the program prints: a line for every training."""
     folder = tmp_path_factory.mktemp('interrupted')
     printed = folder / 'lines.txt'
-    child = os.fork()
-    if child == 0:
-        run(folder, printed)
+    child = fork(printed, lambda: run(folder), seconds=900)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     text = printed.read_text()
     logs = ''.join(path.read_text()[-2000:] for path in folder.glob('*.log')) if status else ''
@@ -30,24 +25,11 @@ def lines(tmp_path_factory):
     return [json.loads(line) for line in text.splitlines() if line.startswith('{')]
 
 
-def run(folder: Path, printed: Path) -> None:
-    """Run the program on the CPU, as `python -m tests.tools.interrupted` would, and end this process."""
-    status = 1
-    try:
-        signal.alarm(900)  # ends a training that waits in vain
-        file = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for number in (1, 2):
-            os.dup2(file, number)
-        # by number: a training of the program puts its own file in their place
-        sys.stdout, sys.stderr = (open(number, 'w', buffering=1) for number in (1, 2))  # noqa: SIM115
-        mmengine.device.utils.DEVICE = 'cpu'
-        torch.cuda.is_available, torch.cuda.device_count = lambda: False, lambda: 0
-        interrupted.main(folder)
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
+def run(folder: Path) -> int:
+    """Run the program on the CPU, as `python -m tests.tools.interrupted` would."""
+    use_cpu()
+    interrupted.main(folder)
+    return 0
 
 
 @pytest.fixture(scope='module')
